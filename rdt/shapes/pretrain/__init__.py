@@ -1,0 +1,1 @@
+"""Pretraining of the embedded world: every bundled weight from a seed, stage by stage, resumable."""

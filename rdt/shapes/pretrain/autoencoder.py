@@ -1,0 +1,48 @@
+"""Stage: the autoencoder, f = 4 with 8 latent channels."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rdt.shapes.pretrain.loop import Plan, fit
+from rdt.shapes.render import SIZE, render
+from rdt.shapes.world import random_modes, random_scene
+
+PLAN = Plan("vae", steps=2500, lr=2e-3)
+BATCH = 32
+
+
+def train(work: Path, seed: int) -> AutoencoderKL:
+    """The trained autoencoder, its scaling factor set so that latents have unit variance."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        sample_size=SIZE,
+        latent_channels=8,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+
+    def loss(generator: torch.Generator) -> Tensor:
+        images = 2 * random_images(BATCH, generator) - 1
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        restored = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = restored - images
+        return error.abs().mean() + error.square().mean() + 1e-4 * posterior.kl().mean() / 64
+
+    fit(PLAN, vae, loss, work, seed)
+    with torch.no_grad():
+        latents = vae.encode(2 * random_images(1024, torch.Generator().manual_seed(seed)) - 1).latent_dist.mean
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return vae
+
+
+def random_images(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 3, 32, 32) in [0, 1], uniform over modes and jitter."""
+    return render(random_scene(random_modes(count, generator), generator))

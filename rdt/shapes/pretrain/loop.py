@@ -1,0 +1,102 @@
+"""One resumable training loop, shared by every stage of the pretraining."""
+
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast one stage trains."""
+
+    name: str
+    steps: int
+    lr: float
+    ema: float = 0.0  # decay of the averaged weights; 0 keeps the last ones
+    warmup: int = 100
+    weight_decay: float = 0.01
+
+
+def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor], work: Path, seed: int) -> nn.Module:
+    """Train `model` in place, resuming from `work` if it was interrupted; each step's randomness is keyed by its index."""
+    file = work / f"{plan.name}.ckpt"
+    average = _Average(model, plan.ema)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=plan.lr, weight_decay=plan.weight_decay
+    )
+    step = _restore(file, model, average, optimizer)
+    started, saved, running = time.time(), time.time(), 0.0
+    first = step
+    while step < plan.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr * _decay(step, plan)
+        value = loss(torch.Generator().manual_seed(zlib.crc32(f"{plan.name}/{seed}/{step}".encode())))
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        running = value.item() if step == first else 0.98 * running + 0.02 * value.item()
+        step += 1
+        if step % 200 == 0:
+            rate = (time.time() - started) / (step - first)
+            left = rate * (plan.steps - step) / 60
+            print(f"{plan.name} {step}/{plan.steps} loss {running:.4f} {rate * 1e3:.0f} ms/step, {left:.0f} min left", flush=True)
+        if time.time() - saved > 60 or step == plan.steps:
+            _save(file, model, average, optimizer, step)
+            saved = time.time()
+    average.copy_to(model)
+    return model.eval().requires_grad_(False)
+
+
+def _decay(step: int, plan: Plan) -> float:
+    warm = min(1.0, (step + 1) / plan.warmup)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
+
+
+class _Average:
+    """Exponential moving average of the trainable weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = [p.detach().clone() for p in _trainable(model)] if decay else []
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        if self.decay:
+            decay = min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.weights, [p.detach() for p in _trainable(model)], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        if self.decay:
+            for weight, average in zip(_trainable(model), self.weights, strict=True):
+                weight.copy_(average)
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _save(file: Path, model: nn.Module, average: _Average, optimizer: torch.optim.Optimizer, step: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {"model": model.state_dict(), "average": average.weights, "optimizer": optimizer.state_dict(), "step": step}
+    temporary = file.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(file)
+
+
+def _restore(file: Path, model: nn.Module, average: _Average, optimizer: torch.optim.Optimizer) -> int:
+    if not file.exists():
+        return 0
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.weights = state["average"]
+    return state["step"]
