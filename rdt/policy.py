@@ -1,0 +1,206 @@
+"""The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rdt.process import Process
+
+TUNED, CONSISTENCY = "tuned", "consistency"
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What the network is conditioned on, one row per sample."""
+
+    embeds: Tensor  # (B, L, D) token embeddings
+    pooled: Tensor | None = None  # (B, E), where the model has them
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def __getitem__(self, rows: Any) -> "Cond":
+        return Cond(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
+
+    @staticmethod
+    def cat(*conds: "Cond") -> "Cond":
+        """Rows of all, in order."""
+        pooled = [c.pooled for c in conds if c.pooled is not None]
+        return Cond(torch.cat([c.embeds for c in conds]), torch.cat(pooled) if pooled else None)
+
+
+Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network output
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The low-rank adapter that is trained."""
+
+    rank: int
+    alpha: int
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of a text-to-image model that a policy is made of; built by `rdt.models`."""
+
+    network: nn.Module
+    predict: Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]  # calls the network, returns its raw output
+    process: Process
+    encode: Callable[[list[str]], Cond]  # frozen text encoders
+    decode: Callable[[Tensor], Tensor]  # latents -> images (B, 3, H, W) in [0, 1], differentiable
+    frozen: nn.ModuleList  # what encode and decode run, so that it moves with the policy
+    latent_shape: tuple[int, ...]
+    save_lora: Callable[[dict[str, Tensor], dict[str, Any], Any], None]  # (weights, metadata, folder), diffusers format
+
+
+class Policy(nn.Module):
+    """One frozen network with a trainable adapter; every view is a method, so the call says what it computes."""
+
+    def __init__(self, parts: Parts, adapter: Adapter) -> None:
+        super().__init__()
+        self.network = parts.network.requires_grad_(False).eval()
+        self.network.add_adapter(
+            LoraConfig(
+                r=adapter.rank,
+                lora_alpha=adapter.alpha,
+                target_modules=list(adapter.targets),
+                init_lora_weights="gaussian",  # B = 0: the tuned view starts as the base, bit for bit
+            ),
+            adapter_name=TUNED,
+        )
+        self.frozen = parts.frozen.requires_grad_(False).eval()
+        self.process, self.latent_shape = parts.process, parts.latent_shape
+        self._parts = parts
+        self._views = _Views(self.network)
+        self._prompts: dict[str, Cond] = {}
+        self.passes = 0  # network passes so far, per sample: the unit compute is compared in
+        for name, weight in self.network.named_parameters():
+            weight.requires_grad_(f".{TUNED}." in name)
+
+    def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Output of the frozen base."""
+        return self._predict(None, x, t, cond)
+
+    def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Output of the network with the trained adapter."""
+        return self._predict(TUNED, x, t, cond)
+
+    def consistency(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Output of the network with the frozen consistency adapter; ValueError where the model has none."""
+        if not self.has_consistency:
+            raise ValueError("this model has no consistency adapter; set method.look_ahead=tweedie or n_step")
+        return self._predict(CONSISTENCY, x, t, cond)
+
+    def scaled(self, scale: float) -> Denoiser:
+        """The tuned view with its adapter scaled; 0 is the base, 1 the tuned network."""
+
+        def denoiser(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+            with self._views.scaling(scale):
+                return self._predict(TUNED, x, t, cond)
+
+        return self.base if scale == 0 else denoiser
+
+    @property
+    def has_consistency(self) -> bool:
+        return any(CONSISTENCY in layer.lora_A for layer in self._views.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Conditions of prompts, each encoded once."""
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._prompts]
+        if missing:
+            with torch.no_grad():
+                rows = self._parts.encode(missing)
+            self._prompts |= {prompt: rows[k : k + 1] for k, prompt in enumerate(missing)}
+        return Cond.cat(*(self._prompts[p] for p in prompts))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""
+        return self._parts.decode(x0)
+
+    def checkpoint_blocks(self) -> None:
+        """Gradient checkpointing whose recomputation runs under the view that was active in the forward pass."""
+        self.network.enable_gradient_checkpointing(self._views.checkpointed)
+
+    def lora(self) -> dict[str, Tensor]:
+        """The trained adapter's weights, in peft's names."""
+        return get_peft_model_state_dict(self.network, adapter_name=TUNED)
+
+    def load_lora(self, weights: dict[str, Tensor]) -> None:
+        """Replace the trained adapter; ValueError where names or shapes differ."""
+        own = self.lora()
+        wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
+        if wrong:
+            raise ValueError(f"LoRA does not fit this model: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}")
+        set_peft_model_state_dict(self.network, weights, adapter_name=TUNED)
+
+    def save_lora(self, folder: Any) -> None:
+        """Write the adapter in diffusers' format into folder."""
+        self._parts.save_lora(self.lora(), self.network.peft_config[TUNED].to_dict(), folder)
+
+    def _predict(self, view: str | None, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self.passes += len(x)
+        with self._views.use(view):
+            return self._parts.predict(self.network, x, t, cond)
+
+
+class _Views:
+    """Which adapter the network runs under. Flags only: peft's own switches also change requires_grad, and lose gradients."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
+
+    @contextmanager
+    def use(self, view: str | None) -> Iterator[None]:
+        """Run under adapter `view`; None is the bare network."""
+        before = self._flags()
+        self._set([(view is None, before_active if view is None else [view]) for _, before_active in before])
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    @contextmanager
+    def scaling(self, scale: float) -> Iterator[None]:
+        """Multiply the trained adapter's contribution."""
+        before = [layer.scaling[TUNED] for layer in self.layers]
+        for layer, value in zip(self.layers, before, strict=True):
+            layer.scaling[TUNED] = value * scale
+        try:
+            yield
+        finally:
+            for layer, value in zip(self.layers, before, strict=True):
+                layer.scaling[TUNED] = value
+
+    def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
+        """torch's checkpoint, which re-enters in backward the view that was active in forward (huggingface/peft#2832)."""
+        flags = self._flags()
+
+        def run(*inputs: Any) -> Any:
+            current = self._flags()
+            self._set(flags)
+            try:
+                return block(*inputs)
+            finally:
+                self._set(current)
+
+        return checkpoint(run, *args, use_reentrant=False)
+
+    def _flags(self) -> list[tuple[bool, list[str]]]:
+        return [(layer._disable_adapters, layer._active_adapter) for layer in self.layers]
+
+    def _set(self, flags: list[tuple[bool, list[str]]]) -> None:
+        for layer, (disabled, active) in zip(self.layers, flags, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
