@@ -1,0 +1,88 @@
+"""Fronts of two maximised quantities, their hypervolume, and intervals over prompts; arrays only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval, in the unit of what was averaged."""
+
+    mean: float
+    lo: float
+    hi: float
+
+
+def _pairs(points: ArrayLike, name: str) -> np.ndarray:
+    """Finite float array (N, 2); ValueError otherwise."""
+    array = np.asarray(points, dtype=float)
+    array = array.reshape(0, 2) if array.size == 0 else array
+    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
+        raise ValueError(f"{name} has shape {array.shape}, finite={np.isfinite(array).all()}; want finite (N, 2)")
+    return array
+
+
+def front(points: ArrayLike) -> np.ndarray:
+    """Mask (N,) of the points (N, 2) that no other point dominates, both maximised; equal points stay together."""
+    p = _pairs(points, "points")
+    no_worse = (p[None] >= p[:, None]).all(-1)  # (N, N): column against row
+    better = (p[None] > p[:, None]).any(-1)
+    return ~(no_worse & better).any(1)
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
+    """Area that points (N, 2) dominate above reference (2,), exactly; points below the reference add nothing."""
+    p, (x0, y0) = _pairs(points, "points"), _pairs([reference], "reference")[0]
+    p = p[(p[:, 0] > x0) & (p[:, 1] > y0)]
+    p = p[np.argsort(-p[:, 0], kind="stable")]
+    heights = np.maximum.accumulate(p[:, 1])
+    return float(((p[:, 0] - x0) * np.diff(heights, prepend=y0)).sum())
+
+
+def hypervolume_share(points: ArrayLike, limit: ArrayLike, reference: ArrayLike) -> float:
+    """Hypervolume of points as a share of the concave curve through limit (M, 2); nan where the limit has none."""
+    whole = hypervolume(_dense(_pairs(limit, "limit")), reference)
+    return hypervolume(points, reference) / whole if whole > 0 else float("nan")
+
+
+def _dense(curve: np.ndarray, num: int = 2000) -> np.ndarray:
+    """The curve (M, 2) sampled (num, 2) along straight lines, so that its area is not that of a coarse staircase."""
+    curve = curve[np.argsort(curve[:, 0], kind="stable")]
+    at, grid = np.arange(len(curve)), np.linspace(0, len(curve) - 1, max(num, len(curve)))
+    lines = [np.interp(grid, at, curve[:, axis]) for axis in (0, 1)]
+    return np.concatenate([curve, np.stack(lines, axis=1)])
+
+
+def largest_gap(points: ArrayLike, frontier: ArrayLike) -> float:
+    """Most diversity that (reward, diversity) points (N, 2) lack against the frontier (M, 2) at equal reward.
+
+    nan without overlap: only points inside the frontier's range of reward count; a negative gap means that all of them lie above it.
+    """
+    p, f = _pairs(points, "points"), _pairs(frontier, "frontier")
+    if not len(p) or not len(f):
+        return float("nan")
+    f = f[np.argsort(f[:, 0], kind="stable")]
+    p = p[(p[:, 0] >= f[0, 0]) & (p[:, 0] <= f[-1, 0])]
+    gaps = np.interp(p[:, 0], f[:, 0], f[:, 1]) - p[:, 1]
+    return float(gaps.max()) if len(gaps) else float("nan")
+
+
+def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = 2000) -> Interval:
+    """Mean of values (P,) or (S, P) and its 95 % percentile interval over prompts P (and runs S, resampled too)."""
+    v = np.atleast_2d(np.asarray(values, dtype=float))
+    if v.ndim != 2 or v.size == 0 or not np.isfinite(v).all():
+        raise ValueError(f"values has shape {v.shape}, finite={np.isfinite(v).all()}; want finite (P,) or (S, P)")
+    rng = np.random.default_rng(seed)
+    runs, prompts = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in v.shape)
+    lo, hi = np.percentile(((runs @ v) * prompts).sum(1), [2.5, 97.5])
+    return Interval(float(v.mean()), float(lo), float(hi))
+
+
+def paired_difference(values: ArrayLike, base: ArrayLike, seed: int) -> Interval:
+    """Mean and 95 % interval of values minus base, prompt by prompt; both (P,) or (S, P) over the same prompts."""
+    v, b = np.asarray(values, dtype=float), np.asarray(base, dtype=float)
+    if v.shape != b.shape:
+        raise ValueError(f"values has shape {v.shape}, base {b.shape}; a paired difference wants the same prompts")
+    return bootstrap_mean(v - b, seed)

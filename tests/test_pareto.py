@@ -1,0 +1,115 @@
+"""Laws of fronts, hypervolumes and intervals."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rdt.pareto import bootstrap_mean, front, hypervolume, hypervolume_share, largest_gap, paired_difference
+
+
+def dominated(p, others):
+    return any((q >= p).all() and (q > p).any() for q in others)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_front_is_what_brute_force_leaves(seed):
+    points = np.random.default_rng(seed).integers(0, 6, size=(40, 2))  # integers: many ties and duplicates
+    assert front(points).tolist() == [not dominated(p, points) for p in points]
+
+
+def test_front_of_nothing_is_nothing():
+    assert front(np.empty((0, 2))).shape == (0,)
+    assert hypervolume([], (0, 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "points, area",
+    [
+        ([(1, 1)], 1),
+        ([(2, 1), (1, 2)], 3),
+        ([(3, 1), (2, 2), (1, 3)], 6),
+        ([(3, 1), (2, 2), (1, 3), (1, 1), (2, 2)], 6),  # dominated and repeated points add nothing
+        ([(-1, 5), (5, 0)], 0),  # below the reference, or on it
+        ([(2, 3), (-1, 9)], 6),
+    ],
+)
+def test_hypervolume_by_hand(points, area):
+    assert hypervolume(points, (0, 0)) == pytest.approx(area)
+    assert hypervolume(np.add(points, 7), (7, 7)) == pytest.approx(area)
+
+
+def test_hypervolume_is_the_share_of_darts_that_are_dominated():
+    rng = np.random.default_rng(0)
+    points, darts = rng.random((12, 2)), rng.random((100_000, 2))
+    hit = (points[None] >= darts[:, None]).all(-1).any(1).mean()
+    assert hypervolume(points, (0, 0)) == pytest.approx(hit, abs=0.006)
+
+
+def test_hypervolume_is_that_of_the_front():
+    points = np.random.default_rng(1).random((30, 2))
+    assert hypervolume(points, (0, 0)) == pytest.approx(hypervolume(points[front(points)], (0, 0)))
+
+
+def test_share_of_the_limit_is_one_on_it_and_grows_towards_it():
+    x = np.linspace(0, 1, 400)
+    limit = np.stack([x, np.sqrt(1 - x**2)], axis=1)
+    assert hypervolume_share(limit, limit, (0, 0)) == pytest.approx(1, abs=5e-3)
+    shares = [hypervolume_share(scale * limit, limit, (0, 0)) for scale in (0.5, 0.8)]
+    assert shares == pytest.approx([0.25, 0.64], abs=5e-3)
+
+
+def test_a_coarse_limit_has_the_area_of_its_curve():
+    assert hypervolume_share([(0.5, 0.5)], [(0, 1), (1, 0)], (0, 0)) == pytest.approx(0.5, abs=2e-3)
+    assert math.isnan(hypervolume_share([(1, 1)], [(0, 0)], (0, 0)))
+
+
+def test_largest_gap_is_taken_at_equal_reward_inside_the_common_range():
+    frontier = [(2, 0), (0, 1)]  # any order
+    assert largest_gap([(1, 0.5), (1.5, 0.05), (3, -9), (-1, -9)], frontier) == pytest.approx(0.2)
+    assert largest_gap(frontier, frontier) == pytest.approx(0)
+    assert math.isnan(largest_gap([(5, 0)], frontier))
+
+
+def test_intervals_cover_the_mean_19_times_in_20():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(3.0, 2.0, size=(300, 60))
+    intervals = [bootstrap_mean(values, seed, resamples=400) for seed, values in enumerate(samples)]
+    assert 0.91 <= np.mean([i.lo <= 3.0 <= i.hi for i in intervals]) <= 0.98
+    assert all(i.lo <= i.mean <= i.hi for i in intervals)
+
+
+def test_intervals_repeat_with_their_seed():
+    values = np.random.default_rng(0).normal(size=20)
+    assert bootstrap_mean(values, 5) == bootstrap_mean(values, 5) != bootstrap_mean(values, 6)
+
+
+def test_interval_of_runs_widens_with_what_differs_between_them():
+    prompts = np.random.default_rng(0).normal(size=30)
+    same, apart = np.stack([prompts] * 3), np.stack([prompts - 1, prompts, prompts + 1])
+    widths = [i.hi - i.lo for i in (bootstrap_mean(prompts, 0), bootstrap_mean(same, 0), bootstrap_mean(apart, 0))]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+    assert widths[2] > 1.5 * widths[0]
+
+
+def test_paired_difference_does_not_see_what_prompts_share():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 10, size=40)
+    difference = paired_difference(base + 0.5 + rng.normal(0, 0.1, size=40), base, 0)
+    assert difference.mean == pytest.approx(0.5, abs=0.06)
+    assert difference.hi - difference.lo < 0.1
+
+
+@pytest.mark.parametrize("bad", [[1.0, math.nan], [], np.zeros((2, 2, 2))])
+def test_values_without_a_mean_are_refused(bad):
+    with pytest.raises(ValueError, match="values"):
+        bootstrap_mean(bad, 0)
+
+
+def test_unpaired_and_unplanar_points_are_refused():
+    with pytest.raises(ValueError, match="same prompts"):
+        paired_difference([1.0, 2.0], [1.0], 0)
+    with pytest.raises(ValueError, match="points"):
+        front([(1, 2, 3)])
+    with pytest.raises(ValueError, match="points"):
+        hypervolume([(math.inf, 1)], (0, 0))
