@@ -1,0 +1,56 @@
+"""How different the images of one prompt are: statistics of their embeddings (Vendi: Friedman and Dieng, 2023)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Statistic = Callable[[Tensor], Tensor]
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features (n, D) scaled to norm 1, in float64; ValueError for fewer than two, or for one without direction."""
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"features has shape {tuple(features.shape)}; diversity wants (n, D) with n >= 2")
+    norms = features.double().norm(dim=-1)
+    if not (norms.isfinite() & (norms > 0)).all():
+        raise ValueError(f"features have norms from {norms.min():g} to {norms.max():g}; want finite and positive")
+    return F.normalize(features.double(), dim=-1)
+
+
+def mean_pairwise_distance(features: Tensor) -> Tensor:
+    """Mean cosine distance over all pairs of features (n, D), in [0, n / (n - 1)], at the cost of one mean: ()."""
+    n, mean = len(features), _unit(features).mean(0)
+    return n / (n - 1) * (1 - mean.square().sum())
+
+
+def vendi(features: Tensor, order: float = 1.0) -> Tensor:
+    """Effective number of different rows in features (n, D), in [1, n]: exp of the Renyi entropy of that order: ()."""
+    if order < 0:
+        raise ValueError(f"order={order} is negative; want 0, 1, 2, ... or inf")
+    unit = _unit(features)
+    n, d = unit.shape
+    gram = unit.T @ unit if d < n else unit @ unit.T  # same spectrum, but for zeros
+    spectrum = torch.linalg.eigvalsh(gram / n).clamp_min(0)
+    spectrum = spectrum[spectrum > 1e-12]
+    if order == 1:
+        return (-torch.xlogy(spectrum, spectrum).sum()).exp()
+    if order == float("inf"):
+        return 1 / spectrum.max()
+    return spectrum.pow(order).sum().pow(1 / (1 - order))
+
+
+class Diversity(nn.Module):
+    """The measure of a set of images: named statistics of one embedding, computed once."""
+
+    def __init__(self, *, embedder: Callable[[Tensor], Tensor], statistics: dict[str, Statistic]):
+        super().__init__()
+        self.embedder = embedder
+        self.statistics = dict(statistics)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompt: str) -> dict[str, float]:
+        """Images (n, 3, H, W) in [0, 1] of one prompt -> one number per statistic."""
+        features = self.embedder(images)
+        return {name: float(statistic(features)) for name, statistic in self.statistics.items()}
