@@ -1,0 +1,119 @@
+"""Processes x_t = a_t x_0 + s_t e: variance-preserving diffusion and rectified flow, and their sampler steps.
+
+A shared time is a () tensor on the host, so that no step waits for the device; times per sample are (B,).
+Latents are float32. LCM: Luo et al. 2310.04378.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rdt.transition import Scales, Step, Transition, cps, ddim, flow_sde
+
+Split = tuple[Tensor, Tensor]  # (x0_hat, e_hat)
+
+SPLITS: dict[str, Callable[[Tensor, Tensor, Scales], Split]] = {  # (output, x, scales) -> (x0_hat, e_hat)
+    "epsilon": lambda output, x, at: ((x - at.s * output) / at.a, output),
+    "v_prediction": lambda output, x, at: (at.a * x - at.s * output, at.a * output + at.s * x),
+    "sample": lambda output, x, at: (output, (x - at.a * output) / at.s),
+    "velocity": lambda output, x, at: (x - at.s * output, x + at.a * output),
+}
+SAMPLERS = {"sde": flow_sde, "cps": cps}
+
+
+class Process(ABC):
+    """What diffusion and flow share; a subclass says which times there are and what the coefficients are at each."""
+
+    def __init__(self, prediction: str, step: Callable[[Scales, Scales, float], Step]) -> None:
+        self.prediction, self._step = prediction, step
+
+    @abstractmethod
+    def times(self, num_steps: int) -> Tensor:
+        """(T + 1,) on the host, noise first, clean last."""
+
+    @abstractmethod
+    def _scales(self, t: Tensor) -> Scales: ...
+
+    def perturb(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t (B, *latent) of clean x0."""
+        at = self._at(t, x0)
+        return at.a * x0 + at.s * noise
+
+    def transition(self, output: Tensor, x: Tensor, t: Tensor, t_next: Tensor, eta: float) -> Transition:
+        """The sampler's step from t to t_next, given the network's output at (x, t)."""
+        x0, e = self._split(output, x, t)
+        after = self._at(t_next, x)
+        step = self._step(self._at(t, x), after, eta)
+        std = x0.new_ones(len(x0), *[1] * (x0.ndim - 1)) * step.std
+        return Transition(after.a * x0 + step.keep * e, std, x0)
+
+    def clean(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """x0_hat (B, *latent) of the network's output at (x, t)."""
+        return self._split(output, x, t)[0]
+
+    def _split(self, output: Tensor, x: Tensor, t: Tensor) -> Split:
+        # one precision whatever the network ran in: a () coefficient would not promote a bf16 output, a (B,) one would
+        return SPLITS[self.prediction](output.to(x.dtype), x, self._at(t, x))
+
+    def _at(self, t: Tensor, x: Tensor) -> Scales:
+        return self._scales(column(t, x))
+
+
+class Diffusion(Process):
+    """Variance-preserving diffusion sampled by DDIM; t is a training step (long), -1 the clean end."""
+
+    def __init__(
+        self, *, alphas_cumprod: Tensor, prediction: str, set_alpha_to_one: bool = False, steps_offset: int = 1
+    ) -> None:
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"prediction={prediction} is none of epsilon, v_prediction, sample")
+        super().__init__(prediction, ddim)
+        self.num_train_steps, self.steps_offset = len(alphas_cumprod), steps_offset
+        last = torch.ones_like(alphas_cumprod[:1]) if set_alpha_to_one else alphas_cumprod[:1]
+        table = torch.cat([alphas_cumprod, last]).float().cpu()  # the clean end's entry is last: index -1
+        self._tables = {table.device: table}
+
+    def times(self, num_steps: int) -> Tensor:
+        """(T + 1,) training steps in diffusers' "leading" spacing, then -1; ValueError where they leave the table."""
+        stride = max(self.num_train_steps // max(num_steps, 1), 1)
+        if num_steps < 1 or stride * (num_steps - 1) + self.steps_offset >= self.num_train_steps:
+            raise ValueError(f"num_steps={num_steps} must be from 1 to {self.num_train_steps - self.steps_offset}")
+        return torch.cat([torch.arange(num_steps).flip(0) * stride + self.steps_offset, torch.tensor([-1])])
+
+    def consistency(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """x0 (B, *latent) under LCM's boundary scalings: sigma_data 0.5, time scaling 10; x itself at the clean end."""
+        scaled = column(t, x).clamp(min=0) * 10.0
+        c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()
+        return c_skip * x + c_out * self.clean(output, x, t)
+
+    def _scales(self, t: Tensor) -> Scales:
+        if t.device not in self._tables:
+            self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
+        alphas = self._tables[t.device].take(t)  # take: plain indexing by a () tensor waits for the device
+        return Scales(alphas.sqrt(), (1 - alphas).sqrt())
+
+
+class Flow(Process):
+    """Rectified flow, x_t = (1 - t) x_0 + t e; the network gives the velocity e - x_0; eta 0 is the ODE."""
+
+    def __init__(self, *, shift: float = 1.0, sampler: str = "sde") -> None:
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}")
+        super().__init__("velocity", SAMPLERS[sampler])
+        self.shift = shift
+
+    def times(self, num_steps: int) -> Tensor:
+        """(T + 1,) from 1 to 0, shifted by t -> shift t / (1 + (shift - 1) t), written so that both ends are exact."""
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps} must be at least 1")
+        return 1 / (1 + (1 / torch.linspace(1, 0, num_steps + 1) - 1) / self.shift)
+
+    def _scales(self, t: Tensor) -> Scales:
+        return Scales(1 - t, t)
+
+
+def column(t: Tensor, x: Tensor) -> Tensor:
+    """A time (B,) as (B, 1, ..., 1) beside x; () as it is, since a host scalar mixes with any device."""
+    return t.to(x.device, non_blocking=True).view(-1, *[1] * (x.ndim - 1)) if t.ndim else t
