@@ -1,0 +1,70 @@
+"""Denoisers made of denoisers: classifier-free guidance, and annealed importance guidance (Jena et al. 2409.06493).
+
+A sampler hands its shared time over as a () tensor on the host, so `anneal` reads it without waiting for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rdt.policy import Cond, Denoiser
+
+Schedule = Callable[[float], float]  # progress i / T -> weight of the tuned output
+
+
+def cfg(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
+    """u + scale (c - u) in one doubled batch, `empty` (1 row) being u's condition; scale 1 is the denoiser itself."""
+
+    def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        both = cond.cat(empty[torch.zeros(len(x), dtype=torch.long, device=x.device)], cond)
+        u, c = denoiser(torch.cat([x, x]), torch.cat([t, t]) if t.ndim else t, both).chunk(2)
+        return u + scale * (c - u)
+
+    return denoiser if scale == 1 else guided
+
+
+def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor) -> Denoiser:
+    """(1 - g_i) base + g_i tuned on the grid `times` (T + 1,); where g_i is 0 or 1 the other pass is not run."""
+    grid = times.tolist()
+    weights = {t: schedule(i / (len(grid) - 1)) for i, t in enumerate(grid[:-1])}
+
+    def annealed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        weight = _at(t, weights)
+        if weight in (0, 1):
+            return (tuned if weight else base)(x, t, cond)
+        return (1 - weight) * base(x, t, cond) + weight * tuned(x, t, cond)
+
+    return annealed
+
+
+def linear() -> Schedule:
+    """g = i / T."""
+    return power(1)
+
+
+def power(exponent: float) -> Schedule:
+    """g = (i / T)^exponent: the larger, the later the tuned model takes over."""
+    return lambda progress: progress**exponent
+
+
+def step(fraction: float) -> Schedule:
+    """g = 1 from `fraction` of the steps on, 0 before: no step costs two passes."""
+    return lambda progress: float(progress >= fraction)
+
+
+def constant(weight: float) -> Schedule:
+    """g = weight at every step."""
+    return lambda progress: weight
+
+
+def _at(t: Tensor, weights: dict[float, float]) -> float:
+    if t.ndim:
+        raise ValueError(f"t has shape {tuple(t.shape)}; annealing goes by the shared time of a rollout, shape ()")
+    if t.item() not in weights:
+        raise ValueError(f"t={t.item()} is none of the {len(weights)} times that anneal was built for")
+    return weights[t.item()]
