@@ -58,7 +58,7 @@ def _dense(curve: np.ndarray, num: int = 2000) -> np.ndarray:
 def largest_gap(points: ArrayLike, frontier: ArrayLike) -> float:
     """Most diversity that (reward, diversity) points (N, 2) lack against the frontier (M, 2) at equal reward.
 
-    nan without overlap: only points inside the frontier's range of reward count; a negative gap means that all of them lie above it.
+    Only points inside the frontier's range of reward count: nan where none is, negative where all lie above it.
     """
     p, f = _pairs(points, "points"), _pairs(frontier, "frontier")
     if not len(p) or not len(f):

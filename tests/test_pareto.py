@@ -73,9 +73,10 @@ def test_largest_gap_is_taken_at_equal_reward_inside_the_common_range():
 
 def test_intervals_cover_the_mean_19_times_in_20():
     rng = np.random.default_rng(0)
-    samples = rng.normal(3.0, 2.0, size=(300, 60))
-    intervals = [bootstrap_mean(values, seed, resamples=400) for seed, values in enumerate(samples)]
-    assert 0.91 <= np.mean([i.lo <= 3.0 <= i.hi for i in intervals]) <= 0.98
+    samples = rng.normal(3.0, 2.0, size=(500, 60))
+    intervals = [bootstrap_mean(values, seed, resamples=500) for seed, values in enumerate(samples)]
+    # percentile intervals of 60 values cover 94 %, give or take 1 % over 500 samples
+    assert 0.91 <= np.mean([i.lo <= 3.0 <= i.hi for i in intervals]) <= 0.97
     assert all(i.lo <= i.mean <= i.hi for i in intervals)
 
 
