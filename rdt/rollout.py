@@ -1,0 +1,82 @@
+"""Sampling: noise that each sample owns, and the rollout that turns it into a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rdt.process import Process
+from rdt.randomness import generator
+from rdt.transition import Transition
+
+if TYPE_CHECKING:
+    from rdt.policy import Cond, Denoiser
+
+
+class Noise:
+    """Standard normal noise by (seed, purpose, global sample index): the same in any batch, world size and device."""
+
+    def __init__(
+        self, *, seed: int, purpose: str, indices: Sequence[int], shape: Sequence[int], device: str | torch.device
+    ) -> None:
+        self.seed, self.purpose, self.indices = seed, purpose, indices
+        self.shape, self.device = tuple(shape), torch.device(device)
+
+    def initial(self) -> Tensor:
+        """(B, *latent) that sampling starts from."""
+        return self._draw("initial")
+
+    def step(self, i: int) -> Tensor:
+        """(B, *latent) of step i, in whatever order the steps are asked for."""
+        return self._draw(i)
+
+    def _draw(self, what: int | str) -> Tensor:
+        # drawn on the host into pinned memory: equal on every device, and no step waits for the copy
+        rows = torch.empty(len(self.indices), *self.shape, pin_memory=self.device.type == "cuda")
+        for row, index in zip(rows, self.indices, strict=True):
+            row.normal_(generator=generator("noise", self.seed, self.purpose, index, what))
+        return rows.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """B samples from noise to clean."""
+
+    latents: Tensor  # (B, T + 1, *latent)
+    log_probs: Tensor  # (B, T), averaged over latent dimensions; 0 at deterministic steps
+    times: Tensor  # (T + 1,) on the host
+
+    @property
+    def clean(self) -> Tensor:
+        """(B, *latent), the samples."""
+        return self.latents[:, -1]
+
+
+@torch.no_grad()
+def rollout(
+    denoiser: Denoiser, process: Process, cond: Cond, noise: Noise, num_steps: int, eta: float | Sequence[float]
+) -> Trajectory:
+    """Sample from noise to clean; `eta` is one value, or one per step (T,), say a stochastic window among ODE steps."""
+    etas = [eta] * num_steps if isinstance(eta, int | float) else list(eta)
+    if len(etas) != num_steps:
+        raise ValueError(f"eta has {len(etas)} values, num_steps={num_steps}")
+    times = process.times(num_steps)
+    latents, log_probs = [noise.initial()], []
+    for i, eta_i in enumerate(etas):
+        x, t = latents[-1], times[i]
+        step = process.transition(denoiser(x, t, cond), x, t, times[i + 1], eta_i)
+        latents.append(step.sample(noise.step(i)) if eta_i else step.mean)  # an ODE step draws nothing
+        log_probs.append(step.log_prob(latents[-1]))
+    return Trajectory(torch.stack(latents, 1), torch.stack(log_probs, 1), times)
+
+
+def replayed(
+    denoiser: Denoiser, process: Process, cond: Cond, trajectory: Trajectory, i: int, eta: float
+) -> Transition:
+    """Step i of a stored trajectory under `denoiser`, with gradient; latents[:, i + 1] has the rollout's log_prob."""
+    x, t, t_next = trajectory.latents[:, i], trajectory.times[i], trajectory.times[i + 1]
+    return process.transition(denoiser(x, t, cond), x, t, t_next, eta)
