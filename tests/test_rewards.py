@@ -1,0 +1,270 @@
+"""Rewards: the preprocessing against PIL, the published layout against CLIPModel, gradients, bad input."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from rdt.rewards import clip
+from rdt.rewards.base import Reward, check_images
+from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
+from rdt.rewards.preprocess import MEAN, STD, crop, pad, preprocess
+from rdt.shapes.tokenizer import LENGTH, build
+
+PROMPTS = ["a red circle", "a small blue ring on white", "something else"]
+HEADS = {"vision_heads": 3, "text_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def reference(tokenizer) -> CLIPModel:
+    """A tiny CLIPModel, no two sizes equal, every norm and bias random."""
+    torch.manual_seed(0)
+    special = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    sizes = dict(hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2, hidden_act="gelu")
+    text = dict(vocab_size=len(tokenizer), max_position_embeddings=LENGTH) | sizes | special
+    sizes = dict(hidden_size=24, intermediate_size=56, num_hidden_layers=2, num_attention_heads=3, hidden_act="gelu")
+    vision = dict(image_size=20, patch_size=5) | sizes
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter + 0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def reward(reference, tokenizer, tmp_path) -> Reward:
+    """The reference, written as the published file is and read through the production path."""
+    published = {f"module.{key}": value for key, value in to_open_clip(reference.state_dict()).items()}
+    published["module.attn_mask"] = torch.zeros(12, 12)
+    torch.save({"state_dict": published}, tmp_path / "HPS_v2.1_compressed.pt")
+    tokenizer.save_pretrained(tmp_path)
+    return clip.hps(checkpoint=str(tmp_path / "HPS_v2.1_compressed.pt"), tokenizer=str(tmp_path), **HEADS)
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(model: CLIPModel, tokenizer, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    """What CLIPModel itself says, without any of our text or pooling code."""
+    ids = tokenizer(prompts, padding=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        out = model(input_ids=ids, pixel_values=preprocess(pictures, 20, pad))
+    return (out.image_embeds * out.text_embeds).sum(-1)
+
+
+def bytes_of(picture: torch.Tensor) -> Image.Image:
+    return Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+# preprocessing
+
+
+@pytest.mark.parametrize("fit", [crop, pad])
+def test_an_image_of_the_right_size_is_only_normalised(fit):
+    picture = images(2, 3, 20, 20)
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    assert torch.equal(preprocess(picture, 20, fit), (picture - mean) / std)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 81), (90, 41), (13, 17)])
+def test_crop_agrees_with_pil(shape):
+    picture = F.interpolate(images(1, 3, 8, 8), shape, mode="bilinear")[0]
+    picture = (picture * 255).round() / 255
+    short = min(shape)
+    height, width = int(32 * shape[0] / short), int(32 * shape[1] / short)
+    resized = np.asarray(bytes_of(picture).resize((width, height), Image.Resampling.BICUBIC)) / 255
+    top, left = round((height - 32) / 2), round((width - 32) / 2)
+    expected = torch.from_numpy(resized[top : top + 32, left : left + 32]).permute(2, 0, 1)
+    assert (crop(picture[None], 32)[0] - expected).abs().max() < 1.1 / 255
+
+
+@pytest.mark.parametrize(("shape", "box"), [((40, 80), (8, 24, 0, 32)), ((80, 40), (0, 32, 8, 24))])
+def test_pad_resizes_the_longest_side_and_adds_black_bars(shape, box):
+    picture = (0.5 + 0.4 * F.interpolate(images(1, 3, 8, 8), shape, mode="bilinear") * 255).round() / 255
+    padded = pad(picture, 32)
+    top, bottom, left, right = box
+    resized = bytes_of(picture[0]).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.asarray(resized) / 255).permute(2, 0, 1)
+    assert (padded[0, :, top:bottom, left:right] - expected).abs().max() < 1.1 / 255
+    padded[..., top:bottom, left:right] = 0
+    assert padded.shape == (1, 3, 32, 32) and not padded.any()
+
+
+def test_both_fits_agree_on_square_images():
+    picture = 0.2 + 0.6 * images(2, 3, 16, 16)  # away from 0 and 1, where only crop clips
+    assert torch.equal(crop(picture, 20), pad(picture, 20))
+
+
+def test_half_precision_images_are_scored_in_single(reward):
+    scores = reward(images(1, 3, 40, 40).bfloat16(), ["a red circle"])
+    assert scores.dtype == torch.float32
+
+
+# the published layout
+
+
+def test_hps_scores_are_the_cosine_of_clip_model(reward, reference, tokenizer):
+    pictures = images(3, 3, 33, 47)
+    expected = cosine(reference, tokenizer, pictures, PROMPTS)
+    assert expected.std() > 0.01
+    assert torch.allclose(reward(pictures, PROMPTS), expected, atol=1e-6)
+
+
+def test_the_mapping_is_a_bijection(reference):
+    state = reference.state_dict()
+    back = to_transformers(to_open_clip(state))
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_sizes_are_read_from_the_weights(reward, reference):
+    assert {k: v.shape for k, v in reward.model.state_dict().items()} == {
+        k: v.shape for k, v in reference.state_dict().items()
+    }
+    assert reward.model.config.vision_config.image_size == 20
+
+
+def test_half_precision_files_score_nearly_the_same(reward, reference, tokenizer, tmp_path):
+    half = {key: value.half() for key, value in to_open_clip(reference.state_dict()).items()}
+    model = clip_model(half, 3, 2, tokenizer.eos_token_id).eval()
+    assert model.dtype == torch.float32
+    pictures = images(3, 3, 20, 20)
+    assert torch.allclose(cosine(model, tokenizer, pictures, PROMPTS), reward(pictures, PROMPTS), atol=5e-3)
+
+
+def test_the_order_of_queries_keys_and_values_matters(reward, reference, tokenizer):
+    published = to_open_clip(reference.state_dict())
+    for key in [key for key in published if "in_proj" in key]:
+        published[key] = torch.cat(published[key].chunk(3)[::-1])
+    model = clip_model(published, 3, 2, tokenizer.eos_token_id).eval()
+    pictures = images(3, 3, 20, 20)
+    assert (cosine(model, tokenizer, pictures, PROMPTS) - reward(pictures, PROMPTS)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("key", ["visual.head.weight", "transformer.resblocks.0.attn.extra", "position_ids"])
+def test_an_unknown_key_is_named(reference, key):
+    published = to_open_clip(reference.state_dict()) | {key: torch.zeros(1)}
+    with pytest.raises(ValueError, match=key):
+        to_transformers(published)
+
+
+@pytest.mark.parametrize("key", ["logit_scale", "visual.proj", "transformer.resblocks.1.attn.in_proj_bias"])
+def test_a_missing_key_is_named(reference, key):
+    published = to_open_clip(reference.state_dict())
+    del published[key]
+    with pytest.raises(ValueError, match=key):
+        to_transformers(published)
+    with pytest.raises(ValueError, match="lacks"):
+        to_transformers({})
+
+
+def test_head_counts_that_do_not_divide_are_refused(reference):
+    with pytest.raises(ValueError, match="heads=5"):
+        clip_model(to_open_clip(reference.state_dict()), 5, 2, 587)
+
+
+def test_a_clip_folder_gives_clipscore_and_scaled_pickscore(reference, tokenizer, tmp_path):
+    reference.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pictures = images(3, 3, 20, 20)
+    expected = cosine(reference, tokenizer, pictures, PROMPTS)
+    for scaled, factor in ((False, 1.0), (True, reference.logit_scale.exp().item())):
+        built = clip.clipscore(checkpoint=str(tmp_path), tokenizer=str(tmp_path), scaled=scaled)
+        assert torch.allclose(built(pictures, PROMPTS), factor * expected, atol=1e-5)
+
+
+# the score as a function
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (26, 18)])
+def test_the_gradient_is_that_of_finite_differences(reward, shape):
+    picture = (0.3 + 0.4 * images(1, 3, *shape)).requires_grad_()
+    (gradient,) = torch.autograd.grad(reward(picture, PROMPTS[:1]).sum(), picture)
+    step = 0.004 * gradient / gradient.norm()  # uphill, where the slope is the gradient's norm
+    with torch.no_grad():
+        rise = reward(picture + step, PROMPTS[:1]) - reward(picture - step, PROMPTS[:1])
+    assert gradient.norm() > 0.01
+    assert rise.item() / 0.008 == pytest.approx(gradient.norm().item(), rel=0.01)
+
+
+def test_only_pixels_receive_gradient(reward):
+    picture = images(2, 3, 20, 20).requires_grad_()
+    reward(picture, PROMPTS[:2]).sum().backward()
+    assert picture.grad.abs().sum() > 0
+    assert not any(p.requires_grad or p.grad is not None for p in reward.parameters())
+
+
+def test_scores_do_not_depend_on_batch_or_order(reward):
+    pictures = images(3, 3, 30, 30)
+    together = reward(pictures, PROMPTS)
+    backwards = reward(pictures.flip(0), PROMPTS[::-1]).flip(0)
+    alone = torch.cat([reward(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
+    assert torch.allclose(together, backwards, atol=1e-6) and torch.allclose(together, alone, atol=1e-6)
+
+
+def test_the_cache_changes_nothing_and_is_bounded(reward, monkeypatch):
+    pictures = images(4, 3, 20, 20)
+    prompts = [*PROMPTS, PROMPTS[0]]
+    fresh = reward(pictures, prompts)
+    assert torch.equal(reward(pictures, prompts), fresh) and len(reward._cache) == 3
+    monkeypatch.setattr(clip, "CACHE", 4)
+    reward(pictures, ["one", "two", "three", "four"])
+    assert len(reward._cache) == 4
+    assert torch.allclose(reward(pictures, prompts), fresh, atol=1e-6)
+
+
+def test_text_is_pooled_at_the_first_end_of_text_whatever_its_id(reward, tokenizer, reference):
+    pictures = images(1, 3, 20, 20)
+    expected = reward(pictures, ["a ring"])
+    reward._cache.clear()
+    reward.model.text_model.eos_token_id = 2  # what transformers takes as a sign to pool at the largest id
+    assert torch.equal(reward(pictures, ["a ring"]), expected)
+
+
+def test_hps_text_is_cleaned_as_open_clip_does(reward):
+    assert clip.open_clip_text("  a &amp;amp; b\u2019s sch\u00c3\u00b6n ") == "a & b's sch\u00f6n"
+    pictures = images(1, 3, 20, 20)
+    assert torch.equal(reward(pictures, ["a &lt;ring&gt;"]), reward(pictures, ["a <ring>"]))
+
+
+def test_a_reward_stays_frozen_inside_a_training_module(reward):
+    owner = torch.nn.Sequential(reward).train()
+    assert owner.training and not any(module.training for module in reward.modules())
+
+
+# bad input
+
+
+@pytest.mark.parametrize("picture", [torch.full((1, 3, 8, 8), 1.1), torch.full((1, 3, 8, 8), -0.5)])
+def test_images_out_of_range_are_refused(reward, picture):
+    with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
+        reward(picture, ["a ring"])
+
+
+@pytest.mark.parametrize("picture", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
+def test_images_of_the_wrong_kind_are_refused(picture):
+    with pytest.raises(ValueError, match="expected float"):
+        check_images(picture)
+
+
+def test_rounding_beyond_the_range_is_tolerated():
+    check_images(torch.tensor([-5e-4, 1 + 5e-4]).view(1, 1, 1, 2).expand(1, 3, 1, 2))
+
+
+def test_one_prompt_per_image(reward):
+    with pytest.raises(ValueError, match="prompts=1 for images=2"):
+        reward(images(2, 3, 8, 8), ["a ring"])
+
+
+def test_a_missing_file_is_one_line(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nosuch\.pt") as caught:
+        clip.hps(checkpoint=str(tmp_path / "nosuch.pt"), tokenizer=str(tmp_path), **HEADS)
+    assert "\n" not in str(caught.value)
