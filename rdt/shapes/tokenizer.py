@@ -1,42 +1,42 @@
-"""The embedded world's tokenizer, in CLIPTokenizer's format: every word of the grammar is one token, any other text still encodes."""
+"""The tokenizer of the embedded world: a byte-level CLIP vocabulary in which every word of the grammar is one token."""
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from collections import Counter
+from itertools import pairwise
+
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from rdt.shapes.world import ATTRIBUTES, STATEABLE
+from rdt.shapes.grammar import all_prompts
 
-LENGTH = 12  # tokens, with start and end
 START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = ("a", "on", "shape", *(word for name in STATEABLE for word in ATTRIBUTES[name]))
+SUFFIX = "</w>"  # ends a word
+LENGTH = 12  # tokens; the longest prompt of the grammar takes 8
 
 
 def build() -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer whose merges make each grammar word one token."""
-    vocabulary, merges = _learned()
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=LENGTH,
-        bos_token=START, eos_token=END, unk_token=END, pad_token=END,
-    )  # fmt: skip
+    """The tokenizer; text outside the grammar is spelled in bytes. Ids: bytes, ending bytes, merges, start, end."""
+    letters = sorted(ByteLevel.alphabet())
+    merges = _merges(sorted({word for prompt in all_prompts() for word in prompt.split()}))
+    tokens = [*letters, *(letter + SUFFIX for letter in letters), *(a + b for a, b in merges), START, END]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
 
 
-def _learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-pair merges learned from the word list until every word is whole."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(sorted(WORDS), trainer)
-    merges = [_pair(token) for token in _merges(learner)]
-    symbols = [*alphabet, *(letter + "</w>" for letter in alphabet), *(a + b for a, b in merges), START, END]
-    return {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}, merges
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, the most frequent pair first, until each word is one token."""
+    spelled = [[*word[:-1], word[-1] + SUFFIX] for word in words]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for tokens in spelled for pair in pairwise(tokens)):
+        merges.append(max(sorted(pairs), key=pairs.__getitem__))
+        spelled = [_merged(tokens, merges[-1]) for tokens in spelled]
+    return merges
 
 
-def _merges(learner: Tokenizer) -> list:
-    import json
-
-    return json.loads(learner.to_str())["model"]["merges"]
-
-
-def _pair(merge: str | list[str]) -> tuple[str, str]:
-    first, second = merge.split(" ") if isinstance(merge, str) else merge
-    return first, second
+def _merged(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for token in tokens:
+        if joined and (joined[-1], token) == pair:
+            joined[-1] += token
+        else:
+            joined.append(token)
+    return joined
