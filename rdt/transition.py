@@ -28,9 +28,12 @@ class Transition:
         density = -((x_next - self.mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
         return torch.where(self.std > 0, density, 0).flatten(1).mean(1)
 
-    def kl(self, other: "Transition") -> Tensor:
-        """(B,) nats, SUMMED over latent dimensions, of transitions that share std; 0 where std is 0."""
-        std = torch.where(self.std > 0, self.std, 1)
+    def kl(self, other: "Transition", min_std: float = 0.0) -> Tensor:
+        """(B,) nats, SUMMED over latent dimensions, of transitions that share std; 0 where std is 0.
+
+        `min_std` clamps std from below, since 1 / std^2 spans three orders of magnitude over a rollout.
+        """
+        std = torch.where(self.std > 0, self.std, 1).clamp(min=min_std)
         return torch.where(self.std > 0, (self.mean - other.mean) ** 2 / (2 * std**2), 0).flatten(1).sum(1)
 
 

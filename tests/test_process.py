@@ -213,6 +213,8 @@ def test_kl_is_the_summed_closed_form() -> None:
     normals = [torch.distributions.Normal(each.mean, each.std) for each in (p, q)]
     torch.testing.assert_close(p.kl(q), torch.distributions.kl_divergence(*normals).sum((1, 2)))
     assert p.kl(p).count_nonzero() == 0
+    floored = p.kl(q, min_std=0.6)
+    torch.testing.assert_close(floored, p.kl(q) * torch.tensor([(0.3 / 0.6) ** 2, 1]))
 
 
 def test_deterministic_steps_have_no_density_and_no_gradient() -> None:
