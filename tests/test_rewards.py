@@ -11,6 +11,7 @@ from rdt.rewards import clip
 from rdt.rewards.base import Reward, check_images
 from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
 from rdt.rewards.preprocess import MEAN, STD, crop, pad, preprocess
+from rdt.shapes.pretrain import annotator, preference
 from rdt.shapes.tokenizer import LENGTH, build
 
 PROMPTS = ["a red circle", "a small blue ring on white", "something else"]
@@ -178,6 +179,31 @@ def test_a_clip_folder_gives_clipscore_and_scaled_pickscore(reference, tokenizer
     for scaled, factor in ((False, 1.0), (True, reference.logit_scale.exp().item())):
         built = clip.clipscore(checkpoint=str(tmp_path), tokenizer=str(tmp_path), scaled=scaled)
         assert torch.allclose(built(pictures, PROMPTS), factor * expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hps", "judge"])
+def test_an_exported_preference_model_is_read_by_the_production_path(name, tokenizer, tmp_path):
+    stage = preference.STAGES[name]
+    torch.manual_seed(0)
+    model = preference.untrained(stage).eval()
+    preference.export(model, tmp_path / "x.safetensors")
+    tokenizer.save_pretrained(tmp_path)
+    heads = {"vision_heads": stage.vision["num_attention_heads"], "text_heads": stage.text["num_attention_heads"]}
+    built = clip.hps(checkpoint=str(tmp_path / "x.safetensors"), tokenizer=str(tmp_path), **heads)
+    batch = annotator.comparisons(annotator.Words(), 0, torch.Generator().manual_seed(0))
+    prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.ids]
+    with torch.no_grad():
+        expected = preference.score(model, batch.images, batch.ids).diagonal()
+    assert torch.allclose(built(batch.images[: len(prompts)], prompts), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "attainable"), [("hps", 0.80), ("judge", 0.76)])
+def test_the_annotator_is_as_noisy_as_designed(name, attainable):
+    words, generator = annotator.Words(), torch.Generator().manual_seed(0)
+    batches = [annotator.comparisons(words, 0, generator) for _ in range(20)]
+    margins = torch.cat([annotator.own(annotator.differences(batch.utilities)) for batch in batches])
+    right = annotator.choice(margins, preference.STAGES[name].temperature)
+    assert torch.maximum(right, 1 - right).mean().item() == pytest.approx(attainable, abs=0.02)
 
 
 # the score as a function
