@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rdt.policy import Cond, Denoiser
+    from rdt.policy import Cond, Denoiser, Policy
 
 Schedule = Callable[[float], float]  # progress i / T -> weight of the tuned output
 
@@ -40,6 +40,21 @@ def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor) -
         return (1 - weight) * base(x, t, cond) + weight * tuned(x, t, cond)
 
     return annealed
+
+
+def tuned(*, policy: Policy, num_steps: int) -> Denoiser:
+    """guidance=cfg: the tuned policy itself."""
+    return policy.tuned
+
+
+def aig(*, policy: Policy, num_steps: int, schedule: Schedule) -> Denoiser:
+    """guidance=aig: annealed from base to tuned over the sampler's num_steps steps."""
+    return anneal(policy.base, policy.tuned, schedule, policy.process.times(num_steps))
+
+
+def lora_scale(*, policy: Policy, num_steps: int, scale: float) -> Denoiser:
+    """guidance=lora_scale: the tuned adapter scaled; 0 is the base, 1 the tuned policy."""
+    return policy.scaled(scale)
 
 
 def linear() -> Schedule:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.process import Process
 
@@ -116,6 +118,14 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @cached_property
+    def flops_per_pass(self) -> int:
+        """Floating-point operations of one pass of one sample, counted once."""
+        x = torch.zeros(1, *self.latent_shape, device=self.device)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self._parts.predict(self.network, x, torch.zeros((), device=self.device), self.encode([""]))
+        return counter.get_total_flops()
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Conditions of prompts, each encoded once."""

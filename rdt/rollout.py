@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from rdt.policy import Cond, Denoiser
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled, in training and in evaluation."""
+
+    num_steps: int
+    eta: float  # 0 is deterministic, 1 the full noise of DDPM
+    guidance_scale: float
+
+
 class Noise:
     """Standard normal noise by (seed, purpose, global sample index): the same in any batch, world size and device."""
 

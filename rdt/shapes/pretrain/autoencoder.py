@@ -10,8 +10,10 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import SIZE, render
 from rdt.shapes.world import random_modes, random_scene
 
-PLAN = Plan("vae", steps=2500, lr=2e-3)
+PLAN = Plan("vae", steps=2000, lr=2e-3)
+DECODER_PLAN = Plan("decoder", steps=3000, lr=1e-3, ema=0.998)
 BATCH = 32
+LATENT_NOISE = 0.05  # of a unit-variance latent: what sampled latents are off by
 
 
 def train(work: Path, seed: int) -> AutoencoderKL:
@@ -41,6 +43,24 @@ def train(work: Path, seed: int) -> AutoencoderKL:
         latents = vae.encode(2 * random_images(1024, torch.Generator().manual_seed(seed)) - 1).latent_dist.mean
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return vae
+
+
+def finish_decoder(vae: AutoencoderKL, work: Path, seed: int) -> AutoencoderKL:
+    """The same autoencoder with its decoder trained on, over the frozen encoder, on latents that are slightly off."""
+    torch.manual_seed(seed)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        images = 2 * random_images(BATCH, generator) - 1
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.mean
+        noise = torch.randn(latents.shape, generator=generator) / vae.config.scaling_factor
+        strength = LATENT_NOISE * torch.rand(BATCH, 1, 1, 1, generator=generator)
+        error = vae.decode(latents + strength * noise).sample - images
+        return error.abs().mean() + error.square().mean()
+
+    return fit(DECODER_PLAN, vae, loss, work, seed)
 
 
 def random_images(count: int, generator: torch.Generator) -> Tensor:

@@ -14,8 +14,8 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
 from rdt.shapes.world import ATTRIBUTES, NAMES, STATEABLE, random_modes, random_scene
 
-PLAN = Plan("base", steps=20000, lr=2e-3, ema=0.9995, warmup=300)
-BATCH = 64
+PLAN = Plan("base", steps=20000, lr=1.5e-3, ema=0.9995, warmup=300)
+BATCH = 32
 POOL = 24576  # cached latents
 PROMPT_DROPOUT = 0.1
 WIDTH = 96

@@ -56,8 +56,10 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
 
 
 def _decay(step: int, plan: Plan) -> float:
+    """Warm up, hold, and over the last third fall to 2 %."""
     warm = min(1.0, (step + 1) / plan.warmup)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
+    late = max(0.0, 3 * step / plan.steps - 2)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
 
 
 class _Average:

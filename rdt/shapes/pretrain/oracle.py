@@ -11,7 +11,7 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
 from rdt.shapes.world import random_modes, random_scene
 
-PLAN = Plan("oracle", steps=3000, lr=3e-3)
+PLAN = Plan("oracle", steps=1600, lr=3e-3)
 BATCH = 64
 
 

@@ -1,0 +1,14 @@
+"""The `rdt` command: `rdt run ...`, `rdt evaluate ...`, `rdt report ...`, `rdt sample ...`."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = ("run", "evaluate", "report", "sample")
+
+
+def main() -> None:
+    """Hand over to the command's module; bare overrides mean `run`."""
+    arguments = sys.argv[1:]
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
+    sys.argv = [f"rdt {command}", *arguments]
+    sys.exit(import_module(f"rdt.{command}").entry())

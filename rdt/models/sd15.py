@@ -1,0 +1,84 @@
+"""Stable Diffusion 1.5 and every checkpoint of its classes, the embedded world's base model among them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.utils import convert_state_dict_to_diffusers
+from torch import Tensor, nn
+
+from rdt import checkpoints
+from rdt.policy import CONSISTENCY, Adapter, Cond, Parts, Policy
+from rdt.process import Diffusion
+
+
+def build(*, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool) -> Policy:
+    """The policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` where there is one."""
+    made = parts(checkpoints.locate(source))
+    if consistency is not None:
+        _load_consistency(made.network, checkpoints.locate(consistency))
+    policy = Policy(made, Adapter(rank, alpha, targets))
+    if checkpointing:
+        policy.checkpoint_blocks()
+    return policy
+
+
+def parts(folder: Path) -> Parts:
+    """The pieces of a StableDiffusionPipeline folder; float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, safety_checker=None, local_files_only=True
+    )
+    unet, vae, text_encoder, tokenizer = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
+    if unet.config.sample_size <= 16:
+        unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is the faster one
+
+    def encode(prompts: list[str]) -> Cond:
+        length = tokenizer.model_max_length
+        ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        return Cond(text_encoder(ids.to(text_encoder.device)).last_hidden_state)
+
+    def decode(x0: Tensor) -> Tensor:
+        return (vae.decode(x0 / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+    return Parts(
+        network=unet,
+        predict=_predict,
+        process=_process(pipeline.scheduler.config),
+        encode=encode,
+        decode=decode,
+        frozen=nn.ModuleList([text_encoder, vae]),
+        latent_shape=(unet.config.in_channels, unet.config.sample_size, unet.config.sample_size),
+        save_lora=save_lora,
+    )
+
+
+def save_lora(weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which stock diffusers' `load_lora_weights` reads."""
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=convert_state_dict_to_diffusers(weights),
+        unet_lora_adapter_metadata=metadata,
+    )
+
+
+def _predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    return network(x, t, cond.embeds, return_dict=False)[0]
+
+
+def _process(config: Any) -> Diffusion:
+    from diffusers import DDIMScheduler
+
+    return Diffusion(
+        alphas_cumprod=DDIMScheduler.from_config(config).alphas_cumprod,
+        prediction=config.prediction_type,
+        set_alpha_to_one=False,  # Stable Diffusion's own setting: the last step keeps a little noise, so its density exists
+        steps_offset=config.steps_offset,
+    )
+
+
+def _load_consistency(unet: UNet2DConditionModel, file: Path) -> None:
+    state, alphas = StableDiffusionPipeline.lora_state_dict(file.parent, weight_name=file.name, local_files_only=True)
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)

@@ -1,0 +1,150 @@
+"""What a run leaves behind: result.json, samples, the LoRA with its card, the report. Written to temporary names and renamed."""
+
+import json
+import resource
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from rdt.evaluation import Evaluation
+from rdt.experiment import Experiment
+from rdt.pareto import bootstrap_mean, paired_difference
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
+
+
+def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float) -> None:
+    """Evaluate base and tuned on the held-out prompts, every rank its share, and write the record on rank 0."""
+    rank, world, method = trainer.global_rank, trainer.world_size, experiment.method
+    training_passes = method.policy.passes
+    evaluator = experiment.evaluator.to(method.device)
+    arguments = (experiment.base, experiment.sampling, rank, world)
+    base = evaluator.run(method.policy, experiment.base, *arguments)
+    tuned = evaluator.run(method.policy, experiment.guided(), *arguments)
+    if rank:
+        return
+    save_samples(out, base=base, tuned=tuned)
+    save_lora(experiment, out)
+    guidance = OmegaConf.to_container(experiment.cfg.guidance, resolve=True)
+    result = {
+        "schema": 1,
+        "method": experiment.cfg.method.name,
+        "reward": experiment.cfg.reward.name,
+        "model": experiment.cfg.model.name,
+        "seed": experiment.cfg.seed,
+        "iterations": method.iteration,
+        "points": [point(tuned, base, experiment, {k: v for k, v in guidance.items() if k != "module"})],
+        "base": point(base, None, experiment, {"name": "base"}),
+        "limit": experiment.limit(experiment.evaluator.protocol.images_per_prompt),
+        "compute": compute(experiment, training_passes, started),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    save_json(out / "result.json", result)
+
+
+def point(done: Evaluation, base: Evaluation | None, experiment: Experiment, guidance: dict[str, Any]) -> dict[str, Any]:
+    """One point of a front: means and paired differences over prompts, with intervals, and the per-prompt values."""
+    protocol = experiment.evaluator.protocol
+    described: dict[str, Any] = {"label": guidance["name"], "guidance": guidance, "reward": {}, "diversity": {}, "fidelity": {}}
+    for name, values in done.scores.items():
+        kind, _, short = name.rpartition("/")
+        (described[kind] if kind else described)[short] = interval(values, base.scores[name] if base else None)
+    return described | {
+        "n_prompts": len(protocol.prompts),
+        "n_per_prompt": protocol.images_per_prompt,
+        "per_prompt": {name: values.tolist() for name, values in done.scores.items()},
+        "prompts": list(protocol.prompts),
+    }
+
+
+def interval(values: Tensor, base: Tensor | None) -> dict[str, Any]:
+    """Mean and bootstrap interval over prompts; beside a base, of the paired difference too."""
+    mean = bootstrap_mean(values.numpy(), seed=0)
+    described = {"mean": mean.mean, "ci95": [mean.lo, mean.hi]}
+    if base is not None:
+        diff = paired_difference(values.numpy(), base.numpy(), seed=0)
+        described["diff"] = {"mean": diff.mean, "ci95": [diff.lo, diff.hi]}
+    return described
+
+
+def compute(experiment: Experiment, training_passes: int, started: float) -> dict[str, Any]:
+    """What the run cost, in the units methods are compared in; training only, but for the seconds."""
+    policy = experiment.method.policy
+    on_gpu = policy.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": time.time() - started,
+        "images": experiment.method.images,
+        "network_passes": training_passes,
+        "tflop": training_passes * policy.flops_per_pass / 1e12,
+        "peak_memory_bytes": memory,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+    }
+
+
+def save_samples(out: Path, **evaluations: Evaluation) -> None:
+    """samples/<name>.png: one prompt per row, equal noise per column."""
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    for name, evaluation in evaluations.items():
+        save_image(grid_image(evaluation.grid), out / "samples" / f"{name}.png")
+
+
+def grid_image(grid: Tensor) -> Image.Image:
+    """(rows, columns, 3, H, W) in [0, 1] -> one picture with hairlines between, small images enlarged."""
+    rows, columns, _, height, width = grid.shape
+    scale = max(1, 64 // height)
+    canvas = Image.new("RGB", (columns * (width * scale + 2), rows * (height * scale + 2)), "white")
+    pixels = (grid * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    for row in range(rows):
+        for column in range(columns):
+            tile = Image.fromarray(pixels[row, column]).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(tile, (column * (width * scale + 2), row * (height * scale + 2)))
+    return canvas
+
+
+def save_image(image: Image.Image, file: Path) -> None:
+    """Write a PNG under a temporary name, then rename."""
+    temporary = file.with_suffix(".tmp")
+    image.save(temporary, format="PNG")
+    temporary.replace(file)
+
+
+def save_json(file: Path, value: dict[str, Any]) -> None:
+    """Write JSON under a temporary name, then rename."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.replace(file)
+
+
+def save_lora(experiment: Experiment, out: Path) -> None:
+    """lora/: the adapter in diffusers' format and a model card."""
+    partial, folder = out / "lora.partial", out / "lora"
+    experiment.policy.save_lora(partial)
+    (partial / "README.md").write_text(card(experiment), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def card(experiment: Experiment) -> str:
+    """The model card: what this adapter is and how to load it."""
+    cfg = experiment.cfg
+    return f"""---
+library_name: diffusers
+tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
+---
+# {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
+
+A LoRA of rank {cfg.model.lora.rank} for `{cfg.model.policy.source}`, trained {cfg.iterations} iterations with rdt.
+
+    pipe = StableDiffusionPipeline.from_pretrained("{cfg.model.policy.source}")
+    pipe.load_lora_weights("this/folder")
+"""

@@ -1,0 +1,29 @@
+"""`python -m rdt.shapes.pretrain`: rebuild every bundled weight of the embedded world from a seed."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from rdt.shapes.pretrain import bundle
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+def main() -> None:
+    """Parse, train what is missing, export, and print the acceptance table."""
+    parser = argparse.ArgumentParser(prog="python -m rdt.shapes.pretrain", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("pretrained/work"), help="checkpoints of unfinished stages")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--stages", nargs="+", choices=tuple(bundle.STAGES), default=list(bundle.STAGES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.stages:
+        print(f"stage {name}", flush=True)
+        bundle.STAGES[name](bundle.Paths(arguments.work, arguments.out, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

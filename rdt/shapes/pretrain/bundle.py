@@ -1,0 +1,95 @@
+"""The stages in order, and what each leaves in the bundle. A finished stage is restored from its checkpoint at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from rdt.shapes import tokenizer
+from rdt.shapes.pretrain import acceptance, autoencoder, base, oracle, preference
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a pretraining works and where its bundle goes."""
+
+    work: Path
+    out: Path
+    seed: int
+
+
+def train_oracle(paths: Paths) -> None:
+    """oracle.safetensors"""
+    trained = oracle.train(paths.work, paths.seed)
+    paths.out.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in trained.state_dict().items()}, paths.out / "oracle.safetensors")
+
+
+def train_autoencoder(paths: Paths) -> None:
+    """The encoder is final after this stage, so that latents are; it leaves a checkpoint only."""
+    autoencoder.train(paths.work, paths.seed)
+
+
+def train_base(paths: Paths) -> None:
+    """base/, an ordinary diffusers folder."""
+    words = _tokenizer(paths)
+    vae = autoencoder.train(paths.work, paths.seed)
+    trained = base.train(vae, words, paths.work, paths.seed)
+    save_base(paths, trained, vae, words)
+
+
+def finish_decoder(paths: Paths) -> None:
+    """The base folder again, with the finished decoder."""
+    vae = autoencoder.finish_decoder(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
+    vae.half().save_pretrained(paths.out / "base" / "vae")
+
+
+def train_consistency(paths: Paths) -> None:
+    """consistency/pytorch_lora_weights.safetensors"""
+    from rdt.shapes.pretrain import consistency
+
+    pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.seed)
+    policy = consistency.train(paths.out / "base", pool, paths.work, paths.seed)
+    policy.half().save_lora(paths.out / "consistency")
+
+
+def train_preferences(paths: Paths) -> None:
+    """hps.safetensors and judge.safetensors, in the layout of the published HPS file."""
+    for name in ("hps", "judge"):
+        preference.export(preference.train(name, paths.work, paths.seed), paths.out / f"{name}.safetensors")
+
+
+def save_base(paths: Paths, trained: base.Base, vae: AutoencoderKL, words: CLIPTokenizer) -> None:
+    """Write the Stable Diffusion folder, half precision."""
+    StableDiffusionPipeline(
+        vae=_half(vae), text_encoder=_half(trained.text_encoder), tokenizer=words, unet=_half(trained.unet),
+        scheduler=base.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(paths.out / "base")  # fmt: skip
+
+
+def _half(module: nn.Module) -> nn.Module:
+    return module.to(torch.float16)
+
+
+def _tokenizer(paths: Paths) -> CLIPTokenizer:
+    """The tokenizer, kept with the checkpoints so that a resumed stage sees the same ids."""
+    folder = paths.work / "tokenizer"
+    if not folder.exists():
+        tokenizer.build().save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+STAGES: dict[str, Callable[[Paths], None]] = {
+    "oracle": train_oracle,
+    "autoencoder": train_autoencoder,
+    "base": train_base,
+    "decoder": finish_decoder,
+    "consistency": train_consistency,
+    "preferences": train_preferences,
+    "acceptance": acceptance.report,
+}
