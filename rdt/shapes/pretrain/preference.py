@@ -38,8 +38,8 @@ def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
 
 
 STAGES = {
-    "hps": Annotated(Plan("hps", 1000, 2e-3, ema=0.99), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
-    "judge": Annotated(Plan("judge", 1000, 2e-3, ema=0.99), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
+    "hps": Annotated(Plan("hps", 1300, 2e-3, ema=0.99), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
+    "judge": Annotated(Plan("judge", 1300, 2e-3, ema=0.99), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
 }
 
 
@@ -49,7 +49,7 @@ class Agreement:
 
     accuracy: float  # share of pairs ordered as the annotator chose
     attainable: float  # the same for the utility itself
-    correlation: float  # of score and utility
+    correlation: float  # of differences in score and in utility, both within a prompt
 
 
 def train(name: str, work: Path, seed: int) -> CLIPModel:
@@ -83,18 +83,16 @@ def score(model: CLIPModel, images: Tensor, ids: Tensor) -> Tensor:
 def agreement(model: CLIPModel, name: str, batches: int = 40, seed: int = 0) -> Agreement:
     """Agreement with the annotator of stage `name` on 24 fresh pairs a batch."""
     words, generator = Words(), stream("agreement", name, seed)
-    gains, rights, scores, utilities = [], [], [], []
+    gains, truths = [], []
     for _ in range(batches):
         batch = comparisons(words, 0, generator)
-        given = score(model, batch.images, batch.ids)
-        gains.append(own(differences(given)))
-        rights.append(choice(own(differences(batch.utilities)), STAGES[name].temperature))
-        scores.append(given.diagonal())
-        utilities.append(batch.utilities.diagonal())
-    right = torch.cat(rights)
-    ours = torch.where(torch.cat(gains) > 0, right, 1 - right).mean()
-    correlation = torch.corrcoef(torch.stack([torch.cat(scores), torch.cat(utilities)]))[0, 1]
-    return Agreement(ours.item(), torch.maximum(right, 1 - right).mean().item(), correlation.item())
+        gains.append(own(differences(score(model, batch.images, batch.ids))))
+        truths.append(own(differences(batch.utilities)))
+    gain, truth = torch.cat(gains), torch.cat(truths)
+    right = choice(truth, STAGES[name].temperature)
+    ours = torch.where(gain > 0, right, 1 - right).mean().item()
+    best = torch.maximum(right, 1 - right).mean().item()
+    return Agreement(ours, best, torch.corrcoef(torch.stack([gain, truth]))[0, 1].item())
 
 
 def export(model: CLIPModel, file: Path) -> None:
