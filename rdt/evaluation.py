@@ -68,7 +68,7 @@ class Evaluator(nn.Module):
         super().__init__()
         self.protocol = protocol
         self.rewards = nn.ModuleDict(rewards)
-        self.diversity, self.fidelity = nn.ModuleList(diversity), nn.ModuleList(fidelity)
+        self.diversity, self.fidelity = tuple(diversity), tuple(fidelity)
 
     @torch.no_grad()
     def run(self, policy: Policy, guided: Denoiser, base: Denoiser, sampling: Sampling, rank: int, world: int) -> Evaluation:

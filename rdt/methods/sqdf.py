@@ -78,7 +78,7 @@ class SQDF(Method):
         mine = self.share(len(state.x))
         state = state[mine.start : mine.stop]
         cond, i = self.policy.encode(state.prompts), state.i.to(self.device)
-        t, t_next = self.times.to(self.device)[torch.stack([i, i + 1])]
+        t, t_next = self.times[torch.stack([state.i, state.i + 1])].to(self.device, non_blocking=True)
         tuned = self.transition(self.policy.tuned, state.x, t, t_next, cond)
         with torch.no_grad():
             base = self.transition(self.policy.base, state.x, t, t_next, cond)

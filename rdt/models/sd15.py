@@ -65,7 +65,7 @@ def save_lora(weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path
 
 
 def _predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    return network(x, t, cond.embeds, return_dict=False)[0]
+    return network(x, t.to(x.device, non_blocking=True), cond.embeds, return_dict=False)[0]
 
 
 def _process(config: Any) -> Diffusion:
