@@ -1,0 +1,83 @@
+"""Run folders found and read; a folder that cannot be read becomes a Failure that says why."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdt.report.records import Failure, Run, read_point
+
+SCHEMA = 1
+PRUNED = {"wandb", "checkpoints", "lora", "samples"}
+
+
+def run_folders(sources: list[Path]) -> list[Path]:
+    """Every run folder at or below the sources, each once, in order of path."""
+    found: dict[Path, Path] = {}
+    for source in sources:
+        for folder, folders, files in os.walk(source):
+            here = Path(folder)
+            broken_job = ".hydra" in folders and (here.parent / "multirun.yaml").is_file()  # died before its config
+            if {"result.json", "config.yaml"} & set(files) or broken_job:
+                found.setdefault(here.resolve(), here)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in PRUNED)
+    return [found[key] for key in sorted(found)]
+
+
+def read_runs(sources: list[Path]) -> tuple[list[Run], list[Failure]]:
+    """All runs at or below the sources, and all folders that hide none."""
+    runs, failures = [], []
+    for folder in run_folders(sources):
+        try:
+            runs.append(read_run(folder))
+        except (OSError, ValueError) as error:
+            failures.append(Failure(folder, " ".join(str(error).split())))
+    return runs, failures
+
+
+def read_run(folder: Path) -> Run:
+    """The record of one folder; ValueError, in one line, where result.json is missing, corrupt or not finite."""
+    result = _result(folder)
+    missing = [
+        key for key in ("method", "reward", "model", "seed", "iterations", "base", "points") if key not in result
+    ]
+    if missing:
+        raise ValueError(f"result.json lacks {', '.join(missing)}")
+    text, config = _config(folder / "config.yaml")
+    try:
+        points = tuple(read_point(point, f"points[{i}]") for i, point in enumerate(result["points"]))
+        return Run(
+            folder, str(result["method"]), str(result["reward"]), str(result["model"]), int(result["seed"]),
+            int(result["iterations"]), read_point(result["base"], "base"), points, result.get("limit"),
+            result.get("compute") or {}, result.get("versions") or {}, text, config,
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"result.json does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    if not path.is_file():
+        raise ValueError("no result.json: the run is unfinished or broke off")
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"result.json is corrupt: {error}") from error
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"result.json has schema {schema!r}; this report reads {SCHEMA}")
+    return result
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of config.yaml and what it says; empty where there is none or it is no mapping."""
+    if not path.is_file():
+        return "", {}
+    text = path.read_text(errors="replace")
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError:
+        config = None
+    return text, config if isinstance(config, dict) else {}

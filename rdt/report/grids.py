@@ -1,0 +1,66 @@
+"""Sample grids of run folders: the same prompts (rows) and noise (columns) for base and tuned model."""
+
+import base64
+import io
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from rdt.report.fronts import Comparison, Group
+from rdt.report.records import Run
+
+MOST = 900  # pixels across, for a picture inside a page
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One grid image and what stands over it."""
+
+    path: Path
+    title: str
+    group: Group | None  # None: the base model
+    prompts: tuple[str, ...]  # of its rows; empty where not recorded
+
+
+def grids_of(comparison: Comparison, most: int) -> list[Grid]:
+    """The base's grid and those of the groups, every method in turn, at most that many; unreadable ones left out."""
+    by_method = [[g for g in comparison.groups if g.method == method] for method in comparison.methods]
+    by_method.sort(key=len, reverse=True)
+    turns = [group for group in chain(*zip_longest(*by_method)) if group is not None]
+    tuned = {group.runs[0].path: _grid(group.runs[0], "tuned", group) for group in reversed(turns)}
+    base = next((grid for g in turns if (grid := _grid(g.runs[0], "base", None))), None)
+    grids = [base, *(tuned[path] for path in dict.fromkeys(group.runs[0].path for group in turns))]
+    return [grid for grid in grids if grid is not None][:most]
+
+
+def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
+    path, prompts = run.path / "samples" / f"{name}.png", run.path / "samples" / "prompts.txt"
+    if not _readable(path):
+        return None
+    rows = tuple(prompts.read_text(errors="replace").splitlines()) if prompts.is_file() else ()
+    return Grid(path, group.name if group else "base", group, rows)
+
+
+def _readable(path: Path) -> bool:
+    """Whether the file is a whole picture: a run that is still writing must not hide the others."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
+def data_uri(path: Path) -> str:
+    """The picture inside its own address; large ones are shrunk and become JPEG."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture, out = image.convert("RGB"), io.BytesIO()
+    kind = "png" if picture.width <= MOST else "jpeg"
+    if kind == "jpeg":
+        picture.thumbnail((MOST, MOST * picture.height // picture.width + 1))
+    picture.save(out, kind, **({"quality": 90} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
