@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rdt.shapes import world
-from rdt.shapes.render import coverage
-from rdt.shapes.world import CARDINALITIES, Scene
+from rdt.shapes.render import render
+from rdt.shapes.world import CARDINALITIES
 
 WIDTH = 32
+PROBE, DAMPING = 0.05, 1e-2  # of the fit behind the residual: finite difference in jitter, and ridge
 
 
 class Oracle(nn.Module):
@@ -53,7 +54,7 @@ class Oracle(nn.Module):
         """Attribute indices (N, 6)."""
         return torch.stack([logit.argmax(1) for logit in self.logits(images)], dim=1)
 
-    def residual(self, images: Tensor, steps: int = 12) -> Tensor:
+    def residual(self, images: Tensor, steps: int = 4) -> Tensor:
         """Root mean squared distance to the nearest render of the mode that was read, (N,); 0 is perfectly natural."""
         return _residual(images, self.read(images), steps)
 
@@ -65,35 +66,25 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def _residual(images: Tensor, modes: Tensor, steps: int) -> Tensor:
-    """Position and radius are refined by gradient steps inside their jitter; colours follow in closed form."""
-    images, modes = images.detach(), modes.to("cpu")
-    raw = torch.zeros(len(images), 3, requires_grad=True)
-    optimizer = torch.optim.Adam([raw], lr=0.4)
+    """Gauss-Newton over the five jitters, inside their range; the best iterate counts. (N,)"""
+    target, modes = images.cpu(), modes.cpu()
+    jitter = torch.zeros(len(target), 5)
+    best = torch.full((len(target),), torch.inf)
     for _ in range(steps):
-        error = _error(images.cpu(), modes, raw)
-        optimizer.zero_grad()
-        error.sum().backward()
-        optimizer.step()
-    with torch.no_grad():
-        return _error(images.cpu(), modes, raw).sqrt().to(images.device)
+        error, jacobian = _linearised(target, modes, jitter)
+        best = torch.minimum(best, error.square().mean(1))
+        normal = jacobian @ jacobian.mT + DAMPING * torch.eye(5)
+        step = torch.linalg.solve(normal, (jacobian @ error[:, :, None]).squeeze(2))
+        jitter = (jitter - step).clamp(-1, 1)
+    error = (render(world.scene(modes, jitter), target.shape[-1]) - target).flatten(1)
+    return torch.minimum(best, error.square().mean(1)).sqrt().to(images.device)
 
 
-def _error(images: Tensor, modes: Tensor, raw: Tensor) -> Tensor:
-    jitter = torch.cat([raw.tanh(), torch.zeros(len(raw), 2)], dim=1)
-    guess = world.scene(modes, jitter)
-    cover = coverage(guess, images.shape[-1])[:, None]
-    foreground, background = _colours(images, cover, guess)
-    fitted = background[:, :, None, None] * (1 - cover) + foreground[:, :, None, None] * cover
-    return (fitted - images).square().mean(dim=(1, 2, 3))
-
-
-def _colours(images: Tensor, cover: Tensor, guess: Scene) -> tuple[Tensor, Tensor]:
-    """Least-squares foreground and background (N, 3), kept within the world's jitter of the mode's own colours."""
-    fore = (images * cover).sum(dim=(2, 3)) / cover.sum(dim=(2, 3)).clamp(min=1e-3)
-    back = (images * (1 - cover)).sum(dim=(2, 3)) / (1 - cover).sum(dim=(2, 3)).clamp(min=1e-3)
-    near = world.GRAY_JITTER
-    gray = torch.maximum(torch.minimum(back.mean(1, keepdim=True), guess.background + near), guess.background - near)
-    hue = 0.1  # what five degrees of hue do to one channel, rounded up
-    return torch.maximum(torch.minimum(fore, guess.foreground + hue), guess.foreground - hue), gray.expand(-1, 3)
+def _linearised(target: Tensor, modes: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
+    """Error of the render, (N, pixels), and its finite-difference Jacobian (N, 5, pixels)."""
+    probes = torch.cat([jitter[:, None], jitter[:, None] + PROBE * torch.eye(5)], dim=1)
+    scenes = world.scene(modes.repeat_interleave(6, dim=0), probes.flatten(0, 1))
+    renders = render(scenes, target.shape[-1]).reshape(len(target), 6, -1)
+    return renders[:, 0] - target.flatten(1), (renders[:, 1:] - renders[:, :1]) / PROBE
