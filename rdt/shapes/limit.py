@@ -1,0 +1,65 @@
+"""The exact limit of the embedded world: the most utility that any generator can have at a given diversity.
+
+Utility u = 0.6 match + 0.4 mean_k w_k and diversity D = mean_k H_k / log n_k, both over the m free attributes. E[u] sees
+only marginals, so the maximum of E[u] + mu D is a product, and each factor maximises 0.4 E[w_k] + mu H_k / log n_k:
+q_k ~ exp(0.4 log(n_k) w_k / mu). The factor log n_k comes from normalising the entropies; a rate common to all attributes
+would be optimal for their plain sum. m cancels, so one mu serves all prompts. Likewise E[u] - alpha KL(q | p_base), with
+p_base uniform over what is free, is maximal at q_k ~ exp(0.4 w_k / (m alpha)).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rdt.rewards.base import Reward
+from rdt.shapes.distribution import LOG_CARDINALITIES, OWNER, Front, product
+from rdt.shapes.grammar import stated
+from rdt.shapes.proxy import proxy_frontier, tabulate
+from rdt.shapes.tilt import rates, tilted
+from rdt.shapes.world import FREE, TASTE
+
+_TASTE = torch.tensor([weight for values in TASTE.values() for weight in values], dtype=torch.float64)  # (24,)
+
+
+def gold_frontier(prompts: list[str], count: int) -> Front:
+    """The most utility at each diversity; `count` points equally spaced in entropy, from 1 to 0."""
+    return _additive(prompts, LOG_CARDINALITIES[OWNER] * _TASTE.expand(len(prompts), -1), count)
+
+
+def kl_frontier(prompts: list[str], count: int) -> Front:
+    """The most utility at each KL from the ideal base model, one alpha for all prompts; points spaced as `gold_frontier`."""
+    free = (stated(prompts) == FREE).sum(1, keepdim=True)
+    return _additive(prompts, _TASTE / free, count)
+
+
+def _additive(prompts: list[str], slopes: Tensor, count: int) -> Front:
+    rows = stated(prompts)
+    rate = rates(slopes, rows, torch.linspace(1, 0, count, dtype=torch.float64))
+    return Front(prompts, product(tilted(rate[:, None, None] * slopes, rows)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What a run is measured against: `points` per front, and samples keyed by `seed`."""
+
+    points: int
+    seed: int
+
+    def __call__(self, prompts: list[str], images_per_prompt: int, reward: Reward | None, reward_name: str) -> dict:
+        """The `limit` of result.json; without a reward (or where it is the gold one) there is no proxy frontier."""
+        gold, kl = gold_frontier(prompts, self.points), kl_frontier(prompts, self.points)
+        limit = {"reward": "gold", "diversity": "entropy", "frontier": self._rows(gold, images_per_prompt)}
+        limit["kl_frontier"] = self._rows(kl, images_per_prompt, kl_nats=kl.kl_nats)
+        limit["proxy_frontier"] = []
+        if reward is not None:
+            score = tabulate(reward, prompts, seed=self.seed)
+            proxy = proxy_frontier(prompts, score, self.points)
+            limit["proxy_frontier"] = self._rows(proxy, images_per_prompt, **{reward_name: proxy.expected(score)})
+        return limit
+
+    def _rows(self, front: Front, count: int, **extra: Tensor) -> list[dict[str, float]]:
+        columns = {"gold": front.gold, "entropy": front.entropy}
+        columns |= {"entropy_sampled": front.entropy_sampled(count, self.seed)} | extra
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in values]
