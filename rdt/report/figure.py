@@ -60,7 +60,7 @@ def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    dot = {"linestyle": "", "markersize": 7, "markeredgecolor": "white"}
+    dot: dict[str, Any] = {"linestyle": "", "markersize": 7, "markeredgecolor": "white"}
     entries: dict[str, Any] = {"base": Line2D([], [], marker="D", color=INK, **dot)}
     for comparison in comparisons:
         for method in comparison.methods:

@@ -45,6 +45,8 @@ def read_run(folder: Path) -> Run:
     ]
     if missing:
         raise ValueError(f"result.json lacks {', '.join(missing)}")
+    if not result["points"]:
+        raise ValueError("result.json has no points: nothing was evaluated")
     text, config = _config(folder / "config.yaml")
     try:
         points = tuple(read_point(point, f"points[{i}]") for i, point in enumerate(result["points"]))

@@ -53,14 +53,14 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def data_uri(path: Path) -> str:
+def data_uri(path: Path, most: int = MOST) -> str:
     """The picture inside its own address; large ones are shrunk and become JPEG."""
     from PIL import Image
 
     with Image.open(path) as image:
         picture, out = image.convert("RGB"), io.BytesIO()
-    kind = "png" if picture.width <= MOST else "jpeg"
+    kind = "png" if picture.width <= most else "jpeg"
     if kind == "jpeg":
-        picture.thumbnail((MOST, MOST * picture.height // picture.width + 1))
+        picture.thumbnail((most, most * picture.height // picture.width + 1))
     picture.save(out, kind, **({"quality": 90} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,52 @@
+"""Points of many runs -> fronts: report.html, front.png, front.csv and a table in the terminal.
+
+`python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true]`
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rdt.report.folders import read_runs
+from rdt.report.gather import compare
+
+
+def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
+    """Write the report over all runs at or below run_dirs into out: the path of its report.html.
+
+    Folders without a usable result are listed as failed. ValueError: no run is left; OSError: out is not writable.
+    """
+    from rdt.report import figure, grids, page, rows, terminal
+
+    runs, failures = read_runs([Path(folder) for folder in run_dirs])
+    if not runs:
+        raise ValueError(_nothing(run_dirs, [f"{failure.path}: {failure.reason}" for failure in failures]))
+    comparisons, out = compare(runs), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    shown = grids.grids_of(comparisons[0], most=4)
+    _write(out / "front.png", lambda path: figure.draw(comparisons, shown, path))
+    _write(out / "front.csv", lambda path: path.write_text(rows.front_csv(comparisons)))
+    _write(out / "report.html", lambda path: path.write_text(page.page(comparisons, failures, out / "front.png")))
+    terminal.print_tables(comparisons, failures)
+    if wandb:
+        from rdt.report.board import log_pareto
+
+        log_pareto(comparisons, out)
+    return out / "report.html"
+
+
+def _nothing(run_dirs: list[Path], failures: list[str]) -> str:
+    where = ", ".join(map(str, run_dirs[:2])) + " ..." * (len(run_dirs) > 2)
+    if not failures:
+        return f"no runs in {where}: want folders that hold a result.json"
+    return f"no usable run in {where}: {failures[0]}" + f" (and {len(failures) - 1} more)" * (len(failures) > 1)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name first, so that nobody meets half a file."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
