@@ -10,8 +10,14 @@ from rdt.randomness import generator
 from rdt.shapes.grammar import stated
 from rdt.shapes.world import CARDINALITIES, FREE, utility
 
+
+def indicators(modes: Tensor) -> Tensor:
+    """One-hot attributes side by side, (..., 6) -> (..., 24) float64."""
+    return torch.cat([F.one_hot(modes[..., k], n) for k, n in enumerate(CARDINALITIES)], dim=-1).double()
+
+
 MODES = torch.cartesian_prod(*map(torch.arange, CARDINALITIES))  # (2916, 6)
-INDICATORS = torch.cat([F.one_hot(MODES[:, k], n) for k, n in enumerate(CARDINALITIES)], dim=1).double()  # (2916, 24)
+INDICATORS = indicators(MODES)  # (2916, 24)
 OWNER = torch.arange(len(CARDINALITIES)).repeat_interleave(torch.tensor(CARDINALITIES))  # (24,) whose value a column is
 VALUE = torch.cat([torch.arange(n) for n in CARDINALITIES])  # (24,) which value it is
 LOG_CARDINALITIES = torch.tensor(CARDINALITIES).double().log()
@@ -46,14 +52,14 @@ class Front:
         return torch.einsum("kpm,pm->k", self.q, score) / len(self.prompts)
 
     def entropy_sampled(self, count: int, seed: int) -> Tensor:
-        """The entropy that a run's estimator gives on `count` samples per prompt, (K,); the same uniforms at every point."""
+        """What a run's estimator gives on `count` samples per prompt, (K,); the same uniforms at every point."""
         streams = [generator("limit", seed, prompt) for prompt in self.prompts]
         uniform = torch.stack([torch.rand(count, generator=stream, dtype=torch.float64) for stream in streams])
         return torch.stack([sample_diversity(draw(q, uniform), stated(self.prompts)).mean() for q in self.q])
 
 
 def weights(stated: Tensor) -> Tensor:
-    """What a nat of each attribute's entropy adds to the diversity, (P, 6) -> (P, 6); 0 where the attribute is stated."""
+    """What a nat of each attribute's entropy adds to the diversity, (P, 6) -> (P, 6); 0 where it is stated."""
     free = (stated == FREE).double()
     return free / free.sum(1, keepdim=True) / LOG_CARDINALITIES
 
@@ -66,8 +72,7 @@ def diversity(marginals: Tensor, stated: Tensor) -> Tensor:
 
 def sample_diversity(modes: Tensor, stated: Tensor) -> Tensor:
     """The plug-in estimate of the diversity from n observed modes per prompt, (P, n, 6) -> (P,)."""
-    counts = [F.one_hot(modes[..., k], n).double().mean(1) for k, n in enumerate(CARDINALITIES)]
-    return diversity(torch.cat(counts, dim=1), stated)
+    return diversity(indicators(modes).mean(1), stated)
 
 
 def draw(q: Tensor, uniform: Tensor) -> Tensor:
@@ -89,5 +94,5 @@ def gold_table(stated: Tensor) -> Tensor:
 
 def base_distribution(stated: Tensor) -> Tensor:
     """Uniform over the modes in which all that is stated holds, (P, 2916)."""
-    holds = ((MODES == stated[:, None]) | (stated[:, None] == FREE)).all(2).double()
+    holds = ((stated[:, None] == MODES) | (stated[:, None] == FREE)).all(2).double()
     return holds / holds.sum(1, keepdim=True)

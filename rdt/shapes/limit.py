@@ -1,10 +1,10 @@
 """The exact limit of the embedded world: the most utility that any generator can have at a given diversity.
 
-Utility u = 0.6 match + 0.4 mean_k w_k and diversity D = mean_k H_k / log n_k, both over the m free attributes. E[u] sees
-only marginals, so the maximum of E[u] + mu D is a product, and each factor maximises 0.4 E[w_k] + mu H_k / log n_k:
-q_k ~ exp(0.4 log(n_k) w_k / mu). The factor log n_k comes from normalising the entropies; a rate common to all attributes
-would be optimal for their plain sum. m cancels, so one mu serves all prompts. Likewise E[u] - alpha KL(q | p_base), with
-p_base uniform over what is free, is maximal at q_k ~ exp(0.4 w_k / (m alpha)).
+Utility u = 0.6 match + 0.4 mean_k w_k and diversity D = mean_k H_k / log n_k, both over the m free attributes. E[u]
+sees only marginals, so the maximum of E[u] + mu D is a product whose factors maximise 0.4 E[w_k] + mu H_k / log n_k:
+q_k ~ exp(0.4 log(n_k) w_k / mu). The factor log n_k comes from normalising the entropies; a rate common to all
+attributes would be optimal for their plain sum. m cancels, so one mu serves all prompts. Likewise the maximum of
+E[u] - alpha KL(q | p_base), with p_base uniform over what is free, is q_k ~ exp(0.4 w_k / (m alpha)).
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def gold_frontier(prompts: list[str], count: int) -> Front:
 
 
 def kl_frontier(prompts: list[str], count: int) -> Front:
-    """The most utility at each KL from the ideal base model, one alpha for all prompts; points spaced as `gold_frontier`."""
+    """The most utility at each KL from the ideal base model, one alpha for all prompts; spaced as `gold_frontier`."""
     free = (stated(prompts) == FREE).sum(1, keepdim=True)
     return _additive(prompts, _TASTE / free, count)
 
@@ -47,7 +47,7 @@ class Limit:
     seed: int
 
     def __call__(self, prompts: list[str], images_per_prompt: int, reward: Reward | None, reward_name: str) -> dict:
-        """The `limit` of result.json; without a reward (or where it is the gold one) there is no proxy frontier."""
+        """The `limit` of result.json; without a reward the proxy frontier is empty."""
         gold, kl = gold_frontier(prompts, self.points), kl_frontier(prompts, self.points)
         limit = {"reward": "gold", "diversity": "entropy", "frontier": self._rows(gold, images_per_prompt)}
         limit["kl_frontier"] = self._rows(kl, images_per_prompt, kl_nats=kl.kl_nats)
@@ -59,7 +59,7 @@ class Limit:
         return limit
 
     def _rows(self, front: Front, count: int, **extra: Tensor) -> list[dict[str, float]]:
-        columns = {"gold": front.gold, "entropy": front.entropy}
-        columns |= {"entropy_sampled": front.entropy_sampled(count, self.seed)} | extra
+        columns = extra | {"gold": front.gold, "entropy": front.entropy}
+        columns["entropy_sampled"] = front.entropy_sampled(count, self.seed)
         values = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in values]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rdt.checkpoints import load_tensors
 from rdt.shapes import world
 from rdt.shapes.render import render
 from rdt.shapes.world import CARDINALITIES
@@ -33,7 +33,7 @@ class Oracle(nn.Module):
     def load(cls, checkpoint: Path) -> "Oracle":
         """The bundled oracle, frozen."""
         oracle = cls()
-        oracle.load_state_dict({k: v.float() for k, v in load_file(checkpoint).items()})
+        oracle.load_state_dict({k: v.float() for k, v in load_tensors(checkpoint).items()})
         return oracle.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The limit of a learned reward: how much of it any distribution over natural images can have at a given diversity.
 
-A learned score does not add up over attributes, so E_q[score] + mu D(q) is maximised over joint distributions of the 2,916
-modes; what is stated may be violated where the proxy pays for it. The objective is concave and, relative to the KL
-divergence, smooth with constant L = mu sum_k 1 / (m log n_k): exponentiated gradient ascent with step 1 / L rises
+A learned score does not add up over attributes, so E_q[score] + mu D(q) is maximised over joint distributions of the
+2,916 modes; what is stated may be violated where the proxy pays for it. The objective is concave and, relative to the
+KL divergence, smooth with constant L = mu sum_k 1 / (m log n_k): exponentiated gradient ascent with step 1 / L rises
 monotonically. max_a g(a) - E_q[g], g the gradient, bounds what is missing to the optimum; it stops the ascent at GAP.
 """
 
@@ -90,5 +90,6 @@ def tabulate(reward: Reward, prompts: list[str], per_mode: int = 1, seed: int = 
         features = torch.cat([reward.image_features(chunk) for chunk in chunks])
         table = reward.scale * reward.text_features(prompts) @ features.T
     else:
-        table = torch.stack([torch.cat([reward(chunk, [prompt] * len(chunk)) for chunk in chunks]) for prompt in prompts])
+        rows = [torch.cat([reward(chunk, [prompt] * len(chunk)) for chunk in chunks]) for prompt in prompts]
+        table = torch.stack(rows)
     return table.double().cpu().reshape(len(prompts), per_mode, -1).mean(1)

@@ -11,14 +11,14 @@ HALVINGS = 60
 
 
 def tilted(logits: Tensor, stated: Tensor) -> Tensor:
-    """Marginals proportional to exp(logits), attribute by attribute, (..., P, 24) -> (..., P, 24); what is stated holds."""
+    """Marginals (..., P, 24) proportional to exp(logits (..., P, 24)) in each attribute; what is stated holds."""
     asked = stated[:, OWNER]
     logits = logits.masked_fill((asked != FREE) & (asked != VALUE), -torch.inf)
     return torch.cat([block.softmax(-1) for block in logits.split(CARDINALITIES, dim=-1)], dim=-1)
 
 
 def rates(slopes: Tensor, stated: Tensor, targets: Tensor) -> Tensor:
-    """The rate r >= 0 at which tilts by r * slopes (P, 24) have each target diversity in [0, 1] on average, (K,) -> (K,)."""
+    """The rate r >= 0 at which tilts by r * slopes (P, 24) have a target diversity on average, (K,) -> (K,)."""
     scale = slopes.abs().max().clamp(min=1e-12)
     low, high = torch.full_like(targets, -DECADES), torch.full_like(targets, DECADES)
     for _ in range(HALVINGS):
