@@ -16,14 +16,14 @@ from rdt.rewards.base import Reward
 from rdt.shapes.distribution import LOG_CARDINALITIES, OWNER, Front, product
 from rdt.shapes.grammar import stated
 from rdt.shapes.proxy import proxy_frontier, tabulate
-from rdt.shapes.tilt import rates, tilted
+from rdt.shapes.tilt import levels, rates, tilted
 from rdt.shapes.world import FREE, TASTE
 
 _TASTE = torch.tensor([weight for values in TASTE.values() for weight in values], dtype=torch.float64)  # (24,)
 
 
 def gold_frontier(prompts: list[str], count: int) -> Front:
-    """The most utility at each diversity; `count` points equally spaced in entropy, from 1 to 0."""
+    """The most utility at each diversity; `count` points from entropy 1 to 0, as `levels` spaces them."""
     return _additive(prompts, LOG_CARDINALITIES[OWNER] * _TASTE.expand(len(prompts), -1), count)
 
 
@@ -35,7 +35,7 @@ def kl_frontier(prompts: list[str], count: int) -> Front:
 
 def _additive(prompts: list[str], slopes: Tensor, count: int) -> Front:
     rows = stated(prompts)
-    rate = rates(slopes, rows, torch.linspace(1, 0, count, dtype=torch.float64))
+    rate = rates(slopes, rows, levels(count))
     return Front(prompts, product(tilted(rate[:, None, None] * slopes, rows)))
 
 

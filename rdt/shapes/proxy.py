@@ -17,11 +17,11 @@ from rdt.rewards.base import Reward
 from rdt.shapes.distribution import INDICATORS, MODES, OWNER, Front, base_distribution, weights
 from rdt.shapes.grammar import stated
 from rdt.shapes.render import render
-from rdt.shapes.tilt import rates
+from rdt.shapes.tilt import levels, rates
 from rdt.shapes.world import random_scene
 
-GAP = 1e-3  # mean over prompts of what may be missing to the maximum of E[score] / mu + D
-STEPS = 300  # at most, per point
+GAP = 2e-3  # mean over prompts of what may be missing to the maximum of E[score] / mu + D
+STEPS = 500  # at most, per point
 START, END = 0.99, 0.02  # entropies between which the temperatures are spread, judged by an additive fit of the score
 CHUNK = 256
 
@@ -73,12 +73,12 @@ def _missing(gradient: Tensor, q: Tensor) -> Tensor:
 
 
 def _rates(score: Tensor, rows: Tensor, count: int) -> Tensor:
-    """1 / mu of each point: where the score's main effects alone would reach equally spaced entropies, (count,)."""
+    """1 / mu of each point: where the score's main effects alone would reach the wanted entropies, (count,)."""
     base = base_distribution(rows)
     effects = ((base * score) @ INDICATORS) / (base @ INDICATORS).clamp(min=1e-12)
     effects = effects - (base * score).sum(1, keepdim=True)
     slopes = effects * torch.where(weights(rows) > 0, 1 / weights(rows), 0.0)[:, OWNER]
-    return rates(slopes, rows, torch.linspace(START, END, count, dtype=torch.float64))
+    return rates(slopes, rows, levels(count, START, END))
 
 
 @torch.no_grad()

@@ -17,6 +17,11 @@ def tilted(logits: Tensor, stated: Tensor) -> Tensor:
     return torch.cat([block.softmax(-1) for block in logits.split(CARDINALITIES, dim=-1)], dim=-1)
 
 
+def levels(count: int, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """Diversities from start to end, dense near 1, where utility rises with the root of what is given up, (count,)."""
+    return 1 - torch.linspace((1 - start) ** 0.5, (1 - end) ** 0.5, count, dtype=torch.float64).square()
+
+
 def rates(slopes: Tensor, stated: Tensor, targets: Tensor) -> Tensor:
     """The rate r >= 0 at which tilts by r * slopes (P, 24) have a target diversity on average, (K,) -> (K,)."""
     scale = slopes.abs().max().clamp(min=1e-12)

@@ -1,0 +1,264 @@
+"""The exact limit: closed forms against hand values, brute force and random distributions."""
+
+import numpy as np
+import pytest
+import torch
+
+from rdt.rewards.base import Reward
+from rdt.shapes import proxy
+from rdt.shapes.distribution import (
+    INDICATORS,
+    LOG_CARDINALITIES,
+    MODES,
+    OWNER,
+    Front,
+    base_distribution,
+    diversity,
+    draw,
+    gold_table,
+    product,
+    sample_diversity,
+    weights,
+)
+from rdt.shapes.grammar import split, stated
+from rdt.shapes.limit import _TASTE, Limit, gold_frontier, kl_frontier
+from rdt.shapes.proxy import GAP, missing, proxy_frontier, tabulate
+from rdt.shapes.tilt import levels, rates, tilted
+
+PROMPTS = ["a circle", "a small blue ring", "a shape on white", "a shape", "a large red square on black"]
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def height(cost: torch.Tensor, y: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """y of a front at cost = `at`, between its points; by the root of the cost, in which fronts are nearly straight."""
+    return torch.from_numpy(np.interp(at.clamp(min=0).sqrt(), cost.clamp(min=0).sqrt(), y))
+
+
+def random_marginals(count: int, prompts: list[str]) -> torch.Tensor:
+    """Hand-made distributions, from nearly uniform to nearly collapsed, some tempted by the annotator's taste."""
+    heat = torch.logspace(-2, 1, count, dtype=torch.float64)[:, None, None]
+    pull = 4 * torch.rand(count, 1, 1, generator=stream(1), dtype=torch.float64)
+    noise = torch.randn(count, len(prompts), 24, generator=stream(2), dtype=torch.float64)
+    return tilted(heat * (noise + pull * _TASTE), stated(prompts))
+
+
+def random_joints(count: int, prompts: list[str]) -> torch.Tensor:
+    """Hand-made distributions with dependent attributes, (count, P, 2916)."""
+    heat = torch.logspace(-1, 1.5, count, dtype=torch.float64)[:, None, None]
+    noise = torch.randn(count, len(prompts), len(MODES), generator=stream(3), dtype=torch.float64)
+    return (heat * noise + 8 * heat * gold_table(stated(prompts))).softmax(-1)
+
+
+def common_rate(prompts: list[str], count: int) -> Front:
+    slopes = _TASTE.expand(len(prompts), -1)
+    rate = rates(slopes, stated(prompts), levels(count))
+    return Front(prompts, product(tilted(rate[:, None, None] * slopes, stated(prompts))))
+
+
+def test_the_limit_runs_from_the_base_to_the_favourite():
+    front = gold_frontier(["a circle"], 9)
+    assert front.entropy.tolist() == pytest.approx(levels(9).tolist(), abs=1e-9)
+    assert front.entropy[[0, -1]].tolist() == pytest.approx([1, 0], abs=1e-9)
+    assert front.gold[0].item() == pytest.approx(0.6 + 0.4 * 8 / 15)  # .813
+    assert front.gold[-1].item() == pytest.approx(1.0)
+    assert (front.gold.diff() > 0).all()
+
+
+def test_the_limit_is_concave():
+    front = gold_frontier(PROMPTS, 40)
+    slope = front.gold.diff() / -front.entropy.diff()
+    assert (slope.diff() < 1e-9).all() and (slope > 0).all()
+
+
+def test_the_limit_keeps_what_is_stated():
+    marginals = gold_frontier(PROMPTS, 5).q @ INDICATORS
+    rows = stated(PROMPTS)[:, OWNER]
+    held = torch.cat([torch.arange(n) for n in (6, 6, 3, 3, 3, 3)]) == rows
+    assert torch.allclose(marginals[:, held], torch.ones(5, int(held.sum()), dtype=torch.float64))
+
+
+def test_the_limit_meets_its_optimality_condition():
+    """At each point, for some mu: no distribution over all 2,916 modes has a larger E[u] + mu D."""
+    table, weight = gold_table(stated(PROMPTS)), weights(stated(PROMPTS))
+    front = gold_frontier(PROMPTS, 8)
+    rate = rates(LOG_CARDINALITIES[OWNER] * _TASTE.expand(5, -1), stated(PROMPTS), front.entropy)
+    for q, r in list(zip(front.q, rate, strict=True))[1:-1]:
+        assert missing(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
+
+
+def test_the_limit_dominates_hand_made_distributions():
+    front = gold_frontier(PROMPTS, 200)
+    for q in (product(random_marginals(100, PROMPTS)), random_joints(60, PROMPTS)):
+        made = Front(PROMPTS, q)
+        assert (made.gold <= height(1 - front.entropy, front.gold, 1 - made.entropy) + 1e-4).all()
+        assert made.entropy.max() > 0.9 and made.entropy.min() < 0.3
+
+
+def test_the_limit_dominates_the_tilt_with_one_common_rate():
+    front, common = gold_frontier(["a circle"], 200), common_rate(["a circle"], 12)
+    short = height(1 - front.entropy, front.gold, 1 - common.entropy) - common.gold
+    assert (short > -1e-5).all() and short.max() > 1e-4  # strictly, where cardinalities differ
+
+
+def test_one_cardinality_makes_both_tilts_equal():
+    prompts = ["a red circle"]  # three values each are free: the factor log n is common
+    assert torch.allclose(gold_frontier(prompts, 6).gold, common_rate(prompts, 6).gold)
+
+
+def test_the_kl_limit_dominates_hand_made_distributions():
+    front = kl_frontier(PROMPTS, 300)
+    made = Front(PROMPTS, product(random_marginals(100, PROMPTS)))
+    assert made.kl_nats.isfinite().all()
+    assert (made.gold <= height(front.kl_nats, front.gold, made.kl_nats) + 1e-4).all()
+
+
+def test_the_kl_limit_dominates_dependent_attributes():
+    q = random_joints(60, PROMPTS) * base_distribution(stated(PROMPTS))
+    made, front = Front(PROMPTS, q / q.sum(-1, keepdim=True)), kl_frontier(PROMPTS, 300)
+    assert (made.gold <= height(front.kl_nats, front.gold, made.kl_nats) + 1e-4).all()
+
+
+def test_the_kl_limit_is_the_tilted_base():
+    front = kl_frontier(["a small blue ring"], 7)
+    base, table = base_distribution(stated(["a small blue ring"])), gold_table(stated(["a small blue ring"]))
+    support = base[0] > 0
+    for q in front.q[1:-1]:
+        slope = q[0, support].log() - base[0, support].log()
+        assert torch.corrcoef(torch.stack([slope, table[0, support]]))[0, 1].item() == pytest.approx(1.0)
+    assert front.kl_nats[0].item() == pytest.approx(0.0, abs=1e-12)
+    assert front.kl_nats[-1].item() == pytest.approx(np.log(3**3))
+    assert (front.gold <= gold_frontier(["a small blue ring"], 7).gold + 1e-12).all()
+
+
+def test_leaving_the_base_costs_infinite_kl():
+    anything = torch.full((1, 1, len(MODES)), 1 / len(MODES), dtype=torch.float64)
+    assert Front(["a circle"], anything).kl_nats.item() == float("inf")
+
+
+def test_diversity_by_hand():
+    rows = stated(["a red circle on white"])  # size and position are free
+    half = torch.tensor([[[0, 0, 0, 0, 0, 2], [0, 0, 1, 0, 0, 2]]])
+    assert sample_diversity(half, rows).item() == pytest.approx(np.log(2) / np.log(3) / 3)
+    assert sample_diversity(half[:, :1].expand(-1, 9, -1), rows).item() == 0
+    assert sample_diversity(MODES[None], rows).item() == pytest.approx(1.0)
+
+
+def test_what_is_stated_does_not_count_as_diversity():
+    rows = stated(["a circle"])
+    shapes = torch.tensor([[[k, 0, 0, 0, 0, 0] for k in range(6)]])
+    assert sample_diversity(shapes, rows).item() == 0
+
+
+def test_samples_follow_the_distribution():
+    q = random_joints(3, ["a circle", "a ring"])[0]
+    modes = draw(q, torch.rand(2, 40_000, generator=stream(), dtype=torch.float64))
+    seen = torch.stack([torch.nn.functional.one_hot(modes[..., 1], 6)]).double().mean(2)[0]
+    assert (seen - (q @ INDICATORS)[:, 6:12]).abs().max() < 0.01
+
+
+def test_samples_of_one_mode_are_that_mode():
+    q = torch.nn.functional.one_hot(torch.tensor([0, len(MODES) - 1]), len(MODES)).double()
+    modes = draw(q, torch.tensor([[0.0, 0.5, 0.999]] * 2, dtype=torch.float64))
+    assert modes[0].equal(MODES[:1].expand(3, -1)) and modes[1].equal(MODES[-1:].expand(3, -1))
+
+
+def test_finite_samples_see_less_entropy_and_converge():
+    front = gold_frontier(PROMPTS, 6)
+    few, many = front.entropy_sampled(8, seed=0), front.entropy_sampled(4096, seed=0)
+    assert (few[:-1] < front.entropy[:-1]).all() and few[-1] == 0
+    assert (many - front.entropy).abs().max() < 5e-3
+    assert few.equal(front.entropy_sampled(8, seed=0)) and not few.equal(front.entropy_sampled(8, seed=1))
+
+
+def test_the_proxy_limit_of_the_gold_score_is_the_gold_limit():
+    table = gold_table(stated(PROMPTS))
+    front, limit = proxy_frontier(PROMPTS, table, 10), gold_frontier(PROMPTS, 400)
+    assert (front.gold - height(1 - limit.entropy, limit.gold, 1 - front.entropy)).abs().max() < 1e-3
+    assert torch.allclose(front.expected(table), front.gold)
+    assert front.entropy[0] > 0.95 and front.entropy[-1] == 0
+
+
+def learned_score(prompts: list[str]) -> torch.Tensor:
+    noise = torch.randn(len(prompts), len(MODES), generator=stream(7), dtype=torch.float64)
+    return 0.2 + 0.05 * gold_table(stated(prompts)) + 0.004 * noise
+
+
+def test_the_proxy_limit_dominates_hand_made_distributions():
+    score = learned_score(PROMPTS)
+    front = proxy_frontier(PROMPTS, score, 14)
+    assert (front.expected(score).diff() > -1e-6).all() and (front.entropy.diff() < 0).all()
+    made = [Front(PROMPTS, q) for q in (product(random_marginals(60, PROMPTS)), random_joints(40, PROMPTS))]
+    best = front.expected(score)
+    for q in (*made, gold_frontier(PROMPTS, 20)):
+        bound = height(1 - front.entropy, best, 1 - q.entropy)
+        inside = q.entropy <= front.entropy[0]
+        assert (q.expected(score)[inside] <= bound[inside] + 3e-4).all()  # 1 % of the score's spread, for the chords
+
+
+def test_the_proxy_limit_is_certified():
+    score, weight = learned_score(PROMPTS), weights(stated(PROMPTS))
+    for rate in (5.0, 30.0, 200.0):
+        q = proxy._ascend(rate * score, weight, torch.zeros_like(score)).softmax(1)
+        bound = missing(rate * score, weight, q)
+        assert (bound > -1e-9).all() and bound.mean() < GAP
+        better = proxy._ascend(rate * score, weight, q.clamp(min=1e-300).log())
+        assert (value(rate * score, better.softmax(1)) - value(rate * score, q) <= bound + 1e-12).all()
+
+
+def value(score: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (q * score).sum(1) + diversity(q @ INDICATORS, stated(PROMPTS))
+
+
+def test_the_proxy_may_pay_for_breaking_the_prompt():
+    bribe = torch.where(MODES[:, 0] == 4, 1.0, 0.0).double()[None]  # a cross, whatever was asked for
+    front = proxy_frontier(["a circle"], gold_table(stated(["a circle"])) + bribe, 6)
+    assert (front.q @ INDICATORS)[-1, 0, 4] == 1
+    assert front.gold[-1] < 0.6
+
+
+class Redness(Reward):
+    """Mean red minus mean blue, times the length of the prompt: no features to reuse."""
+
+    def forward(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        length = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.float)
+        return length * (images[:, 0] - images[:, 2]).mean((1, 2))
+
+
+class SeparableRedness(Redness):
+    scale = 2.0
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        return (images[:, 0] - images[:, 2]).mean((1, 2))[:, None] / 2
+
+    def text_features(self, prompts: list[str]) -> torch.Tensor:
+        return torch.tensor([[len(prompt)] for prompt in prompts], dtype=torch.float)
+
+
+def test_a_table_by_features_equals_one_by_scores():
+    prompts = ["a circle", "a small blue ring"]
+    table = tabulate(Redness(), prompts, seed=3)
+    assert table.shape == (2, len(MODES)) and table.dtype == torch.float64
+    assert torch.allclose(table, tabulate(SeparableRedness(), prompts, seed=3), atol=1e-6)
+    assert table[:, MODES[:, 1] == 0].mean() > table[:, MODES[:, 1] == 4].mean()
+
+
+def test_a_table_averages_over_renders_of_a_mode():
+    one, three = (tabulate(SeparableRedness(), ["a circle"], n, seed=n) for n in (1, 3))
+    assert one.shape == three.shape and not one.equal(three)
+    assert torch.corrcoef(torch.cat([one, three]))[0, 1] > 0.99
+
+
+def test_the_limit_of_a_run():
+    prompts = split("held_out")[:3]
+    limit = Limit(points=5, seed=0)(prompts, 6, SeparableRedness(), "redness")
+    assert limit["reward"] == "gold" and limit["diversity"] == "entropy"
+    keys = {"gold", "entropy", "entropy_sampled"}
+    extra = {"frontier": set(), "kl_frontier": {"kl_nats"}, "proxy_frontier": {"redness"}}
+    for name, more in extra.items():
+        assert len(limit[name]) == 5
+        assert all(set(point) == keys | more for point in limit[name])
+        assert all(isinstance(number, float) for point in limit[name] for number in point.values())
+    assert Limit(points=5, seed=0)(prompts, 6, None, "none")["proxy_frontier"] == []
