@@ -25,8 +25,10 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     shown = grids.grids_of(comparisons[0], most=4)
     _write(out / "front.png", lambda path: figure.draw(comparisons, shown, path))
-    _write(out / "front.csv", lambda path: path.write_text(rows.front_csv(comparisons)))
-    _write(out / "report.html", lambda path: path.write_text(page.page(comparisons, failures, out / "front.png")))
+    _write(out / "front.csv", lambda path: path.write_text(rows.front_csv(comparisons), "utf-8"))
+    _write(
+        out / "report.html", lambda path: path.write_text(page.page(comparisons, failures, out / "front.png"), "utf-8")
+    )
     terminal.print_tables(comparisons, failures)
     if wandb:
         from rdt.report.board import log_pareto

@@ -19,7 +19,7 @@ def read_curves(path: Path) -> dict[str, Line]:
     curves: dict[str, Line] = defaultdict(list)
     if not path.is_file():
         return {}
-    with path.open(newline="", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         rows = csv.DictReader(file)
         step = next((name for name in STEPS if name in (rows.fieldnames or ())), None)
         for index, row in enumerate(rows):
@@ -49,8 +49,8 @@ def curve_svg(name: str, lines: list[tuple[Line, str]]) -> str:
         )
         for line, colour in lines
     )
-    marks = [(42, 107, "end", number(y0)), (42, 16, "end", number(y1)), (46, 118, "start", f"{x0:g}"),
-             (290, 118, "end", f"{x1:g}")]  # fmt: skip
+    marks = [(42, 107, "end", number(y0)), (42, 16, "end", number(y1)), (46, 118, "start", f"{x0:.0f}"),
+             (290, 118, "end", f"{x1:.0f}")]  # fmt: skip
     words = "".join(f'<text x="{x}" y="{y}" text-anchor="{a}">{escape(word)}</text>' for x, y, a, word in marks)
     frame = '<path class="frame" d="M46 12H290M46 58H290M46 104H290"/>'
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{frame}{paths}{words}</svg>'

@@ -9,7 +9,8 @@ from rdt.report.grids import Grid
 from rdt.report.panel import BEYOND, INK, QUIET, colour_of, draw_panel
 
 STYLE = {
-    "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK,
+    "text.parse_math": False, "font.family": "sans-serif",
+    "font.size": 9, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": QUIET, "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.linewidth": 0.8, "axes.titlelocation": "left", "figure.facecolor": "white",
 }  # fmt: skip

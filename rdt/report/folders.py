@@ -64,7 +64,7 @@ def _result(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError("no result.json: the run is unfinished or broke off")
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"result.json is corrupt: {error}") from error
     schema = result.get("schema") if isinstance(result, dict) else None
@@ -77,7 +77,7 @@ def _config(path: Path) -> tuple[str, dict[str, Any]]:
     """The text of config.yaml and what it says; empty where there is none or it is no mapping."""
     if not path.is_file():
         return "", {}
-    text = path.read_text(errors="replace")
+    text = path.read_text("utf-8", errors="replace")
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -37,7 +37,7 @@ def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
     path, prompts = run.path / "samples" / f"{name}.png", run.path / "samples" / "prompts.txt"
     if not _readable(path):
         return None
-    rows = tuple(prompts.read_text(errors="replace").splitlines()) if prompts.is_file() else ()
+    rows = tuple(prompts.read_text("utf-8", errors="replace").splitlines()) if prompts.is_file() else ()
     return Grid(path, group.name if group else "base", group, rows)
 
 

@@ -5,8 +5,8 @@ const safe = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "
 const brief = (x) => Number(x.toPrecision(4)).toString();
 
 function ticks(lo, hi) {
-  const raw = (hi - lo) / 6, unit = 10 ** Math.floor(Math.log10(raw));
-  const step = unit * [1, 2, 5, 10].find((k) => k * unit >= raw);
+  const raw = (hi - lo) / 7, unit = 10 ** Math.floor(Math.log10(raw));
+  const step = unit * [1, 2, 2.5, 5, 10].find((k) => k * unit >= raw);
   const out = [];
   for (let k = Math.ceil(lo / step); k * step <= hi; k++) out.push(k * step);
   return out;

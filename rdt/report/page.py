@@ -11,7 +11,7 @@ from rdt.report.fronts import Comparison, Group
 from rdt.report.grids import Grid, data_uri, grids_of
 from rdt.report.panel import INK, colour_of
 from rdt.report.records import Failure, Run
-from rdt.report.runs import runs_html
+from rdt.report.runs import run_html
 from rdt.report.scatter import scatter_html
 from rdt.report.table import table_html
 from rdt.report.text import difference, number, short, verdict
@@ -23,9 +23,9 @@ def page(comparisons: list[Comparison], failures: list[Failure], figure: Path) -
     """The whole page; figure is the PNG at its head."""
     assets = files("rdt.report")
     methods = dict.fromkeys(method for comparison in comparisons for method in comparison.methods)
-    return Template((assets / "page.html").read_text()).substitute(
+    return Template((assets / "page.html").read_text("utf-8")).substitute(
         title=escape(f"Reward against diversity: {', '.join(methods)}"), subtitle=escape(_subtitle(comparisons)),
-        style=(assets / "page.css").read_text(), script=(assets / "page.js").read_text(),
+        style=(assets / "page.css").read_text("utf-8"), script=(assets / "page.js").read_text("utf-8"),
         body="\n".join(_body(comparisons, failures, figure)),
     )  # fmt: skip
 
@@ -53,7 +53,8 @@ def _body(comparisons: list[Comparison], failures: list[Failure], figure: Path) 
         yield f"<h2>Any score against any other{where}</h2>{scatter_html(comparison, f'scatter{index}')}"
         yield f"<h2>Scores{where}</h2>{table_html(comparison)}"
         yield from _pictures(comparison)
-    yield f"<h2>Runs</h2>{''.join(runs_html(run) for c in comparisons for run in members(c))}"
+    runs = [run for comparison in comparisons for run in members(comparison)]
+    yield f"<h2>Runs</h2>{''.join(run_html(run, opened=len(runs) == 1) for run in runs)}"
 
 
 def _card(comparison: Comparison, group: Group) -> str:
@@ -62,7 +63,7 @@ def _card(comparison: Comparison, group: Group) -> str:
     rows = [f"<dt>{escape(short(name))}</dt><dd>{_gain(group, name)}</dd>" for name in shown]
     kept = [s[comparison.diversity].value.mean for s in (group.scores, comparison.base) if comparison.diversity in s]
     if len(kept) == 2 and kept[1] > 0:
-        rows.append(f"<dt>{escape(short(comparison.diversity))} kept</dt><dd>{kept[0] / kept[1]:.0%}</dd>")
+        rows.append(f"<dt>kept</dt><dd>{kept[0] / kept[1]:.0%}</dd>")
     if "kl_nats" in group.scores:
         rows.append(f"<dt>KL</dt><dd>{number(group.scores['kl_nats'].value.mean)} nats</dd>")
     seeds = f' <span class="quiet">{len(group.runs)} seeds</span>' if len(group.runs) > 1 else ""
@@ -82,8 +83,8 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
     if grids:
         yield '<h2>Samples</h2><p class="quiet">One prompt per row, the same noise in every column.</p>'
         yield f'<div class="grids">{"".join(_grid(comparison, grid) for grid in grids)}</div>'
-    curves = {group.name + str(run.seed): (read_curves(run.path / "metrics.csv"), colour_of(comparison, group.method))
-              for group in comparison.groups for run in group.runs}  # fmt: skip
+    hues = {run.path: colour_of(comparison, group.method) for group in comparison.groups for run in group.runs}
+    curves = {path: (read_curves(path / "metrics.csv"), hue) for path, hue in hues.items()}
     names = names_of([curve for curve, _ in curves.values()])[:CURVES]
     if names:
         drawn = [curve_svg(n, [(c[n], colour) for c, colour in curves.values() if n in c]) for n in names]

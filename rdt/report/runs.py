@@ -23,14 +23,14 @@ def command(run: Run) -> str:
     return shlex.join(["python", "-m", "rdt.run", *words])
 
 
-def runs_html(run: Run) -> str:
-    """A closed block that opens on the details."""
+def run_html(run: Run, opened: bool) -> str:
+    """A block that opens on the details."""
     versions = " · ".join(f"{name} {version}" for name, version in run.versions.items())
     guidance = "".join(
         f"<p>{escape(p.label or 'point')}: <code>{escape(json.dumps(p.guidance))}</code></p>" for p in run.points
     )
     return (
-        f"<details><summary>{escape(f'{run.method} on {run.reward}, {run.model}, seed {run.seed}')} "
+        f"<details{' open' * opened}><summary>{escape(f'{run.method} on {run.reward}, {run.model}, seed {run.seed}')} "
         f'<span class="quiet">{run.iterations} iterations · {escape(str(run.path))}</span></summary>'
         f"<pre>{escape(command(run))}</pre>{guidance}<p>{escape(_compute(run.compute))}</p>"
         f'<p class="quiet">{escape(versions)}</p><pre>{escape(run.config_text) or "no config.yaml"}</pre></details>'

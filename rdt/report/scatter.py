@@ -65,5 +65,7 @@ def _curves(comparison: Comparison) -> list[dict[str, Any]]:
             if curve is not None:
                 across = curve.exact if exact else curve.sampled
                 pairs = [[float(d), float(u)] for d, u in zip(across, curve.reward, strict=True)]
+                if kind == "frontier":  # at less reward the limit is as diverse as can be
+                    pairs.insert(0, [pairs[0][0], pairs[0][1] - 99 * abs(pairs[-1][1] - pairs[0][1])])
                 curves.append({"x": short(comparison.diversity), "y": short(reward), "dash": dash, "points": pairs})
     return curves

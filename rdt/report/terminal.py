@@ -29,16 +29,17 @@ def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None
 def _table(comparison: Comparison) -> Table:
     names = [n for n in columns(comparison) if n in (*comparison.rewards, comparison.diversity, "kl_nats")]
     images = f"{comparison.n_prompts} prompts × {comparison.n_per_prompt} images"
-    table = Table(
-        title=f"{comparison.model}, {images}; ± half the 95 % interval, Δ paired", title_justify="left", box=SIMPLE_HEAD
-    )
+    title = f"{comparison.model}, {images}; ± half the 95 % interval, Δ paired"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("")
     for name in names:
         table.add_column(short(name), justify="right", no_wrap=True)
     table.add_row("base", *(_cell(comparison.base.get(name)) for name in names))
     for group in comparison.groups:
-        seeds = f"\n{len(group.runs)} seeds" if len(group.runs) > 1 else ""
-        table.add_row(Text(group.name + seeds), *(_cell(group.scores.get(name)) for name in names))
+        seeds = f" ×{len(group.runs)} seeds" if len(group.runs) > 1 else ""
+        table.add_row(
+            Text(f"{group.method}{seeds}\n{group.setting}".strip()), *(_cell(group.scores.get(name)) for name in names)
+        )
     return table
 
 
