@@ -267,6 +267,12 @@ def test_the_command_line_answers_without_the_heavy_libraries():
     assert done.stdout.splitlines()[-1] == ""
 
 
+def test_the_rdt_command_finds_the_report(tmp_path):
+    code = "import sys; sys.argv = ['rdt', 'report', 'runs=nowhere']; from rdt.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: runs=nowhere names no folder\n")
+
+
 def test_wandb_run_of_the_front_is_written_offline(sweep, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     report([sweep], sweep / "out", wandb=True)

@@ -37,6 +37,13 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     return out / "report.html"
 
 
+def entry() -> int:
+    """What `rdt report` calls: the command line's exit status."""
+    from rdt.report.__main__ import main
+
+    return main()
+
+
 def _nothing(run_dirs: list[Path], failures: list[str]) -> str:
     where = ", ".join(map(str, run_dirs[:2])) + " ..." * (len(run_dirs) > 2)
     if not failures:
