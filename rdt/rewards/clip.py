@@ -32,10 +32,14 @@ class ClipReward(Reward):
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], B prompts -> (B,); gradient reaches the images only."""
+        seen = self.image_features(images)
+        return self.scale * (seen * self.text_features(prompts).to(seen)).sum(-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit image features (B, D) of images in [0, 1]; carries gradient."""
         with torch.autocast(images.device.type, enabled=False):
             pixels = preprocess(images, self.model.config.vision_config.image_size, self.fit)
-            seen = F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
-            return self.scale * (seen * self.text_features(prompts).to(seen)).sum(-1)
+            return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     def text_features(self, prompts: list[str]) -> Tensor:
         """Unit text features (B, D), from the cache where the prompt was seen before."""
