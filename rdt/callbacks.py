@@ -5,25 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 
 from rdt.evaluation import Evaluator
-from lightning.pytorch.callbacks import RichProgressBar
 from rdt.methods.base import Diverged, Method
 from rdt.policy import Denoiser
+from rdt.prompts import Batch
 
 
 class Terminated(InterruptedError):
     """The run was told to stop before it was done."""
-
-
-class Progress(RichProgressBar):
-    """Rich's bar with the numbers a user watches: reward, diversity, KL."""
-
-    def get_metrics(self, trainer: L.Trainer, method: L.LightningModule) -> dict[str, Any]:
-        """Short names, three digits."""
-        metrics = super().get_metrics(trainer, method)
-        metrics.pop("v_num", None)
-        return {name.split("/")[-1]: f"{float(value):.3g}" for name, value in metrics.items()}
 
 
 class Checkpoints(L.Callback):
@@ -32,7 +23,10 @@ class Checkpoints(L.Callback):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
 
-    def on_train_batch_end(self, trainer: L.Trainer, method: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        method.iteration = batch.iteration + 1  # this one is done; all that is saved from here on says so
         if method.iteration % self.every == 0 or method.iteration == len(trainer.datamodule.stream):
             self.save(trainer, method)
 
@@ -66,11 +60,35 @@ class EvaluateEvery(L.Callback):
 
     def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int) -> None:
         self.evaluator, self.guided, self.every = evaluator, guided, every
+        self.latest: dict[str, float] = {}
 
-    def on_train_batch_end(self, trainer: L.Trainer, method: L.LightningModule, *_: Any) -> None:
-        if self.every and method.iteration % self.every == 0:
-            base = method.guided(method.policy.base)
-            done = self.evaluator.to(method.device).run(
-                method.policy, self.guided, base, method.sampling, trainer.global_rank, trainer.world_size
-            )
-            method.log_dict({f"eval/{name.split('/')[-1]}": value for name, value in done.summary().items()}, prog_bar=True)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not self.every or (batch.iteration + 1) % self.every:
+            return
+        base = method.guided(method.policy.base)
+        passes = method.policy.passes
+        done = self.evaluator.to(method.device).run(
+            method.policy, self.guided, base, method.sampling, trainer.global_rank, trainer.world_size
+        )
+        method.policy.passes = passes  # evaluation is not training compute
+        self.latest = {f"eval/{name.split('/')[-1]}": value for name, value in done.summary().items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step=batch.iteration)
+
+
+class Progress(RichProgressBar):
+    """Rich's bar with the numbers a user watches: reward, diversity, KL."""
+
+    def __init__(self, evaluations: EvaluateEvery) -> None:
+        super().__init__()
+        self.evaluations = evaluations
+
+    def get_metrics(self, trainer: L.Trainer, method: L.LightningModule) -> dict[str, Any]:
+        """Short names, three digits."""
+        metrics = super().get_metrics(trainer, method) | {
+            name: value for name, value in self.evaluations.latest.items() if name in ("eval/entropy", "eval/gold")
+        }
+        metrics.pop("v_num", None)
+        return {name.split("/")[-1]: f"{float(value):.3g}" for name, value in metrics.items()}

@@ -1,23 +1,56 @@
 """Where training is logged: metrics.csv always, and W&B, online where an account is configured, else offline."""
 
+import csv
 import netrc
 import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 
-class Metrics(CSVLogger):
-    """`metrics.csv` right in the output folder; one row per logged iteration, a resumed run appends."""
+class Metrics(Logger):
+    """`metrics.csv` in the output folder: one row per iteration, whole at any moment, continued by a resumed run."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=10)
+        super().__init__()
+        self.file = folder / "metrics.csv"
+        self.rows: dict[int, dict[str, Any]] = {}
+        if self.file.exists():
+            with self.file.open(encoding="utf-8", newline="") as stream:
+                self.rows = {int(row["iteration"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(stream)}
 
-    @property
-    def log_dir(self) -> str:
-        return str(self._root_dir)
+    name, version = "metrics", ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The config has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.setdefault(step or 0, {"iteration": step or 0}).update(metrics)
+        if len(self.rows) % 10 == 0:
+            self.save()
+
+    def forget(self, first: int) -> None:
+        """Drop rows that a resumed run is about to write again."""
+        self.rows = {step: row for step, row in self.rows.items() if step < first}
+
+    @rank_zero_only
+    def save(self) -> None:
+        columns = dict.fromkeys(name for row in self.rows.values() for name in row if name != "epoch")
+        temporary = self.file.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(columns), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(self.rows.items()))
+        temporary.replace(self.file)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
 
 
 def loggers(cfg: DictConfig, out: Path) -> list[Logger]:

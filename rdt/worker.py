@@ -1,13 +1,17 @@
 """`python -m rdt.worker resolved.yaml`: one process of a run: fit, evaluate, record. Started by `rdt.launch`, once per device."""
 
+import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
+import diffusers
 import lightning as L
 import torch
+import transformers
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +22,7 @@ from rdt.experiment import Experiment
 
 def work(cfg: DictConfig) -> None:
     """Train, evaluate base and tuned with paired noise, write everything of the contract, rank 0 doing the writing."""
+    quiet()
     started = time.time()
     out = Path(cfg.output_dir)
     experiment = Experiment(cfg)
@@ -28,9 +33,22 @@ def work(cfg: DictConfig) -> None:
     record.write(experiment, trainer, out, started)
 
 
+def quiet() -> None:
+    """Silence what libraries say about themselves; errors still come through."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("lightning", "peft", "diffusers", "transformers", "torchmetrics"):
+        warnings.filterwarnings("ignore", module=module)
+
+
 def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
     """Lightning's trainer with our own checkpoints, evaluation and display."""
     cfg = experiment.cfg
+    evaluations = EvaluateEvery(experiment.small_evaluator, experiment.guided(), cfg.evaluation.every)
     distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return L.Trainer(
         accelerator="auto",
@@ -41,9 +59,9 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         max_epochs=1,
         logger=tracking.loggers(cfg, out),
         callbacks=[
-            EvaluateEvery(experiment.small_evaluator, experiment.guided(), cfg.evaluation.every),
+            evaluations,
             Checkpoints(out / "checkpoints", cfg.trainer.checkpoint_every),
-            Progress(),
+            Progress(evaluations),
         ],
         log_every_n_steps=cfg.trainer.log_every,
         enable_checkpointing=False,

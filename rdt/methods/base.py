@@ -34,7 +34,7 @@ class Method(L.LightningModule):
         self.policy, self.reward, self.sampling = policy, reward.requires_grad_(False).eval(), sampling
         self.batch_size, self.seed = batch_size, seed
         self.lr, self.weight_decay, self.max_grad_norm = lr, weight_decay, max_grad_norm
-        self.iteration = 0
+        self.iteration = 0  # the one that runs, or runs next
         self.images = 0
         self.times = policy.process.times(sampling.num_steps)
 
@@ -92,8 +92,12 @@ class Method(L.LightningModule):
         for name, value in values.items():
             self.log(f"train/{name}", value, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.iteration += 1
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """A batch is prompts: nothing to move."""
+        return batch
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.iteration = batch.iteration
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -14,7 +15,7 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
 from rdt.shapes.world import ATTRIBUTES, NAMES, STATEABLE, random_modes, random_scene
 
-PLAN = Plan("base", steps=20000, lr=1.5e-3, ema=0.9995, warmup=300)
+PLAN = Plan("base", steps=12500, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 32
 POOL = 24576  # cached latents
 PROMPT_DROPOUT = 0.1
@@ -65,7 +66,7 @@ def train(vae: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, seed: int) -
     """The trained base model."""
     torch.manual_seed(seed)
     base = Base(tokenizer)
-    pool = encode_pool(vae, seed)
+    pool = encode_pool(vae, work, seed)
     prompts = PromptTable(tokenizer)
     alphas = scheduler().alphas_cumprod
     weight = (1 + (1 - alphas) / alphas).clamp(max=25)  # stresses the noisy steps, where the layout is decided
@@ -84,13 +85,17 @@ def train(vae: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, seed: int) -
 
 
 @torch.no_grad()
-def encode_pool(vae: AutoencoderKL, seed: int) -> Pool:
-    """Renders of uniform modes, encoded and scaled."""
+def encode_pool(vae: AutoencoderKL, work: Path, seed: int) -> Pool:
+    """Renders of uniform modes, encoded and scaled; kept in `work`."""
+    file = work / "pool.safetensors"
+    if file.exists():
+        return Pool(**load_file(file))
     generator = torch.Generator().manual_seed(seed)
     modes = random_modes(POOL, generator)
     images = (2 * render(random_scene(chunk, generator)) - 1 for chunk in modes.split(256))
     latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images])
-    return Pool(latents * vae.config.scaling_factor, modes)
+    save_file({"latents": latents * vae.config.scaling_factor, "modes": modes}, file)
+    return Pool(**load_file(file))
 
 
 class PromptTable:

@@ -53,7 +53,7 @@ def train_consistency(paths: Paths) -> None:
     """consistency/pytorch_lora_weights.safetensors"""
     from rdt.shapes.pretrain import consistency
 
-    pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.seed)
+    pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
     policy = consistency.train(paths.out / "base", pool, paths.work, paths.seed)
     policy.half().save_lora(paths.out / "consistency")
 

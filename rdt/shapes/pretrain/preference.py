@@ -38,8 +38,8 @@ def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
 
 
 STAGES = {
-    "hps": Annotated(Plan("hps", 1300, 2e-3, ema=0.99), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
-    "judge": Annotated(Plan("judge", 1300, 2e-3, ema=0.99), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
+    "hps": Annotated(Plan("hps", 900, 2e-3, ema=0.99), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
+    "judge": Annotated(Plan("judge", 700, 2e-3, ema=0.99), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
 }
 
 
