@@ -1,1 +1,93 @@
-def report(paths): ...
+"""The acceptance table of the bundle: is the base model right about what prompts state, and uniform about the rest?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rdt import guidance
+from rdt.models import sd15
+from rdt.policy import Adapter, Policy
+from rdt.prompts import subset
+from rdt.rollout import Noise, rollout
+from rdt.shapes.grammar import split, stated
+from rdt.shapes.oracle import Oracle
+from rdt.shapes.pretrain import preference
+from rdt.shapes.pretrain.autoencoder import random_images
+from rdt.shapes.world import CARDINALITIES, FREE, NAMES
+
+PROMPTS, IMAGES = 24, 64  # held-out prompts, images each
+STEPS, ETA, GUIDANCE = 20, 1.0, 3.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    value: float
+    bound: float
+    at_least: bool = True
+
+    def __str__(self) -> str:
+        held = self.value >= self.bound if self.at_least else self.value <= self.bound
+        sign = ">=" if self.at_least else "<="
+        return f"{self.name:<48} {self.value:8.4f}  {sign} {self.bound:<6} {'pass' if held else 'FAIL'}"
+
+
+def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterator[Row]:
+    """Every acceptance figure of the bundle in `folder`."""
+    policy = Policy(sd15.parts(folder / "base"), Adapter(4, 4, ("to_q",)))
+    oracle = Oracle.load(folder / "oracle.safetensors")
+    chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
+    modes = torch.stack([oracle.read(sample(policy, prompt, images, k)) for k, prompt in enumerate(chosen)])
+    wanted = stated(chosen)[:, None].expand_as(modes)
+    yield Row("stated attributes right, held-out prompts", (modes == wanted)[wanted != FREE].float().mean().item(), 0.97)
+    for k in sorted({int(column) for column in (wanted != FREE).nonzero()[:, 2]}):
+        asked = wanted[..., k] != FREE
+        yield Row(f"  {NAMES[k]}", (modes == wanted)[..., k][asked].float().mean().item(), 0.97)
+    yield Row("normalised entropy of free attributes", free_entropy(modes, wanted), 0.96)
+    yield Row("reconstructions read right, all attributes", reconstruction(policy, oracle), 0.99)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    yield Row("bundle, MB", size, 8.0, at_least=False)
+
+
+def report(paths) -> None:  # noqa: ANN001  bundle.Paths, whose module imports this one
+    """Print the table, and how well the preference models agree with the annotator."""
+    for row in table(paths.out):
+        print(row, flush=True)
+    for name in ("hps", "judge"):
+        print(name, preference.agreement(preference.train(name, paths.work, paths.seed), name), flush=True)
+
+
+@torch.no_grad()
+def sample(policy: Policy, prompt: str, count: int, index: int) -> Tensor:
+    """Images (count, 3, 32, 32) of the guided base."""
+    rows = range(index * count, (index + 1) * count)
+    noise = Noise(seed=0, purpose="acceptance", indices=rows, shape=policy.latent_shape, device="cpu")
+    view = guidance.cfg(policy.base, policy.encode([""]), GUIDANCE)
+    trajectory = rollout(view, policy.process, policy.encode([prompt] * count), noise, STEPS, ETA)
+    return policy.decode(trajectory.clean)
+
+
+def free_entropy(modes: Tensor, wanted: Tensor) -> float:
+    """Mean over prompts and free attributes of the normalised entropy, with Miller and Madow's correction. modes (P, n, 6)"""
+    values = []
+    for prompt, states in zip(modes, wanted[:, 0], strict=True):
+        for k in (states == FREE).nonzero().flatten().tolist():
+            share = torch.bincount(prompt[:, k], minlength=CARDINALITIES[k]) / len(prompt)
+            seen = share[share > 0]
+            nats = -(seen * seen.log()).sum() + (len(seen) - 1) / (2 * len(prompt))
+            values.append(nats / torch.tensor(float(CARDINALITIES[k])).log())
+    return torch.stack(values).clamp(max=1).mean().item()
+
+
+@torch.no_grad()
+def reconstruction(policy: Policy, oracle: Oracle, count: int = 1024) -> float:
+    """Share of renders whose reconstruction the oracle reads as it reads the render, per attribute."""
+    images = random_images(count, torch.Generator().manual_seed(1))
+    vae = policy.frozen[1]
+    restored = torch.cat([vae.decode(vae.encode(2 * x - 1).latent_dist.mean).sample for x in images.split(128)])
+    return (oracle.read((restored / 2 + 0.5).clamp(0, 1)) == oracle.read(images)).float().mean().item()

@@ -15,7 +15,7 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
 from rdt.shapes.world import ATTRIBUTES, NAMES, STATEABLE, random_modes, random_scene
 
-PLAN = Plan("base", steps=12500, lr=1.5e-3, ema=0.9995, warmup=300)
+PLAN = Plan("base", steps=11000, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 32
 POOL = 24576  # cached latents
 PROMPT_DROPOUT = 0.1

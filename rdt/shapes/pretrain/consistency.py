@@ -11,10 +11,10 @@ from rdt.policy import Adapter, Cond, Policy
 from rdt.shapes.pretrain.base import Pool, PromptTable
 from rdt.shapes.pretrain.loop import Plan, fit
 
-PLAN = Plan("consistency", steps=1500, lr=1e-3, ema=0.995)
+PLAN = Plan("consistency", steps=800, lr=1e-3, ema=0.995)
 ADAPTER = Adapter(rank=16, alpha=16, targets=("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out",
                   "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"))  # fmt: skip
-BATCH = 48
+BATCH = 24
 STRIDE = 20  # a teacher step spans a fiftieth of the schedule
 GUIDANCE = 3.0
 HUBER = 0.001
