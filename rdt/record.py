@@ -31,7 +31,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
     tuned = evaluator.run(method.policy, experiment.guided(), *arguments)
     if rank:
         return
-    save_samples(out, base=base, tuned=tuned)
+    save_samples(out, list(evaluator.protocol.prompts), base=base, tuned=tuned)
     save_lora(experiment, out)
     guidance = OmegaConf.to_container(experiment.cfg.guidance, resolve=True)
     result = {
@@ -90,9 +90,10 @@ def compute(experiment: Experiment, training_passes: int, started: float) -> dic
     }
 
 
-def save_samples(out: Path, **evaluations: Evaluation) -> None:
-    """samples/<name>.png: one prompt per row, equal noise per column."""
+def save_samples(out: Path, prompts: list[str], **evaluations: Evaluation) -> None:
+    """samples/<name>.png: one prompt per row, equal noise per column; prompts.txt names the rows."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
+    (out / "samples" / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
     for name, evaluation in evaluations.items():
         save_image(grid_image(evaluation.grid), out / "samples" / f"{name}.png")
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rdt import door
 from rdt.errors import one_line
+from rdt.sweep import SweepReport
 
 HERE = Path(__file__).resolve().parent
 
@@ -24,7 +25,7 @@ def conf_dir() -> str:
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> None:
     """One job."""
     hydra_config = HydraConfig.get()
     out = Path(hydra_config.runtime.output_dir)
@@ -37,18 +38,23 @@ def main(cfg: DictConfig) -> float | None:
     door.check(cfg, hydra_config)
     if cfg.dry_run:
         print(door.plan(cfg))
-        return None
+        return
     from rdt.launch import launch
+    from rdt.report import report
 
     launch(cfg, out)
-    return None
+    page = report([out], out)
+    print(f"report   {page}\npicture  {page.with_name('front.png')}")
 
 
 def entry() -> None:
     """The command: errors that inputs cause are one line and exit status 1."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line():
-        main()
+        try:
+            main()
+        finally:
+            SweepReport.draw()
 
 
 if __name__ == "__main__":
