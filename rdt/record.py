@@ -93,7 +93,8 @@ def compute(experiment: Experiment, training_passes: int, started: float) -> dic
 def save_samples(out: Path, prompts: list[str], **evaluations: Evaluation) -> None:
     """samples/<name>.png: one prompt per row, equal noise per column; prompts.txt names the rows."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    (out / "samples" / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
+    rows = min(len(evaluation.grid) for evaluation in evaluations.values())
+    (out / "samples" / "prompts.txt").write_text("\n".join(prompts[:rows]) + "\n", encoding="utf-8")
     for name, evaluation in evaluations.items():
         save_image(grid_image(evaluation.grid), out / "samples" / f"{name}.png")
 
