@@ -1,6 +1,8 @@
-"""What a run leaves behind: result.json, samples, the LoRA with its card, the report. Written to temporary names and renamed."""
+"""What a run leaves behind: result.json, samples, the LoRA with its card. Written to temporary names and renamed."""
 
+import fcntl
 import json
+import os
 import resource
 import shutil
 import time
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from rdt.evaluation import Evaluation
 from rdt.experiment import Experiment
-from rdt.pareto import bootstrap_mean, paired_difference
+from rdt.points import BASE, Point, described, joined, point
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
@@ -33,7 +35,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         return
     save_samples(out, list(evaluator.protocol.prompts), base=base, tuned=tuned)
     save_lora(experiment, out)
-    guidance = OmegaConf.to_container(experiment.cfg.guidance, resolve=True)
+    protocol, guidance = evaluator.protocol, OmegaConf.to_container(experiment.cfg.guidance, resolve=True)
     result = {
         "schema": 1,
         "method": experiment.cfg.method.name,
@@ -41,38 +43,13 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         "model": experiment.cfg.model.name,
         "seed": experiment.cfg.seed,
         "iterations": method.iteration,
-        "points": [point(tuned, base, experiment, {k: v for k, v in guidance.items() if k != "module"})],
-        "base": point(base, None, experiment, {"name": "base"}),
-        "limit": experiment.limit(experiment.evaluator.protocol.images_per_prompt),
+        "points": [point(tuned, base.scores, protocol, described(guidance))],
+        "base": point(base, None, protocol, BASE),
+        "limit": experiment.limit(protocol.images_per_prompt),
         "compute": compute(experiment, training_passes, started),
         "versions": {name: version(name) for name in PACKAGES},
     }
     save_json(out / "result.json", result)
-
-
-def point(done: Evaluation, base: Evaluation | None, experiment: Experiment, guidance: dict[str, Any]) -> dict[str, Any]:
-    """One point of a front: means and paired differences over prompts, with intervals, and the per-prompt values."""
-    protocol = experiment.evaluator.protocol
-    described: dict[str, Any] = {"label": guidance["name"], "guidance": guidance, "reward": {}, "diversity": {}, "fidelity": {}}
-    for name, values in done.scores.items():
-        kind, _, short = name.rpartition("/")
-        (described[kind] if kind else described)[short] = interval(values, base.scores[name] if base else None)
-    return described | {
-        "n_prompts": len(protocol.prompts),
-        "n_per_prompt": protocol.images_per_prompt,
-        "per_prompt": {name: values.tolist() for name, values in done.scores.items()},
-        "prompts": list(protocol.prompts),
-    }
-
-
-def interval(values: Tensor, base: Tensor | None) -> dict[str, Any]:
-    """Mean and bootstrap interval over prompts; beside a base, of the paired difference too."""
-    mean = bootstrap_mean(values.numpy(), seed=0)
-    described = {"mean": mean.mean, "ci95": [mean.lo, mean.hi]}
-    if base is not None:
-        diff = paired_difference(values.numpy(), base.numpy(), seed=0)
-        described["diff"] = {"mean": diff.mean, "ci95": [diff.lo, diff.hi]}
-    return described
 
 
 def compute(experiment: Experiment, training_passes: int, started: float) -> dict[str, Any]:
@@ -107,7 +84,9 @@ def grid_image(grid: Tensor) -> Image.Image:
     pixels = (grid * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
     for row in range(rows):
         for column in range(columns):
-            tile = Image.fromarray(pixels[row, column]).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            tile = Image.fromarray(pixels[row, column]).resize(
+                (width * scale, height * scale), Image.Resampling.NEAREST
+            )
             canvas.paste(tile, (column * (width * scale + 2), row * (height * scale + 2)))
     return canvas
 
@@ -124,6 +103,17 @@ def save_json(file: Path, value: dict[str, Any]) -> None:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(file)
+
+
+def add_point(folder: Path, new: Point) -> None:
+    """Put one more point into a run's result.json; several processes may do so at once."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        save_json(folder / "result.json", result | {"points": joined(result["points"], new)})
+    finally:
+        os.close(handle)
 
 
 def save_lora(experiment: Experiment, out: Path) -> None:
