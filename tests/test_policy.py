@@ -1,0 +1,209 @@
+"""One network, several views: each is what it says, and none disturbs another, in outputs or in gradients."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from rdt.policy import CONSISTENCY, TUNED, Adapter, Policy
+
+VIEWS = ("base", "tuned", "consistency")
+X, T = tiny.normal(2, *tiny.LATENT), torch.tensor([901, 341])
+Graph = Callable[[Policy], Tensor]  # -> loss ()
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return tiny.policy()
+
+
+def run(policy: Policy, view: str, x: Tensor = X) -> Tensor:
+    return getattr(policy, view)(x, T, policy.encode(tiny.PROMPTS[:2]))
+
+
+def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
+    policy.zero_grad()
+    graph(policy).backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.requires_grad}
+
+
+def look_ahead(view: str) -> Graph:
+    """A loss through two views in one graph: a tuned step, then a look-ahead by `view`."""
+    return lambda policy: run(policy, view, X - run(policy, "tuned")).square().mean()
+
+
+def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest relative error over the adapter's tensors."""
+    assert ours.keys() == theirs.keys()
+    return max(((ours[k] - theirs[k]).norm() / theirs[k].norm()).item() for k in ours)
+
+
+def test_the_views_are_three_networks(policy: Policy) -> None:
+    base, tuned, consistency = (run(policy, view) for view in VIEWS)
+    assert not base.equal(tuned) and not base.equal(consistency) and not tuned.equal(consistency)
+
+
+def test_a_fresh_tuned_view_is_the_base_bit_for_bit() -> None:
+    policy = tiny.policy(trained=False)
+    assert run(policy, "tuned").equal(run(policy, "base"))
+
+
+def test_the_base_is_the_network_without_any_adapter(policy: Policy) -> None:
+    bare = tiny.parts(consistency_rank=0)
+    cond = policy.encode(tiny.PROMPTS[:2])
+    assert run(policy, "base").equal(bare.predict(bare.network.eval(), X, T, cond))
+
+
+def test_a_view_does_not_depend_on_the_one_before(policy: Policy) -> None:
+    alone = {view: run(tiny.policy(), view) for view in VIEWS}
+    for view in (*VIEWS, *reversed(VIEWS), "tuned", "tuned", "base"):
+        assert run(policy, view).equal(alone[view])
+
+
+def test_only_the_trained_adapter_moves_in_a_step(policy: Policy) -> None:
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    outputs = {view: run(policy, view) for view in VIEWS}
+    gradients(policy, look_ahead("consistency"))
+    torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.1).step()
+    moved = {name for name, p in policy.named_parameters() if not p.equal(before[name])}
+    assert moved and moved == {name for name in before if f".{TUNED}." in name}
+    assert moved == {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert run(policy, "base").equal(outputs["base"])
+    assert run(policy, "consistency").equal(outputs["consistency"])
+    assert not run(policy, "tuned").equal(outputs["tuned"])
+
+
+def test_other_views_between_forward_and_backward_leave_gradients_intact(policy: Policy) -> None:
+    def plain(policy: Policy) -> Tensor:
+        return run(policy, "tuned").square().mean()
+
+    def interrupted(policy: Policy) -> Tensor:
+        loss = plain(policy)
+        with torch.no_grad():
+            run(policy, "base")
+        run(policy, "consistency")
+        policy.scaled(0.5)(X, T, policy.encode(tiny.PROMPTS[:2]))
+        return loss
+
+    expected, found = gradients(policy, plain), gradients(policy, interrupted)
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("view", ["base", "consistency"])
+def test_gradient_flows_through_a_frozen_view_into_the_tuned_one(policy: Policy, view: str) -> None:
+    through = gradients(policy, look_ahead(view))
+    assert all(gradient.norm() > 0 for gradient in through.values())
+    assert all(p.grad is None for name, p in policy.named_parameters() if not p.requires_grad)
+    assert any(f".{CONSISTENCY}." in name for name, _ in policy.named_parameters())
+
+
+def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
+    policy = policy.double()
+    weight = next(p for name, p in policy.named_parameters() if p.requires_grad and ".lora_B." in name)
+
+    def loss(policy: Policy) -> Tensor:
+        x = X.double() - run(policy, "tuned", X.double())
+        return run(policy, "consistency", x).square().mean()
+
+    gradients(policy, loss)
+    direction, step = weight.grad / weight.grad.norm(), 1e-5
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+            ends.append(loss(policy).item())
+            weight -= sign * step * direction
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(weight.grad.norm().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("consistency_rank", [2, 5])
+@pytest.mark.parametrize("view", VIEWS)
+def test_checkpointed_blocks_give_the_same_gradients(view: str, consistency_rank: int) -> None:
+    """Two views in one graph, of equal rank (where a mix-up is silent) and of different ranks."""
+    policy = tiny.policy(consistency_rank=consistency_rank)
+    expected = gradients(policy, look_ahead(view))
+    policy.checkpoint_blocks()
+    assert difference(gradients(policy, look_ahead(view)), expected) < 1e-5
+
+
+def test_plain_checkpointing_would_silently_mix_the_views_up(policy: Policy) -> None:
+    """huggingface/peft#2832: backward recomputes a block under the adapter that is active then; same loss, no error."""
+    for weight in (p for name, p in policy.named_parameters() if f".{CONSISTENCY}." in name):
+        weight.requires_grad_()  # with both adapters trained torch sees no difference between the two passes
+    graph = look_ahead("consistency")
+    expected, loss = gradients(policy, graph), graph(policy)
+    policy.checkpoint_blocks()
+    assert difference(gradients(policy, graph), expected) < 1e-5
+    policy.network.enable_gradient_checkpointing()
+    assert graph(policy).equal(loss)
+    assert difference(gradients(policy, graph), expected) > 0.01
+
+
+def test_the_ends_of_the_scale_are_base_and_tuned_bit_for_bit(policy: Policy) -> None:
+    cond = policy.encode(tiny.PROMPTS[:2])
+    assert policy.scaled(0)(X, T, cond).equal(run(policy, "base"))
+    assert policy.scaled(1)(X, T, cond).equal(run(policy, "tuned"))
+
+
+def test_a_scale_multiplies_the_update_of_every_weight(policy: Policy) -> None:
+    halved = {name: w / 2 if "lora_B" in name else w for name, w in policy.lora().items()}
+    found = policy.scaled(0.5)(X, T, policy.encode(tiny.PROMPTS[:2]))
+    policy.load_lora(halved)
+    torch.testing.assert_close(found, run(policy, "tuned"))
+
+
+def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:
+    fresh = tiny.policy(trained=False)
+    fresh.load_lora(policy.lora())
+    assert run(fresh, "tuned").equal(run(policy, "tuned"))
+    assert all(weight.equal(fresh.lora()[name]) for name, weight in policy.lora().items())
+    assert {name for name, p in fresh.named_parameters() if p.requires_grad} == {
+        name for name, _ in fresh.named_parameters() if f".{TUNED}." in name
+    }
+
+
+def test_an_adapter_of_other_shapes_or_names_is_refused(policy: Policy) -> None:
+    before = run(policy, "tuned")
+    lacking = dict(list(policy.lora().items())[1:])
+    for weights in (tiny.policy(rank=3).lora(), lacking, {**policy.lora(), "other": X}):
+        with pytest.raises(ValueError, match=r"^LoRA does not fit this model: .*$") as caught:
+            policy.load_lora(weights)
+        assert "\n" not in str(caught.value)
+    assert run(policy, "tuned").equal(before)
+
+
+def test_a_missing_consistency_adapter_is_named() -> None:
+    policy = tiny.policy(consistency_rank=0)
+    assert not policy.has_consistency and tiny.policy().has_consistency
+    with pytest.raises(ValueError, match="no consistency adapter; set method"):
+        run(policy, "consistency")
+
+
+def test_each_prompt_is_encoded_once() -> None:
+    asked: list[str] = []
+    parts = tiny.parts()
+    recorded = dataclasses.replace(parts, encode=lambda prompts: (asked.extend(prompts), parts.encode(prompts))[1])
+    policy = Policy(recorded, Adapter(2, 2, tiny.TARGETS))
+    a, b, c = tiny.PROMPTS
+    found = [policy.encode(prompts).embeds for prompts in ([a, b, a], [b, c], [c, a])]
+    assert asked == [a, b, c]
+    for prompts, embeds in zip(([a, b, a], [b, c], [c, a]), found, strict=True):
+        assert embeds.equal(parts.encode(prompts).embeds) and not embeds.requires_grad
+
+
+def test_passes_are_counted_per_sample(policy: Policy) -> None:
+    for view in VIEWS:
+        run(policy, view)
+    assert policy.passes == len(VIEWS) * len(X)
+    assert policy.flops_per_pass > 0
+    assert policy.passes == len(VIEWS) * len(X)
+
+
+def test_images_are_in_range_and_differentiable(policy: Policy) -> None:
+    x0 = (10 * X).requires_grad_()
+    images = policy.decode(x0)
+    images.sum().backward()
+    assert images.shape == (2, 3, 4, 4) and images.min() >= 0 and images.max() <= 1 and x0.grad.any()
