@@ -1,0 +1,71 @@
+"""`python -m rdt.evaluate run=<output_dir> guidance=aig guidance.power=2`: a saved run under another guidance.
+
+The prompts and the noise are those of the run, so that the new point is paired with the base's values in result.json.
+It is put there beside the run's own, and the report is drawn anew.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rdt import door, saved
+from rdt.compose import alone, command, conf_dir
+from rdt.errors import UsageError
+from rdt.saved import slug
+
+if TYPE_CHECKING:
+    from rdt.evaluation import Evaluation
+    from rdt.experiment import Experiment
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """One point."""
+    with alone(HydraConfig.get()):
+        door.types(cfg, HydraConfig.get())
+        page = evaluate(saved.read(cfg.run, cfg.get("guidance")))
+        print(f"report   {page}\npicture  {page.with_name('front.png')}")
+
+
+def evaluate(run: saved.Saved) -> Path:
+    """Evaluate the run under its config's guidance and put the point into its record; the path of the new report."""
+    from rdt import record
+    from rdt.report import report
+
+    experiment = run.experiment()
+    prompts = list(experiment.evaluator.protocol.prompts)
+    if run.result["base"]["prompts"] != prompts:
+        raise UsageError(
+            f"run={run.folder} was evaluated on other prompts than {prompts[0]!r} ..., which its config gives"
+        )
+    done = experiment.evaluator.to(experiment.method.device).run(
+        experiment.policy, experiment.guided(), experiment.base, experiment.sampling, rank=0, world=1
+    )
+    new = compared(done, run, experiment)
+    record.add_point(run.folder, new)
+    record.save_samples(run.folder, prompts, **{slug(new["label"]): done})
+    return report([run.folder], run.folder)
+
+
+def compared(done: "Evaluation", run: saved.Saved, experiment: "Experiment") -> dict[str, Any]:
+    """The point, paired with the base's recorded values."""
+    import torch
+
+    from rdt.points import described, point
+
+    base = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.result["base"]["per_prompt"].items()}
+    return point(done, base, experiment.evaluator.protocol, described(OmegaConf.to_container(run.cfg.guidance)))
+
+
+def entry() -> None:
+    """The command."""
+    with command():
+        main()
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

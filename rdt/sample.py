@@ -1,0 +1,60 @@
+"""`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: look at a saved run beside its base."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rdt import door, saved
+from rdt.compose import alone, command, conf_dir
+from rdt.errors import UsageError
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
+def main(cfg: DictConfig) -> None:
+    """One picture."""
+    with alone(HydraConfig.get()):
+        door.types(cfg, HydraConfig.get())
+        print(sample(cfg))
+
+
+def sample(cfg: DictConfig) -> Path:
+    """Check, then draw; the path of the picture."""
+    if cfg.prompt is None:
+        raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
+    if cfg.n <= 0:
+        raise UsageError(f"n={cfg.n} must be greater than 0")
+    run = saved.read(cfg.run, cfg.get("guidance"))
+    out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{name(cfg)}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
+    return draw(run, str(cfg.prompt), cfg.n, cfg.seed, out)
+
+
+def name(cfg: DictConfig) -> str:
+    """A file name of what is drawn."""
+    guided = f" {cfg.guidance.name}" if cfg.get("guidance") else ""
+    return saved.slug(f"{cfg.prompt}{guided} s{cfg.seed}")
+
+
+def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
+    """Write the picture of base and tuned."""
+    from rdt.record import save_image
+    from rdt.sheet import images, sheet
+
+    experiment = run.experiment()
+    views = {"base": experiment.base, "tuned": experiment.guided()}
+    blocks = {name: images(experiment, view, prompt, count, seed) for name, view in views.items()}
+    save_image(sheet(blocks), out)
+    return out
+
+
+def entry() -> None:
+    """The command."""
+    with command():
+        main()
+
+
+if __name__ == "__main__":
+    sys.exit(entry())
