@@ -13,7 +13,6 @@ from rdt.prompts import Batch
 from rdt.rewards.base import Reward
 from rdt.rollout import Noise, Sampling, Trajectory, rollout
 
-
 Choice = TypeVar("Choice")
 
 
@@ -57,10 +56,14 @@ class Method(L.LightningModule):
             shape=self.policy.latent_shape, device=self.device,
         )  # fmt: skip
         self.images += len(rows)
-        cond = self.policy.encode([batch.prompts[row] for row in rows])
+        cond = self.policy.encode(self.prompts(batch))
         return rollout(
             self.guided(self.policy.tuned), self.policy.process, cond, noise, self.sampling.num_steps, self.sampling.eta
         )
+
+    def prompts(self, batch: Batch) -> list[str]:
+        """This rank's prompts, those that `sample` rolled out."""
+        return [batch.prompts[row] for row in self.share(len(batch.prompts))]
 
     def share(self, count: int) -> range:
         """The contiguous rows of a global batch of `count` that are this rank's."""
