@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from rdt import board
 from rdt.evaluation import Evaluation
 from rdt.experiment import Experiment
 from rdt.points import BASE, Point, described, joined, point
@@ -50,6 +51,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         "versions": {name: version(name) for name in PACKAGES},
     }
     save_json(out / "result.json", result)
+    board.conclude(trainer.loggers, experiment.cfg, out)
 
 
 def compute(experiment: Experiment, training_passes: int, started: float) -> dict[str, Any]:

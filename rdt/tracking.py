@@ -3,12 +3,15 @@
 import csv
 import netrc
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+
+from rdt.errors import UsageError
 
 
 class Metrics(Logger):
@@ -20,7 +23,8 @@ class Metrics(Logger):
         self.rows: dict[int, dict[str, Any]] = {}
         if self.file.exists():
             with self.file.open(encoding="utf-8", newline="") as stream:
-                self.rows = {int(row["iteration"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(stream)}
+                rows = list(csv.DictReader(stream))
+            self.rows = {int(row["iteration"]): {k: v for k, v in row.items() if v} for row in rows}
 
     name, version = "metrics", ""
 
@@ -61,26 +65,43 @@ def loggers(cfg: DictConfig, out: Path) -> list[Logger]:
     return found
 
 
-def _wandb(cfg: DictConfig, out: Path) -> WandbLogger:
-    mode = cfg.logger.wandb.mode or ("online" if has_account() else "offline")
-    if mode == "offline" and cfg.logger.wandb.mode is None:
+class Board(WandbLogger):
+    """W&B with iterations on the x axis of everything."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        self.experiment.log(values if step is None else values | {"iteration": step})
+
+
+def _wandb(cfg: DictConfig, out: Path) -> Board:
+    import wandb
+
+    wanted = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
+    mode = wanted or ("online" if has_account() else "offline")
+    if wanted is None and mode == "offline":
         print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    c: Any = OmegaConf.to_container(cfg, resolve=True)
-    return WandbLogger(
-        project=cfg.logger.wandb.project,
-        entity=cfg.logger.wandb.entity,
-        group=cfg.logger.wandb.group,
-        job_type="train",
-        name=f"{cfg.method.name}-{cfg.reward.name}-kl{c['method'].get('kl_coef', '')}-s{cfg.seed}",
-        tags=[cfg.method.name, cfg.reward.name, cfg.model.name, *cfg.tags],
-        config=c,
-        save_dir=out,
-        id=_run_id(out),
-        offline=mode == "offline",
-        resume="allow" if mode == "online" else None,
-        log_model=False,
-    )
+    try:
+        run = wandb.init(
+            project=cfg.logger.wandb.project,
+            entity=cfg.logger.wandb.entity,
+            group=cfg.logger.wandb.group,
+            job_type="train",
+            name=f"{cfg.method.name}-{cfg.reward.name}-kl{cfg.method.get('kl_coef', '')}-s{cfg.seed}",
+            tags=[cfg.method.name, cfg.reward.name, cfg.model.name, *cfg.tags],
+            config=OmegaConf.to_container(cfg, resolve=True),
+            dir=out,
+            id=_run_id(out),
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="finish_previous",  # a job of this process that broke off
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.errors.Error as error:
+        raise UsageError(f"logger.wandb: {error}; logger.wandb.mode=offline or logger=csv need no account") from None
+    run.define_metric("iteration", hidden=True)
+    run.define_metric("*", step_metric="iteration")
+    return Board(experiment=run)
 
 
 def has_account() -> bool:
