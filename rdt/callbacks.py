@@ -1,58 +1,97 @@
 """Lightning callbacks: checkpoints that count iterations, evaluation during training, the progress display."""
 
 import shutil
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+from rdt import folder
+from rdt.errors import Terminated
 from rdt.evaluation import Evaluator
 from rdt.methods.base import Diverged, Method
 from rdt.policy import Denoiser
 from rdt.prompts import Batch
-
-
-class Terminated(InterruptedError):
-    """The run was told to stop before it was done."""
+from rdt.tracking import Metrics
 
 
 class Checkpoints(L.Callback):
-    """Saves `checkpoints/<iteration>/` every so often and at the end; whole or not at all, the last two are kept."""
+    """Saves `checkpoints/<iteration>/` every so often, at the end and on SIGTERM or Ctrl-C; the last two are kept.
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    A checkpoint gets its name once its iteration's metrics are on disk, which Lightning logs after the batch has ended.
+    """
+
+    def __init__(self, out: Path, every: int) -> None:
+        self.out, self.every = out, every
+        self.unnamed: Path | None = None
+        self.signal = ""  # the one that was received
+        self.stopping = False  # all ranks agree to
+
+    def on_train_start(self, trainer: L.Trainer, method: L.LightningModule) -> None:
+        """Rows of iterations that run again are dropped. Lightning puts the signal handlers back when it is done."""
+        for logger in trainer.loggers:
+            if isinstance(logger, Metrics):
+                logger.forget(method.iteration)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.receive)
+
+    def receive(self, number: int, _: Any) -> None:
+        """A signal is answered when the iteration is done."""
+        self.signal = signal.Signals(number).name
 
     def on_train_batch_end(
         self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         method.iteration = batch.iteration + 1  # this one is done; all that is saved from here on says so
-        if method.iteration % self.every == 0 or method.iteration == len(trainer.datamodule.stream):
+        self.stopping = trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False)
+        last = method.iteration == len(trainer.datamodule.stream)
+        if self.stopping or last or method.iteration % self.every == 0:
             self.save(trainer, method)
 
+    def on_train_batch_start(self, trainer: L.Trainer, method: L.LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.settle(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, method: L.LightningModule) -> None:
+        self.settle(trainer)
+
     def save(self, trainer: L.Trainer, method: Method) -> None:
-        """A collective; the folder appears under its name when it is complete."""
-        final = self.folder / f"{method.iteration:06d}"
-        partial = final.with_suffix(".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(partial / "run.ckpt", weights_only=False)
+        """A collective."""
+        self.unnamed = self.out / "checkpoints" / f"{method.iteration:06d}.partial"
+        self.unnamed.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(self.unnamed / "run.ckpt", weights_only=False)
+
+    def settle(self, trainer: L.Trainer) -> None:
+        """Name what was saved, now that its metrics are written; Terminated where the run was told to stop."""
+        if self.unnamed is None:
+            return
+        final, partial, self.unnamed = self.unnamed.with_suffix(""), self.unnamed, None
+        for logger in trainer.loggers:
+            logger.save()
         if trainer.is_global_zero:
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            for old in complete(self.folder)[:-2]:
+            for old in folder.checkpoints(self.out)[:-2]:
                 shutil.rmtree(old)
         trainer.strategy.barrier()
+        if self.stopping:
+            raise Terminated(
+                f"stopped by {self.signal or 'a signal'} after iteration {int(final.name)};"
+                f" saved {final}; output_dir={self.out} goes on from there"
+            )
+
+    def on_save_checkpoint(self, trainer: L.Trainer, method: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The last batch of this run need not be the last of one that continues it with more iterations."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_exception(self, trainer: L.Trainer, method: L.LightningModule, exception: BaseException) -> None:
-        """A diverged run says where its last good checkpoint is; a stopped one (SIGTERM, Ctrl-C) saves before it goes."""
+        """A diverged run says where its last good checkpoint is."""
         if isinstance(exception, Diverged):
-            good = complete(self.folder)
+            good = folder.checkpoints(self.out)
             exception.args = (f"{exception.args[0]}; last good checkpoint: {good[-1] if good else 'none'}",)
-
-
-def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
 class EvaluateEvery(L.Callback):

@@ -1,56 +1,64 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
-import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from rdt import door
+from rdt.compose import command, conf_dir
 from rdt.errors import one_line
+from rdt.plan import plan
 from rdt.sweep import SweepReport
-
-HERE = Path(__file__).resolve().parent
-
-
-def conf_dir() -> str:
-    """The config folder: beside the package in a checkout, inside it in a wheel."""
-    for folder in (HERE.parent / "conf", HERE / "conf"):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"no conf/config.yaml beside or inside {HERE}; reinstall rdt")
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
 def main(cfg: DictConfig) -> None:
-    """One job."""
+    """One job; alone it ends the process with one line where it fails, in a sweep Hydra goes on to the next."""
     hydra_config = HydraConfig.get()
-    out = Path(hydra_config.runtime.output_dir)
+    with one_line() if hydra_config.mode == RunMode.RUN else nullcontext():
+        name_outputs(cfg, hydra_config)
+        try:
+            job(cfg, hydra_config)
+        finally:
+            with suppress(OSError):  # a sweep's job folder is made by Hydra; where nothing ran it is empty
+                Path(hydra_config.runtime.output_dir).rmdir()
+
+
+def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
+    """Put into the config where its outputs go: a sweep's jobs side by side in folders and in one W&B group."""
     with open_dict(cfg):
-        cfg.output_dir = str(out)
         cfg.overrides = list(hydra_config.overrides.task)
-        if hydra_config.mode == RunMode.MULTIRUN and cfg.logger.wandb is not None:
-            cfg.logger.wandb.group = cfg.logger.wandb.group or Path(hydra_config.sweep.dir).as_posix()
-    OmegaConf.resolve(cfg)
+        if hydra_config.mode == RunMode.MULTIRUN:
+            if not any(override.startswith("output_dir=") for override in cfg.overrides):
+                cfg.output_dir = hydra_config.runtime.output_dir
+            if cfg.logger.wandb is not None:
+                cfg.logger.wandb.group = cfg.logger.wandb.group or Path(hydra_config.sweep.dir).as_posix()
+        cfg.output_dir = str(Path(cfg.output_dir).absolute())
+
+
+def job(cfg: DictConfig, hydra_config: Any) -> None:
+    """Check, then plan or run."""
     door.check(cfg, hydra_config)
     if cfg.dry_run:
-        print(door.plan(cfg))
+        print(plan(cfg))
         return
     from rdt.launch import launch
     from rdt.report import report
 
-    launch(cfg, out)
-    page = report([out], out)
+    launch(cfg)
+    page = report([Path(cfg.output_dir)], Path(cfg.output_dir))
     print(f"report   {page}\npicture  {page.with_name('front.png')}")
 
 
 def entry() -> None:
-    """The command: errors that inputs cause are one line and exit status 1."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    with one_line():
+    """The command."""
+    with command():
         try:
             main()
         finally:

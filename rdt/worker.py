@@ -1,12 +1,17 @@
-"""`python -m rdt.worker resolved.yaml`: one process of a run: fit, evaluate, record. Started by `rdt.launch`, once per device."""
+"""`python -m rdt.worker resolved.yaml`: one process of a run; `rdt.launch` starts one per device."""
 
+import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import lightning as L
@@ -15,9 +20,12 @@ import transformers
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import record, tracking
-from rdt.callbacks import Checkpoints, EvaluateEvery, Progress, Terminated, complete
+from rdt import folder, record, tracking
+from rdt.callbacks import Checkpoints, EvaluateEvery, Progress
+from rdt.errors import Terminated, UsageError, one_line
 from rdt.experiment import Experiment
+
+PATIENCE = 3.0  # seconds in which the launcher ends a process whose peer failed
 
 
 def work(cfg: DictConfig) -> None:
@@ -25,12 +33,41 @@ def work(cfg: DictConfig) -> None:
     quiet()
     started = time.time()
     out = Path(cfg.output_dir)
+    with stoppable(out):
+        experiment = built(cfg)
+        if int(os.environ.get("RANK", 0)) == 0:
+            folder.begin(cfg, out)
+        trainer = make_trainer(experiment, out)
+        trainer.fit(experiment.method, experiment.data, ckpt_path=folder.resumed_from(cfg, out), weights_only=True)
+        record.write(experiment, trainer, out, started)
+
+
+def built(cfg: DictConfig) -> Experiment:
+    """The experiment with all its parts made: what they refuse is refused before anything is written."""
     experiment = Experiment(cfg)
-    trainer = make_trainer(experiment, out)
-    trainer.fit(experiment.method, experiment.data, ckpt_path=_resume(cfg, out))
-    if experiment.method.iteration < cfg.iterations:
-        raise Terminated(f"stopped at iteration {experiment.method.iteration} of {cfg.iterations}; run again to continue")
-    record.write(experiment, trainer, out, started)
+    count, world = experiment.method.prompts_per_iteration, cfg.devices * cfg.num_nodes
+    if count % world:
+        raise UsageError(f"batch_size={cfg.batch_size} makes {count} rollouts, not to be divided over {world} devices")
+    _ = (experiment.data, experiment.evaluator, experiment.small_evaluator, experiment.guided())
+    return experiment
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """SIGTERM outside the training loop, which has a handler of its own, ends the run with a line."""
+
+    def stop(*_: Any) -> None:
+        saved = folder.checkpoints(out)
+        raise Terminated(f"stopped by SIGTERM; newest checkpoint: {saved[-1] if saved else 'none'}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet() -> None:
@@ -60,7 +97,7 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         logger=tracking.loggers(cfg, out),
         callbacks=[
             evaluations,
-            Checkpoints(out / "checkpoints", cfg.trainer.checkpoint_every),
+            Checkpoints(out, cfg.trainer.checkpoint_every),
             Progress(evaluations),
         ],
         log_every_n_steps=cfg.trainer.log_every,
@@ -71,22 +108,22 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
     )
 
 
-def _resume(cfg: DictConfig, out: Path) -> Path | None:
-    """The checkpoint to continue from: the newest complete one of this output folder, or the one that was named."""
-    if cfg.resume == "never":
-        return None
-    folders = complete(out / "checkpoints") if cfg.resume == "auto" else [Path(cfg.resume)]
-    return folders[-1] / "run.ckpt" if folders else None
-
-
 def main() -> int:
     """Exit status 0 only if everything was written."""
-    from rdt.errors import one_line
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with one_line():
-        work(OmegaConf.load(sys.argv[1]))
+    try:
+        with one_line(_tell):
+            work(OmegaConf.load(sys.argv[1]))
+    except Exception:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(PATIENCE)  # a process that only lost its peer is ended here, and the peer's reason is the one shown
+        raise
     return 0
+
+
+def _tell(line: str) -> None:
+    """Hand the reason to the launcher, which says it once for all processes."""
+    reason = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
 if __name__ == "__main__":

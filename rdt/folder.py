@@ -1,0 +1,77 @@
+"""A run's output folder: whose it is, and the complete checkpoints in it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rdt.errors import UsageError
+
+FREE = {"iterations", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation", "sweep",
+        "dry_run", "tags", "overrides"}  # fmt: skip
+# what may differ between a run and its continuation
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (out / "checkpoints").glob("[0-9]*") if path.name.isdigit())
+
+
+def resumed_from(cfg: DictConfig, out: Path) -> Path | None:
+    """The checkpoint to continue from: the newest of this folder, or the one that was named."""
+    if cfg.resume == "never":
+        return None
+    found = checkpoints(out) if cfg.resume == "auto" else [Path(cfg.resume)]
+    return found[-1] / "run.ckpt" if found else None
+
+
+def check(cfg: DictConfig, out: Path) -> None:
+    """UsageError where the folder cannot be written, or holds a run of another config."""
+    writable("output_dir", out)
+    if cfg.resume not in ("auto", "never") and not (Path(cfg.resume) / "run.ckpt").is_file():
+        raise UsageError(f"resume={cfg.resume} is not auto, never or a checkpoint folder (with run.ckpt in it)")
+    if cfg.resume == "never" or not (out / "config.yaml").is_file():
+        return
+    was, now = _fixed(OmegaConf.load(out / "config.yaml")), _fixed(cfg)
+    for key in now | was:
+        if was.get(key) != now.get(key):
+            raise UsageError(
+                f"{key}={now.get(key)} differs from {was.get(key)} of the run in output_dir={out};"
+                " take another output_dir, or resume=never to start over"
+            )
+
+
+def writable(key: str, folder: Path) -> None:
+    """UsageError where nothing could be written into a folder, which need not exist yet."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
+
+
+def begin(cfg: DictConfig, out: Path) -> None:
+    """Write config.yaml; resume=never first removes what an earlier run would be continued from."""
+    out.mkdir(parents=True, exist_ok=True)
+    if cfg.resume == "never":
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        for name in ("metrics.csv", "result.json", "wandb_id"):
+            (out / name).unlink(missing_ok=True)
+    temporary = out / "config.tmp"
+    OmegaConf.save(cfg, temporary, resolve=True)
+    temporary.replace(out / "config.yaml")
+
+
+def _fixed(cfg: Any) -> dict[str, Any]:
+    """Flat keys and values of what a continuation must have in common."""
+    whole = OmegaConf.to_container(cfg, resolve=True)
+    return dict(_flat({key: value for key, value in whole.items() if key not in FREE}))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

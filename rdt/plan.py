@@ -1,0 +1,58 @@
+"""What a run needs and would cost: the plan that `dry_run=true` prints."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+SECTIONS = ("model.policy", "reward.module", "evaluation.judges", "diversity")
+CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "oracle", "consistency")
+
+
+def plan(cfg: DictConfig) -> str:
+    """What the run would do and cost, counted in images and network passes."""
+    s, e = cfg.model.sampling, cfg.evaluation
+    doubled = 2 if s.guidance_scale != 1 else 1
+    images = 2 * e.prompts * e.images_per_prompt
+    lines = [
+        f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
+        f"output_dir={cfg.output_dir}",
+        f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
+        f" {s.num_steps} sampling steps",
+        f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
+        *(f"needs {key}: {source} (found)" for key, source in sources(cfg)),
+        "dry run: nothing was loaded or written",
+    ]
+    return "\n".join(lines)
+
+
+def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Every checkpoint the config names, by key."""
+    for section in SECTIONS:
+        for key, value in leaves(OmegaConf.select(cfg, section), f"{section}."):
+            if key.rpartition(".")[2] in CHECKPOINT_KEYS and value is not None:
+                yield key, value
+
+
+def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values below a section; lists count as values, interpolations and missing values are left out."""
+    for key in node or ():
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        if isinstance(value, DictConfig):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def gpus() -> int:
+    """How many GPUs a run may use, from the driver's own tool: no CUDA context, no torch."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(listed.splitlines()) if visible is None else len([v for v in visible.split(",") if v])
