@@ -61,9 +61,14 @@ def _groups(runs: list[Run]) -> tuple[Group, ...]:
             members[run.method, json.dumps(settings, sort_keys=True, default=str)].append((run, point))
     varying = _varying([(method, json.loads(text)) for method, text in members])
     return tuple(
-        _group(method, "  ".join(f"{k.rpartition('.')[2]} {json.loads(text).get(k)}" for k in varying[method]), pairs)
+        _group(method, "  ".join(_setting(k, json.loads(text).get(k)) for k in varying[method]), pairs)
         for (method, text), pairs in sorted(members.items(), key=lambda item: item[0])
     )
+
+
+def _setting(key: str, value: Any) -> str:
+    """A label speaks for itself; anything else is named."""
+    return str(value) if key == "label" else f"{key.rpartition('.')[2]} {value}"
 
 
 def _group(method: str, setting: str, pairs: list[tuple[Run, Point]]) -> Group:
