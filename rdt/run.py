@@ -1,7 +1,7 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from rdt import door
-from rdt.compose import command, conf_dir
-from rdt.errors import one_line
+from rdt.compose import alone, command, conf_dir
 from rdt.plan import plan
 from rdt.sweep import SweepReport
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
 def main(cfg: DictConfig) -> None:
-    """One job; alone it ends the process with one line where it fails, in a sweep Hydra goes on to the next."""
+    """One job."""
     hydra_config = HydraConfig.get()
-    with one_line() if hydra_config.mode == RunMode.RUN else nullcontext():
+    with alone(hydra_config):
         name_outputs(cfg, hydra_config)
         try:
             job(cfg, hydra_config)
