@@ -176,7 +176,7 @@ class _Views:
     def use(self, view: str | None) -> Iterator[None]:
         """Run under adapter `view`; None is the bare network."""
         before = self._flags()
-        self._set([(view is None, before_active if view is None else [view]) for _, before_active in before])
+        self._set([(view is None, active if view is None else [view], scale) for _, active, scale in before])
         try:
             yield
         finally:
@@ -185,14 +185,12 @@ class _Views:
     @contextmanager
     def scaling(self, scale: float) -> Iterator[None]:
         """Multiply the trained adapter's contribution."""
-        before = [layer.scaling[TUNED] for layer in self.layers]
-        for layer, value in zip(self.layers, before, strict=True):
-            layer.scaling[TUNED] = value * scale
+        before = self._flags()
+        self._set([(disabled, active, scale * own) for disabled, active, own in before])
         try:
             yield
         finally:
-            for layer, value in zip(self.layers, before, strict=True):
-                layer.scaling[TUNED] = value
+            self._set(before)
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
         """torch's checkpoint, which re-enters in backward the view that was active in forward (huggingface/peft#2832)."""
@@ -208,9 +206,9 @@ class _Views:
 
         return checkpoint(run, *args, use_reentrant=False)
 
-    def _flags(self) -> list[tuple[bool, list[str]]]:
-        return [(layer._disable_adapters, layer._active_adapter) for layer in self.layers]
+    def _flags(self) -> list[tuple[bool, list[str], float]]:
+        return [(layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED]) for layer in self.layers]
 
-    def _set(self, flags: list[tuple[bool, list[str]]]) -> None:
-        for layer, (disabled, active) in zip(self.layers, flags, strict=True):
-            layer._disable_adapters, layer._active_adapter = disabled, active
+    def _set(self, flags: list[tuple[bool, list[str], float]]) -> None:
+        for layer, (disabled, active, scale) in zip(self.layers, flags, strict=True):
+            layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED] = disabled, active, scale

@@ -207,3 +207,13 @@ def test_images_are_in_range_and_differentiable(policy: Policy) -> None:
     images = policy.decode(x0)
     images.sum().backward()
     assert images.shape == (2, 3, 4, 4) and images.min() >= 0 and images.max() <= 1 and x0.grad.any()
+
+def test_checkpointed_blocks_remember_the_scale(policy: Policy) -> None:
+    cond = policy.encode(tiny.PROMPTS[:2])
+
+    def graph(policy: Policy) -> Tensor:
+        return policy.scaled(0.5)(X, T, cond).square().mean()
+
+    expected = gradients(policy, graph)
+    policy.checkpoint_blocks()
+    assert difference(gradients(policy, graph), expected) < 1e-5
