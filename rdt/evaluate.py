@@ -37,18 +37,29 @@ def evaluate(run: saved.Saved) -> Path:
     from rdt.report import report
 
     experiment = run.experiment()
-    prompts = list(experiment.evaluator.protocol.prompts)
-    if run.result["base"]["prompts"] != prompts:
-        raise UsageError(
-            f"run={run.folder} was evaluated on other prompts than {prompts[0]!r} ..., which its config gives"
-        )
+    check(run, experiment)
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, experiment.guided(), experiment.base, experiment.sampling, rank=0, world=1
     )
     new = compared(done, run, experiment)
     record.add_point(run.folder, new)
-    record.save_samples(run.folder, prompts, **{slug(new["label"]): done})
+    record.save_samples(run.folder, new["prompts"], **{slug(new["label"]): done})
     return report([run.folder], run.folder)
+
+
+def check(run: saved.Saved, experiment: "Experiment") -> None:
+    """UsageError where the recorded base is not what this installation would evaluate."""
+    from rdt.fingerprint import fingerprint
+
+    prompts = list(experiment.evaluator.protocol.prompts)
+    if run.result["base"]["prompts"] != prompts:
+        raise UsageError(f"run={run.folder} was evaluated on other prompts than {prompts[0]!r} ..., its config's now")
+    weights = fingerprint(experiment.policy, experiment.evaluator.rewards)
+    if run.result.get("weights") != weights:
+        raise UsageError(
+            f"run={run.folder} was evaluated on weights {run.result.get('weights')}, model={run.cfg.model.name} and its"
+            f" rewards are {weights} now: the points could not be compared; run it again"
+        )
 
 
 def compared(done: "Evaluation", run: saved.Saved, experiment: "Experiment") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rdt import board
 from rdt.evaluation import Evaluation
 from rdt.experiment import Experiment
+from rdt.fingerprint import fingerprint
 from rdt.points import BASE, Point, described, joined, point
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
@@ -48,6 +49,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         "base": point(base, None, protocol, BASE),
         "limit": experiment.limit(protocol.images_per_prompt),
         "compute": compute(experiment, training_passes, started),
+        "weights": fingerprint(method.policy, evaluator.rewards),
         "versions": {name: version(name) for name in PACKAGES},
     }
     save_json(out / "result.json", result)
