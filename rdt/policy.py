@@ -1,21 +1,17 @@
 """The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.process import Process
-
-TUNED, CONSISTENCY = "tuned", "consistency"
+from rdt.views import CONSISTENCY, TUNED, Views
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Policy(nn.Module):
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape
         self._parts = parts
-        self._views = _Views(self.network)
+        self._views = Views(self.network)
         self._prompts: dict[str, Cond] = {}
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
         for name, weight in self.network.named_parameters():
@@ -164,51 +160,3 @@ class Policy(nn.Module):
         self.passes += len(x)
         with self._views.use(view):
             return self._parts.predict(self.network, x, t, cond)
-
-
-class _Views:
-    """Which adapter the network runs under. Flags only: peft's own switches also change requires_grad, and lose gradients."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
-
-    @contextmanager
-    def use(self, view: str | None) -> Iterator[None]:
-        """Run under adapter `view`; None is the bare network."""
-        before = self._flags()
-        self._set([(view is None, active if view is None else [view], scale) for _, active, scale in before])
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    @contextmanager
-    def scaling(self, scale: float) -> Iterator[None]:
-        """Multiply the trained adapter's contribution."""
-        before = self._flags()
-        self._set([(disabled, active, scale * own) for disabled, active, own in before])
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
-        """torch's checkpoint, which re-enters in backward the view that was active in forward (huggingface/peft#2832)."""
-        flags = self._flags()
-
-        def run(*inputs: Any) -> Any:
-            current = self._flags()
-            self._set(flags)
-            try:
-                return block(*inputs)
-            finally:
-                self._set(current)
-
-        return checkpoint(run, *args, use_reentrant=False)
-
-    def _flags(self) -> list[tuple[bool, list[str], float]]:
-        return [(layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED]) for layer in self.layers]
-
-    def _set(self, flags: list[tuple[bool, list[str], float]]) -> None:
-        for layer, (disabled, active, scale) in zip(self.layers, flags, strict=True):
-            layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED] = disabled, active, scale

@@ -11,8 +11,9 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from torch import Tensor, nn
 
 from rdt import checkpoints
-from rdt.policy import CONSISTENCY, Adapter, Cond, Parts, Policy
+from rdt.policy import Adapter, Cond, Parts, Policy
 from rdt.process import Diffusion
+from rdt.views import CONSISTENCY
 
 
 def build(*, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool) -> Policy:
