@@ -1,0 +1,19 @@
+"""One real run of minimal size, made once and shared: training, evaluation, record, W&B offline."""
+
+from pathlib import Path
+
+import pytest
+
+from minimal import minimal
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """The output folder of a finished run; copy it before changing anything in it."""
+    from rdt.launch import launch
+
+    out = tmp_path_factory.mktemp("run") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_DATA_DIR", str(out.parent / "wandb-data"))
+        launch(minimal(out))
+    return out

@@ -1,0 +1,186 @@
+"""Laws of evaluating a saved run: what the run recorded comes back bit for bit, and nothing is lost or doubled."""
+
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from rdt import evaluate, sample, saved
+from rdt.compose import conf_dir
+from rdt.points import described, joined, label
+from rdt.record import add_point
+from rdt.sheet import GAP, HEAD
+
+CONSTANT = ("guidance=aig", "guidance.schedule=constant")
+
+
+@pytest.fixture
+def run(run_folder, tmp_path):
+    """A copy of the finished run."""
+    ignored = shutil.ignore_patterns("wandb*", "checkpoints")
+    return shutil.copytree(run_folder, tmp_path / "run", ignore=ignored)
+
+
+@pytest.fixture
+def typed(monkeypatch, tmp_path):
+    """Runs a command's entry in an empty folder as if typed."""
+
+    def call(module, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        module.entry()
+
+    return call
+
+
+def result(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def guidance(*overrides):
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        cfg = compose("evaluate", list(overrides))
+    OmegaConf.resolve(cfg)
+    return described(OmegaConf.to_container(cfg.guidance))
+
+
+def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
+    before = result(run)
+    typed(evaluate, "-m", f"run={run}", *CONSTANT, "guidance.constant=0,1")
+    after = result(run)
+    own, none, full = after["points"]
+    assert (own, after["base"]) == (before["points"][0], before["base"])
+    assert none["per_prompt"] == before["base"]["per_prompt"]
+    assert full["per_prompt"] == own["per_prompt"] != none["per_prompt"]
+    for kind in ("reward", "diversity", "fidelity", "kl_nats"):
+        assert full[kind] == own[kind]  # the intervals and the paired differences too
+    assert none["reward"]["hps"]["diff"] == {"mean": 0, "ci95": [0, 0]}
+    pictures = {path.stem: path.read_bytes() for path in (run / "samples").glob("*.png")}
+    assert pictures["aig-constant-weight-0"] == pictures["base"]
+    assert pictures["aig-constant-weight-1"] == pictures["tuned"]
+    page = (run / "report.html").read_text()
+    assert all(point["label"] in page for point in after["points"])
+
+
+def test_the_same_guidance_is_replaced_not_doubled(run, typed):
+    before = result(run)
+    typed(evaluate, f"run={run}", "guidance=cfg")
+    assert result(run) == before
+
+
+def test_points_of_processes_at_the_same_time_are_all_kept(run):
+    own = result(run)["points"][0]
+    new = [own | {"label": str(k), "guidance": {"name": "aig", "exponent": k}} for k in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda point: add_point(run, point), new))
+    points = result(run)["points"]
+    assert points[0] == own
+    assert sorted(int(point["label"]) for point in points[1:]) == list(range(16))
+
+
+def test_a_point_joins_in_the_place_of_its_like():
+    points = [{"guidance": {"name": name}, "value": 0} for name in "abc"]
+    assert [p["value"] for p in joined(points, {"guidance": {"name": "b"}, "value": 1})] == [0, 1, 0]
+    assert [p["value"] for p in joined(points, {"guidance": {"name": "d"}, "value": 1})] == [0, 0, 0, 1]
+
+
+def test_guidance_is_what_it_does_without_knobs_that_are_not_in_force():
+    power = guidance("guidance=aig", "guidance.power=2")
+    assert power == guidance("guidance=aig", "guidance.power=2.0", "guidance.constant=0.1", "guidance.fraction=0.9")
+    assert power != guidance("guidance=aig", "guidance.power=3")
+    labels = [label(guidance(*o)) for o in ((["guidance=cfg"]), ([*CONSTANT, "guidance.constant=1"]))]
+    assert [label(power), *labels] == ["aig power exponent=2", "cfg", "aig constant weight=1"]
+
+
+def overwritten(run, name, content):
+    (run / name).write_bytes(content)
+
+
+def changed(run, section, value):
+    (run / "result.json").write_text(json.dumps(result(run) | {section: value}))
+
+
+def reshaped(run):
+    tensors = load_file(run / saved.LORA)
+    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / saved.LORA)
+
+
+def renamed(run):
+    tensors = load_file(run / saved.LORA)
+    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / saved.LORA)
+
+
+BREAKS = {
+    "no config.yaml": lambda run: (run / "config.yaml").unlink(),
+    "no result.json": lambda run: (run / "result.json").unlink(),
+    "no lora": lambda run: shutil.rmtree(run / "lora"),
+    "is no folder": shutil.rmtree,
+    "config.yaml is not the config": lambda run: overwritten(run, "config.yaml", b"[1, 2]"),
+    "result.json is corrupt": lambda run: overwritten(run, "result.json", b'{"schema": 1'),
+    "result.json lacks base": lambda run: overwritten(run, "result.json", b'{"points": []}'),
+    "not a readable file of tensors": lambda run: overwritten(run, saved.LORA, b"\x00" * 40),
+    "not a LoRA in diffusers' format": renamed,
+    "LoRA does not fit": reshaped,
+    "weights 00000000": lambda run: changed(run, "weights", "00000000"),
+    "other prompts": lambda run: changed(run, "base", result(run)["base"] | {"prompts": ["a cat"]}),
+}
+
+
+@pytest.mark.parametrize("words", BREAKS)
+def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
+    BREAKS[words](run)
+    one_line(lambda: typed(evaluate, f"run={run}"), capfd, words)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        (evaluate, [], "run= is missing"),
+        (evaluate, ["run=nowhere", "guidance=nosuch"], "guidance=nosuch is not one of aig"),
+        (evaluate, ["run=nowhere", "guidance=aig", "guidance.power=abc"], "guidance.power=abc is a text"),
+        (evaluate, ["run=nowhere", "guidance=aig", "guidance.pwer=1"], "guidance.pwer"),
+        (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is no folder"),
+        (sample, ["run=nowhere"], "prompt= is missing"),
+        (sample, ["run=nowhere", "prompt=a", "n=0"], "n=0 must be greater than 0"),
+        (sample, ["run=nowhere", "prompt=a"], "run=nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(typed, capfd, module, arguments, words):
+    one_line(lambda: typed(module, *arguments), capfd, words)
+
+
+def one_line(call, capfd, words):
+    with pytest.raises(SystemExit) as stopped:
+        call()
+    out, err = capfd.readouterr()
+    assert stopped.value.code == 1
+    assert err.count("\n") == 1 and err.startswith("error: ") and words in err
+    assert out == ""
+
+
+def blocks(file):
+    """The two halves of a sample sheet, without the words over them."""
+    pixels = np.asarray(Image.open(file))[HEAD:]
+    half = (pixels.shape[1] - GAP) // 2
+    return pixels[:, :half], pixels[:, half + GAP :]
+
+
+def test_sample_draws_both_at_equal_noise_and_says_where(run, typed, capfd, tmp_path):
+    typed(sample, f"run={run}", "prompt=a small blue ring", "n=3")
+    file = run / "samples" / "a-small-blue-ring-s0.png"
+    assert capfd.readouterr().out.split() == [str(file)]
+    base, tuned = blocks(file)
+    assert (base != tuned).any()
+    named = tmp_path / "new" / "x.png"
+    typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", *CONSTANT, "guidance.constant=0", f"out={named}")
+    none = blocks(named)
+    assert (none[0] == base).all() and (none[1] == base).all()
+    typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", "seed=1")
+    assert (blocks(run / "samples" / "a-small-blue-ring-s1.png")[0] != base).any()

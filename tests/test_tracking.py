@@ -1,0 +1,127 @@
+"""Laws of tracking: all of a run's record can be read back from W&B's own file, and every job has a run of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+from minimal import minimal
+from rdt import board, tracking
+from rdt.points import means
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def records(out):
+    """What wandb itself reads in the one run below out, by type."""
+    (file,) = out.glob("wandb/offline-run-*/run-*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    found = defaultdict(list)
+    for record in map(json.loads, lines):
+        found[record["type"]].append(record.get(record["type"]))
+    return found
+
+
+def merged(found, kind):
+    """All updates of "config" or "summary" or all items of "history", the later over the earlier."""
+    flat = {}
+    for record in found[kind]:
+        flat |= record.get("update") or record.get("item") or {}
+    return flat
+
+
+@pytest.fixture(scope="module")
+def read(run_folder):
+    return records(run_folder)
+
+
+@pytest.fixture(scope="module")
+def result(run_folder):
+    return json.loads((run_folder / "result.json").read_text())
+
+
+def test_the_run_is_finished_and_described(read, run_folder):
+    (run,) = read["run"]
+    assert read["exit"] == [{"exit_code": 0, "runtime": pytest.approx(read["exit"][0].get("runtime", 0))}]
+    assert run["job_type"] == "train" and set(run["tags"]) == {"sqdf", "hps", "shapes"}
+    assert run["run_id"] == (run_folder / "wandb_id").read_text()
+    assert run["config"]["update"]["method"]["name"] == "sqdf"
+
+
+def test_training_is_logged_by_iteration(read, run_folder):
+    rows = (run_folder / "metrics.csv").read_text().splitlines()
+    logged = [r["item"] for r in read["history"] if "train/reward" in r["item"]]
+    assert [item["iteration"] for item in logged] == list(range(len(rows) - 1))
+    assert any(m.get("glob_name") == "*" and m["step_metric"] == "iteration" for m in read["metric"])
+
+
+def test_final_scalars_are_those_of_the_record(read, result):
+    summary = merged(read, "summary")
+    for group, point in (("final", result["points"][-1]), ("base", result["base"])):
+        for name, value in means(point).items():
+            assert summary[f"{group}/{name}"] == pytest.approx(value)
+    assert summary["compute/images"] == result["compute"]["images"]
+
+
+def test_pictures_table_and_charts_are_there(read, run_folder, result):
+    history, (media,) = merged(read, "history"), run_folder.glob("wandb/offline-run-*/files/media")
+    for key, name in {"base": "samples/base.png", "tuned": "samples/tuned.png", "picture": "front.png"}.items():
+        (logged,) = media.glob(f"images/*/{key}_*.png")
+        assert logged.read_bytes() == (run_folder / name).read_bytes()
+    assert {"samples/base._type", "samples/tuned._type", "front/picture._type", "front/table._type"} <= set(history)
+    table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row.pop("point") for row in rows] == ["base", "cfg"]
+    assert rows == [pytest.approx(means(result["base"])), pytest.approx(means(result["points"][0]))]
+    charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
+    axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}
+    assert axes == {("diversity/entropy", f"reward/{name}") for name in result["base"]["reward"]}
+
+
+def test_the_adapter_is_an_artifact_that_says_what_it_is(read, run_folder, result):
+    (model,) = [artifact for artifact in read["artifact"] if artifact["type"] == "model"]
+    sizes = {entry["path"]: int(entry["size"]) for entry in model["manifest"]["contents"]}
+    assert sizes == {path.name: path.stat().st_size for path in (run_folder / "lora").iterdir()}
+    metadata = json.loads(model["metadata"])
+    assert metadata["point"].pop("guidance") == "cfg"
+    assert metadata.pop("point") == pytest.approx(means(result["points"][0]))
+    assert metadata == {
+        "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
+        "base_model": "bundled:base", "rank": 2, "alpha": 2,
+    }  # fmt: skip
+
+
+def test_jobs_of_one_process_are_runs_of_their_own_also_after_one_broke_off(run_folder, tmp_path):
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    shutil.copytree(run_folder, whole, ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
+    left, kept = minimal(broken), minimal(whole)
+    for logger in tracking.loggers(left, broken):
+        logger.log_metrics({"train/left": 1.0}, step=0)
+    board.conclude(tracking.loggers(kept, whole), kept, whole)
+    first, second = records(broken), records(whole)
+    assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
+    assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
+    assert [len(found["artifact"]) > 0 for found in (first, second)] == [False, True]
+
+
+def test_other_loggers_need_no_wandb(tmp_path):
+    cfg = minimal(tmp_path, "logger=csv")
+    assert [type(logger) for logger in tracking.loggers(cfg, tmp_path)] == [tracking.Metrics]
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_an_account_that_is_missing_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"^logger\.wandb: [^\n]*logger=csv") as refused:
+        tracking.loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out")
+    assert "\n" not in str(refused.value)
