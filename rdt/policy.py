@@ -149,7 +149,9 @@ class Policy(nn.Module):
         own = self.lora()
         wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
         if wrong:
-            raise ValueError(f"LoRA does not fit this model: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}")
+            raise ValueError(
+                f"LoRA does not fit this model: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}"
+            )
         set_peft_model_state_dict(self.network, weights, adapter_name=TUNED)
 
     def save_lora(self, folder: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,40 +21,53 @@ class Views:
     @contextmanager
     def use(self, view: str | None) -> Iterator[None]:
         """Run under adapter `view`; None is the bare network."""
-        before = self._flags()
-        self._set([(view is None, active if view is None else [view], scale) for _, active, scale in before])
-        try:
+        with self._under(
+            [_Flags(view is None, was.active if view is None else [view], was.scaling) for was in self._flags()]
+        ):
             yield
-        finally:
-            self._set(before)
 
     @contextmanager
     def scaling(self, scale: float) -> Iterator[None]:
         """Multiply the trained adapter's contribution."""
-        before = self._flags()
-        self._set([(disabled, active, scale * own) for disabled, active, own in before])
-        try:
+        with self._under([_Flags(was.disabled, was.active, _scaled(was.scaling, scale)) for was in self._flags()]):
             yield
-        finally:
-            self._set(before)
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
         """torch's checkpoint, which re-enters in backward the view that was active in forward (huggingface/peft#2832)."""
         flags = self._flags()
 
         def run(*inputs: Any) -> Any:
-            current = self._flags()
-            self._set(flags)
-            try:
+            with self._under(flags):
                 return block(*inputs)
-            finally:
-                self._set(current)
 
         return checkpoint(run, *args, use_reentrant=False)
 
-    def _flags(self) -> list[tuple[bool, list[str], float]]:
-        return [(layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED]) for layer in self.layers]
+    @contextmanager
+    def _under(self, flags: list["_Flags"]) -> Iterator[None]:
+        before = self._flags()
+        self._set(flags)
+        try:
+            yield
+        finally:
+            self._set(before)
 
-    def _set(self, flags: list[tuple[bool, list[str], float]]) -> None:
-        for layer, (disabled, active, scale) in zip(self.layers, flags, strict=True):
-            layer._disable_adapters, layer._active_adapter, layer.scaling[TUNED] = disabled, active, scale
+    def _flags(self) -> list["_Flags"]:
+        return [_Flags(layer._disable_adapters, layer._active_adapter, dict(layer.scaling)) for layer in self.layers]
+
+    def _set(self, flags: list["_Flags"]) -> None:
+        for layer, flag in zip(self.layers, flags, strict=True):
+            layer._disable_adapters, layer._active_adapter = flag.disabled, flag.active
+            layer.scaling.update(flag.scaling)
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """What one layer runs under."""
+
+    disabled: bool
+    active: list[str]
+    scaling: dict[str, float]  # by adapter; a layer need not have every adapter
+
+
+def _scaled(scaling: dict[str, float], scale: float) -> dict[str, float]:
+    return {name: value * scale if name == TUNED else value for name, value in scaling.items()}
