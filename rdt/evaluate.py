@@ -4,7 +4,6 @@ The prompts and the noise are those of the run, so that the new point is paired 
 It is put there beside the run's own, and the report is drawn anew.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,4 +78,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

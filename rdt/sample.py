@@ -1,6 +1,5 @@
 """`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: look at a saved run beside its base."""
 
-import sys
 from pathlib import Path
 
 import hydra
@@ -57,4 +56,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

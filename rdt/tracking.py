@@ -77,7 +77,7 @@ class Board(WandbLogger):
 def _wandb(cfg: DictConfig, out: Path) -> Board:
     import wandb
 
-    wanted = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
+    wanted: Any = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
     mode = wanted or ("online" if has_account() else "offline")
     if wanted is None and mode == "offline":
         print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
