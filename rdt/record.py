@@ -28,6 +28,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-co
 def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float) -> None:
     """Evaluate base and tuned on the held-out prompts, every rank its share, and write the record on rank 0."""
     rank, world, method = trainer.global_rank, trainer.world_size, experiment.method
+    method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
     training_passes = method.policy.passes
     evaluator = experiment.evaluator.to(method.device)
     arguments = (experiment.base, experiment.sampling, rank, world)

@@ -77,8 +77,8 @@ class Board(WandbLogger):
 def _wandb(cfg: DictConfig, out: Path) -> Board:
     import wandb
 
-    wanted: Any = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
-    mode = wanted or ("online" if has_account() else "offline")
+    wanted = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
+    mode: Any = wanted or ("online" if has_account() else "offline")
     if wanted is None and mode == "offline":
         print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
     try:
