@@ -36,7 +36,7 @@ def check(cfg: DictConfig, out: Path) -> None:
     if cfg.resume == "never" or not (out / "config.yaml").is_file():
         return
     was, now = _fixed(OmegaConf.load(out / "config.yaml")), _fixed(cfg)
-    for key in now | was:
+    for key in sorted(now | was, key=lambda name: name.count(".")):  # method.lr before its copy, method.module.lr
         if was.get(key) != now.get(key):
             raise UsageError(
                 f"{key}={now.get(key)} differs from {was.get(key)} of the run in output_dir={out};"

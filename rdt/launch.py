@@ -6,9 +6,12 @@ with other hyper-parameters.
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import folder
 from rdt.errors import Terminated, UsageError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch(cfg: DictConfig) -> None:
@@ -32,28 +37,41 @@ def launch(cfg: DictConfig) -> None:
 
 
 def _distributed(cfg: DictConfig, file: Path) -> None:
+    """One process per device; what the first that fails has to say is what the run says."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its account of a failure is fifty lines long
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // cfg.devices)))
-    config = LaunchConfig(
-        min_nodes=cfg.num_nodes, max_nodes=cfg.num_nodes, nproc_per_node=cfg.devices, max_restarts=0, **_rendezvous(cfg)
-    )  # fmt: skip
+    nodes, where = cfg.num_nodes, _rendezvous(cfg)
+    config = LaunchConfig(min_nodes=nodes, max_nodes=nodes, nproc_per_node=cfg.devices, max_restarts=0, **where)
     try:
-        elastic_launch(config, sys.executable)("-m", "rdt.worker", str(file))
+        with _own_handlers():
+            elastic_launch(config, sys.executable)("-m", "rdt.worker", str(file))
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        told = failure.error_file_data["message"]
-        reason = told["message"] if isinstance(told, dict) else f"exit status {failure.exitcode}, see above"
-        raise UsageError(f"devices={cfg.devices}: {reason}") from None
+        raise UsageError(f"devices={cfg.devices}: {_told(error.get_first_failure()[1])}") from None
     except SignalException as error:
         saved = folder.checkpoints(Path(cfg.output_dir))
-        raise Terminated(
-            f"stopped by {error.sigval.name}; newest checkpoint: {saved[-1] if saved else 'none'};"
-            f" output_dir={cfg.output_dir} goes on from there"
-        ) from None
+        latest = f"newest checkpoint: {saved[-1] if saved else 'none'}"
+        raise Terminated(f"stopped by {error.sigval.name}; {latest}; output_dir={cfg.output_dir} goes on") from None
+
+
+def _told(failure: Any) -> str:
+    """What a worker left for its launcher to say."""
+    told = failure.error_file_data["message"]
+    return told["message"] if isinstance(told, dict) else f"exit status {failure.exitcode} of a process, see above"
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """The agent installs signal handlers of its own and leaves them behind."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _rendezvous(cfg: DictConfig) -> dict[str, Any]:

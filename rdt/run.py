@@ -25,8 +25,9 @@ def main(cfg: DictConfig) -> None:
         try:
             job(cfg, hydra_config)
         finally:
-            with suppress(OSError):  # a sweep's job folder is made by Hydra; where nothing ran it is empty
-                Path(hydra_config.runtime.output_dir).rmdir()
+            if hydra_config.mode == RunMode.MULTIRUN:
+                with suppress(OSError):  # Hydra made the job's folder; where nothing ran it is empty
+                    Path(hydra_config.runtime.output_dir).rmdir()
 
 
 def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:

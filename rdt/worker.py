@@ -71,10 +71,10 @@ def stoppable(out: Path) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Silence what libraries say about themselves; errors still come through."""
-    transformers.logging.set_verbosity_error()
+    """Silence what libraries say about themselves; what is wrong they raise as well."""
+    transformers.logging.set_verbosity(logging.CRITICAL)
     transformers.logging.disable_progress_bar()
-    diffusers.logging.set_verbosity_error()
+    diffusers.logging.set_verbosity(logging.CRITICAL)
     diffusers.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,6 +1,5 @@
 """What every method shares: the sampler, the optimiser step, counting, and checkpoints that hold adapters only."""
 
-import math
 from typing import Any, TypeVar
 
 import lightning as L
@@ -17,7 +16,7 @@ Choice = TypeVar("Choice")
 
 
 class Diverged(FloatingPointError):
-    """A loss that is not finite."""
+    """A reward, loss or gradient that is not finite."""
 
 
 class Method(L.LightningModule):
@@ -73,14 +72,19 @@ class Method(L.LightningModule):
         return range(self.global_rank * size, (self.global_rank + 1) * size)
 
     def update(self, loss: Tensor) -> None:
-        """One optimiser step on a finite loss."""
-        if not math.isfinite(loss.item()):
-            raise Diverged(f"loss is {loss.item()} at iteration {self.iteration}")
+        """One optimiser step; a loss or gradient that is not finite leaves the weights alone."""
+        self.check_finite("loss", loss)
         optimizer = self.optimizers()
         optimizer.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
+        self.check_finite("gradient norm", torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
         optimizer.step()
+
+    def check_finite(self, name: str, values: Tensor) -> None:
+        """Diverged, with the iteration, where a value is not finite."""
+        wrong = values.detach()[~values.isfinite()]
+        if len(wrong):
+            raise Diverged(f"{name} is {wrong[0].item()} at iteration {self.iteration}")
 
     @property
     def trained(self) -> list[Tensor]:

@@ -70,6 +70,7 @@ class SQDF(Method):
             images = self.policy.decode(trajectory.latents[:, -1])
             scores = self.reward(images, [batch.prompts[row] for row in self.share(len(batch.prompts))])
         scores = self.all_gather(scores).flatten()
+        self.check_finite("reward", scores)
         self.buffer.add(trajectory.latents, scores, batch.prompts)
         self.report(reward=scores.mean())
 

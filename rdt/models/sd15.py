@@ -16,7 +16,9 @@ from rdt.process import Diffusion
 from rdt.views import CONSISTENCY
 
 
-def build(*, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool) -> Policy:
+def build(
+    *, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool
+) -> Policy:
     """The policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` where there is one."""
     made = parts(checkpoints.locate(source))
     if consistency is not None:
@@ -38,7 +40,9 @@ def parts(folder: Path) -> Parts:
 
     def encode(prompts: list[str]) -> Cond:
         length = tokenizer.model_max_length
-        ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
         return Cond(text_encoder(ids.to(text_encoder.device)).last_hidden_state)
 
     def decode(x0: Tensor) -> Tensor:
@@ -75,11 +79,16 @@ def _process(config: Any) -> Diffusion:
     return Diffusion(
         alphas_cumprod=DDIMScheduler.from_config(config).alphas_cumprod,
         prediction=config.prediction_type,
-        set_alpha_to_one=False,  # Stable Diffusion's own setting: the last step keeps a little noise, so its density exists
+        set_alpha_to_one=False,  # as Stable Diffusion: the last step keeps a little noise, so its density exists
         steps_offset=config.steps_offset,
     )
 
 
 def _load_consistency(unet: UNet2DConditionModel, file: Path) -> None:
-    state, alphas = StableDiffusionPipeline.lora_state_dict(file.parent, weight_name=file.name, local_files_only=True)
-    StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)
+    try:
+        state, alphas = StableDiffusionPipeline.lora_state_dict(
+            file.parent, weight_name=file.name, local_files_only=True
+        )
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)
+    except Exception as error:  # diffusers and peft raise whatever they trip over
+        raise ValueError(f"consistency adapter {file} does not fit this model: {error}") from None

@@ -1,0 +1,178 @@
+"""The command: bad input is one line that shows the value and leaves nothing behind; what needs no weights is quick."""
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rdt import run
+from rdt.checkpoints import BUNDLE
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """`rdt run output_dir=out ...` in an empty folder: (exit status, stdout, stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("RDT_TRACEBACK", raising=False)
+
+    def answer(*overrides):
+        monkeypatch.setattr(sys, "argv", ["rdt", "output_dir=out", "logger=csv", *overrides])
+        status = 0
+        try:
+            run.entry()
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return answer
+
+
+def refused(answer, *words):
+    """One line on stderr with all the words, exit status not 0, nothing written."""
+    status, out, err = answer
+    assert status not in (0, None) and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert all(word in err for word in words), err
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    {
+        "method.klx=3": ["method.klx=3", "kl_coef"],
+        "foo=1": ["foo=1", "method", "seed"],
+        "iteration=7": ["iteration=7", "did you mean iterations"],
+        "method=nosuch": ["method=nosuch", "sqdf"],
+        "method.kl_coef=abc": ["method.kl_coef=abc", "a text", "a number"],
+        "iterations=1.5": ["iterations=1.5", "an integer"],
+        "iterations=null": ["iterations=null", "an integer"],
+        "dry_run=1": ["dry_run=1", "a truth value"],
+        "tags=a": ["tags=a", "a list"],
+        "model.lora=3": ["model.lora=3", "a section"],
+        "method.lr=0": ["method.lr=0", "greater than 0"],
+        "method.lr=nan": ["method.lr=nan", "greater than 0"],
+        "method.replay=all": ["method.replay=all", "prioritized, uniform, on_policy"],
+        "precision=fp8": ["precision=fp8", "fp32, bf16"],
+        "method.lr=[1": ["method.lr=[1"],
+        "devices=4096": ["devices=4096", "this machine"],
+        "num_nodes=2": ["num_nodes=2", "MASTER_ADDR"],
+        "resume=/nosuch": ["resume=/nosuch", "auto", "run.ckpt"],
+        "output_dir=/dev/null/x": ["output_dir=/dev/null/x", "/dev/null is not a writable folder"],
+        "prompts=file": ["prompts.train_file=???", "give prompts.train_file="],
+        "reward.module.checkpoint=nosuch.pt": ["nosuch.pt", "bundled:<file>"],
+        "model.policy.source=bundled:nosuch": ["bundled:nosuch", "rdt.shapes.pretrain"],
+        "evaluation.judges.gold.oracle=/dev/null/oracle": ["/dev/null/oracle"],
+    }.items(),
+)
+def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    refused(command(override), *words)
+
+
+def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi: a machine of two cores
+    refused(command("devices=2", "batch_size=3"), "batch_size=3", "a multiple of 2")
+    refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
+
+
+@pytest.mark.parametrize(
+    "content, words", [(None, "does not exist"), ("\n \n", "is empty"), (b"\xff\xfe", "not UTF-8")]
+)
+def test_a_prompts_file_without_prompts_is_one_line(command, tmp_path, content, words):
+    good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
+    good.write_text("a circle\n")
+    if content is not None:
+        bad.write_bytes(content if isinstance(content, bytes) else content.encode())
+    answer = command("prompts=file", f"prompts.train_file={good}", f"prompts.held_out_file={bad}")
+    refused(answer, f"prompts.held_out_file={bad}", words, "one prompt per line")
+
+
+@pytest.mark.parametrize("key", ["reward.module.checkpoint", "model.policy.consistency"])
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"no tensors", lambda whole: b""]
+)
+def test_a_corrupt_safetensors_file_is_one_line(command, tmp_path, key, damage):
+    file = tmp_path / "damaged.safetensors"
+    save_file({"a": torch.ones(100)}, file)
+    file.write_bytes(damage(file.read_bytes()))
+    refused(command(f"{key}={file}", "dry_run=true"), str(file), "not a readable file of tensors")
+
+
+def test_a_corrupt_pickle_is_one_line(command, tmp_path):
+    file = tmp_path / "damaged.pt"
+    file.write_text("root:x:0:0\n")
+    refused(command(f"reward.module.checkpoint={file}"), str(file), "not a readable file of tensors")
+
+
+def test_a_lora_of_another_model_is_one_line(command, tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"unet.nosuch.lora_A.weight": torch.ones(2, 3), "unet.nosuch.lora_B.weight": torch.ones(3, 2)}, file)
+    refused(command(f"model.policy.consistency={file}"), str(file), "does not fit")
+
+
+def test_a_truncated_model_folder_is_one_line(command, tmp_path):
+    shutil.copytree(BUNDLE / "base", tmp_path / "base")
+    (weights,) = (tmp_path / "base" / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-7])
+    refused(command(f"model.policy.source={tmp_path / 'base'}"), str(weights), "not a readable file of tensors")
+
+
+def test_without_a_network_a_hub_model_is_refused_within_five_seconds(command, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        started = time.monotonic()
+        answer = command("model.policy.source=hub:owner/name")
+        assert time.monotonic() - started < 5
+    refused(answer, "hub:owner/name", "hf download owner/name")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(command):
+    status, out, err = command("dry_run=true")
+    assert not status and err == ""
+    assert "method=sqdf reward=hps model=shapes" in out and "100 updates of 16 samples" in out
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["dry_run=true"]], ids=" ".join)
+def test_what_needs_no_weights_needs_no_torch_and_no_time(tmp_path, arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rdt.run", *arguments],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported and not imported & {"torch", "lightning", "diffusers", "transformers", "numpy"}
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_names_the_first_bad_job_and_leaves_no_job_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "rdt.run", "-m", "method.lr=0.1,0", "dry_run=true", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.count("dry run:") == 1 and "sweep/0" in done.stdout
+    assert "method.lr=0 must be greater than 0" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+def test_the_command_finds_its_config_from_anywhere():
+    assert Path(run.conf_dir()) == ROOT / "conf"
