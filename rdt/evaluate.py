@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import door, saved
 from rdt.compose import alone, command, conf_dir
 from rdt.errors import UsageError
-from rdt.saved import slug
 
 if TYPE_CHECKING:
     from rdt.evaluation import Evaluation
@@ -34,6 +33,7 @@ def evaluate(run: saved.Saved) -> Path:
     """Evaluate the run under its config's guidance and put the point into its record; the path of the new report."""
     from rdt import record
     from rdt.report import report
+    from rdt.report.text import slug
 
     experiment = run.experiment()
     check(run, experiment)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rdt import door, saved
 from rdt.compose import alone, command, conf_dir
 from rdt.errors import UsageError
+from rdt.report.text import slug
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
@@ -34,7 +35,7 @@ def sample(cfg: DictConfig) -> Path:
 def name(cfg: DictConfig) -> str:
     """A file name of what is drawn."""
     guided = f" {cfg.guidance.name}" if cfg.get("guidance") else ""
-    return saved.slug(f"{cfg.prompt}{guided} s{cfg.seed}")
+    return slug(f"{cfg.prompt}{guided} s{cfg.seed}")
 
 
 def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:

@@ -1,7 +1,6 @@
 """A finished run, read back from its folder: what it was, what it found, and its policy."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +54,6 @@ def read(run: Any, guidance: DictConfig | None) -> Saved:
         if not (folder / name).is_file():
             raise UsageError(f"run={folder} has no {name}: {reason}")
     return Saved(folder, _config(folder / "config.yaml", guidance), _result(folder / "result.json"))
-
-
-def slug(words: str) -> str:
-    """A file name of them."""
-    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")[:80] or "samples"
 
 
 def _config(file: Path, guidance: DictConfig | None) -> DictConfig:

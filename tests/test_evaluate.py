@@ -16,6 +16,9 @@ from rdt import evaluate, sample, saved
 from rdt.compose import conf_dir
 from rdt.points import described, joined, label
 from rdt.record import add_point
+from rdt.report.folders import read_runs
+from rdt.report.gather import compare
+from rdt.report.grids import grids_of
 from rdt.sheet import GAP, HEAD
 
 CONSTANT = ("guidance=aig", "guidance.schedule=constant")
@@ -65,6 +68,12 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     pictures = {path.stem: path.read_bytes() for path in (run / "samples").glob("*.png")}
     assert pictures["aig-constant-weight-0"] == pictures["base"]
     assert pictures["aig-constant-weight-1"] == pictures["tuned"]
+    (comparison,) = compare(read_runs([run])[0])
+    shown = {grid.title: grid.path.stem for grid in grids_of(comparison, most=9)}
+    assert shown == {
+        "base": "base", "sqdf cfg": "tuned",
+        "sqdf aig constant weight=0": "aig-constant-weight-0", "sqdf aig constant weight=1": "aig-constant-weight-1",
+    }  # fmt: skip
     page = (run / "report.html").read_text()
     assert all(point["label"] in page for point in after["points"])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rdt.report.fronts import Comparison, Group
 from rdt.report.records import Run
+from rdt.report.text import slug
 
 MOST = 900  # pixels across, for a picture inside a page
 
@@ -25,12 +26,18 @@ class Grid:
 def grids_of(comparison: Comparison, most: int) -> list[Grid]:
     """The base's grid and those of the groups, every method in turn, at most that many; unreadable ones left out."""
     by_method = [[g for g in comparison.groups if g.method == method] for method in comparison.methods]
-    by_method.sort(key=len, reverse=True)
+    by_method = sorted(
+        (sorted(groups, key=lambda g: _name(g) != "tuned") for groups in by_method), key=len, reverse=True
+    )
     turns = [group for group in chain(*zip_longest(*by_method)) if group is not None]
-    tuned = {group.runs[0].path: _grid(group.runs[0], "tuned", group) for group in reversed(turns)}
     base = next((grid for g in turns if (grid := _grid(g.runs[0], "base", None))), None)
-    grids = [base, *(tuned[path] for path in dict.fromkeys(group.runs[0].path for group in turns))]
+    grids = [base, *(_grid(group.runs[0], _name(group), group) for group in turns)]
     return [grid for grid in grids if grid is not None][:most]
+
+
+def _name(group: Group) -> str:
+    """The picture of a group's first run: "tuned" under its own guidance, else called for the point's label."""
+    return "tuned" if group.points[0] is group.runs[0].points[0] else slug(group.points[0].label)
 
 
 def _grid(run: Run, name: str, group: Group | None) -> Grid | None:

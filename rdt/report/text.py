@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import re
+
 from rdt.pareto import Interval
 from rdt.report.records import Score
 
@@ -33,3 +35,8 @@ def verdict(score: Score, name: str) -> str:
     if not name.startswith(("reward/", "diversity/")):
         return "cost"
     return "up" if score.diff.mean > 0 else "down"
+
+
+def slug(words: str) -> str:
+    """A file name of them."""
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")[:80] or "samples"
