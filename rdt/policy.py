@@ -124,12 +124,9 @@ class Policy(nn.Module):
         return counter.get_total_flops()
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Conditions of prompts, each encoded once."""
-        missing = [p for p in dict.fromkeys(prompts) if p not in self._prompts]
-        if missing:
-            with torch.no_grad():
-                rows = self._parts.encode(missing)
-            self._prompts |= {prompt: rows[k : k + 1] for k, prompt in enumerate(missing)}
+        """Conditions of prompts, each encoded once and alone: in company the last bits depend on who else is new."""
+        with torch.no_grad():
+            self._prompts |= {p: self._parts.encode([p]) for p in prompts if p not in self._prompts}
         return Cond.cat(*(self._prompts[p] for p in prompts))
 
     def decode(self, x0: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class ClipReward(Reward):
         if len(self._cache) + len(missing) > CACHE:
             self._cache.clear()
             missing = list(dict.fromkeys(prompts))
-        if missing:
-            self._cache |= zip(missing, self._encode(missing), strict=True)
+        for prompt in missing:  # one at a time: in company the last bits depend on who else is new
+            self._cache[prompt] = self._encode([prompt])[0]
         return torch.stack([self._cache[prompt] for prompt in prompts])
 
     @torch.no_grad()

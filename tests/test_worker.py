@@ -1,0 +1,157 @@
+"""A run that was stopped, broken off or finished goes on exactly where it was, or says in one line why not."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minimal import minimal
+from rdt import folder, run
+from rdt.errors import Terminated, UsageError
+from rdt.worker import work
+
+YAML = """
+name: fragile
+module:
+  _target_: fragile.hps
+  iteration: 3
+  event: nan
+"""
+PUBLISHED = ("checkpoint", "tokenizer", "vision_heads", "text_heads")
+
+
+def config(out, *overrides):
+    return minimal(out, "logger=csv", "iterations=4", "trainer.checkpoint_every=2", *overrides)
+
+
+def eventful(out, event, iteration):
+    """A run in whose iteration (from 0) something happens."""
+    cfg = config(out)
+    cfg.reward.module = {**cfg.reward.module, "_target_": "fragile.hps", "event": event, "iteration": iteration}
+    return cfg
+
+
+def rows(out):
+    with (out / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def same(a, b):
+    """Equality, bit for bit, of nested tensors and values."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_equal_runs(a, b):
+    """Same adapter, metrics, replay buffer, optimiser, cost and evaluation."""
+    assert same(*(load_file(out / "lora" / "pytorch_lora_weights.safetensors") for out in (a, b)))
+    assert rows(a) == rows(b) and [row["iteration"] for row in rows(a)] == ["0", "1", "2", "3"]
+    states = [torch.load(folder.checkpoints(out)[-1] / "run.ckpt", weights_only=True) for out in (a, b)]
+    for part in ("state_dict", "buffer", "optimizer_states", "progress"):
+        assert same(states[0][part], states[1][part]), part
+    results = [json.loads((out / "result.json").read_text()) for out in (a, b)]
+    assert all(results[0][key] == results[1][key] for key in ("points", "base", "iterations"))
+    assert results[0]["compute"]["network_passes"] == results[1]["compute"]["network_passes"]
+
+
+def names(out):
+    return [path.name for path in (out / "checkpoints").iterdir()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four iterations in one go."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    work(config(out))
+    return out
+
+
+def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        work(eventful(out, "fail", iteration=3))
+    assert names(out) == ["000002"] and len(rows(out)) == 3 and not (out / "result.json").exists()
+    work(config(out))
+    assert_equal_runs(out, whole)
+
+
+def test_a_terminated_run_saves_says_where_and_goes_on_bit_for_bit(whole, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Terminated) as stopped:
+        work(eventful(out, "terminate", iteration=2))
+    assert str(out / "checkpoints" / "000003") in str(stopped.value) and "SIGTERM" in str(stopped.value)
+    assert "\n" not in str(stopped.value) and len(rows(out)) == 3
+    work(config(out))
+    assert_equal_runs(out, whole)
+
+
+def test_a_finished_run_goes_on_with_more_iterations_bit_for_bit(whole, tmp_path):
+    out = tmp_path / "out"
+    work(config(out, "iterations=2"))
+    work(config(out))
+    assert_equal_runs(out, whole)
+    before = (out / "result.json").read_text()
+    work(config(out))  # once more, with nothing left to train
+    assert_equal_runs(out, whole)
+    assert json.loads(before)["points"] == json.loads((out / "result.json").read_text())["points"]
+
+
+def test_a_named_checkpoint_is_continued_in_another_folder(whole, tmp_path):
+    out = tmp_path / "out"
+    work(config(out, f"resume={whole / 'checkpoints' / '000002'}"))
+    assert rows(out) == rows(whole)[2:]
+    assert same(*(load_file(run / "lora" / "pytorch_lora_weights.safetensors") for run in (out, whole)))
+
+
+def test_resume_never_starts_over(whole, tmp_path):
+    out = tmp_path / "out"
+    work(config(out, "iterations=2", "seed=1"))
+    work(config(out, "resume=never"))
+    assert_equal_runs(out, whole)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
+    out = tmp_path / "out"
+    here = Path(__file__).parent
+    script = f"import test_worker; test_worker.work(test_worker.eventful({str(out)!r}, 'kill', 3))"
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert done.returncode == -9 and names(out) == ["000002"] and len(rows(out)) >= 2
+    work(config(out))
+    assert_equal_runs(out, whole)
+
+
+def test_another_config_in_the_same_folder_is_refused(whole):
+    folder.check(config(whole, "iterations=9", "devices=2", "evaluation.prompts=3", "trainer.log_every=5"), whole)
+    with pytest.raises(UsageError, match=r"method.lr=0.5 differs from \S+ of the run in output_dir=.*resume=never"):
+        folder.check(config(whole, "method.lr=0.5"), whole)
+    folder.check(config(whole, "method.lr=0.5", "resume=never"), whole)
+
+
+def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monkeypatch, capsys):
+    """A reward of the user's own, from a config folder of the user's own."""
+    (tmp_path / "conf" / "reward").mkdir(parents=True)
+    published = "".join(f"  {key}: ${{model.checkpoints.hps.{key}}}\n" for key in PUBLISHED)
+    (tmp_path / "conf" / "reward" / "fragile.yaml").write_text(YAML + published)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=4", "trainer.checkpoint_every=2"]
+    small = ["model.sampling.num_steps=3", "evaluation.every=0"]
+    monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", str(tmp_path / "conf"), *arguments, *small])
+    with pytest.raises(SystemExit) as stop:
+        run.entry()
+    err = capsys.readouterr().err
+    good = tmp_path / "out" / "checkpoints" / "000002"
+    assert stop.value.code == 1 and err.count("\n") == 1
+    assert "reward is nan at iteration 3" in err and f"last good checkpoint: {good}" in err and good.is_dir()
