@@ -1,7 +1,8 @@
 """SQDF's iteration against a re-statement of the official recipe, in one process: seconds and resident parameters.
 
-The official recipe keeps three networks, rolls out anew for every update and runs the look-ahead with a doubled batch of which half
-is thrown away. Ours has one network with three views, one pass per look-ahead, and k gradient samples per stored trajectory.
+The official recipe keeps three networks, rolls out anew for every update and runs the look-ahead with a doubled batch
+of which half is thrown away. Ours has one network with three views, one pass per look-ahead, and k gradient samples per
+stored trajectory.
 `python benchmarks/sqdf_step.py [iterations]`
 """
 
@@ -79,7 +80,9 @@ def main() -> None:
     print(f"as published, k = 1: {seconds:.3f} s per 16 gradient samples, {held / 1e6:.1f} MB of network parameters")
     for k in (1, 4):
         ours, own = measure(k, False, iterations)
-        print(f"rdt, k = {k}: {ours:.3f} s, {seconds / ours:.2f} times faster; {own / held:.2f} of the network parameters")
+        print(
+            f"rdt, k = {k}: {ours:.3f} s, {seconds / ours:.2f} times faster; {own / held:.2f} of the network parameters"
+        )
 
 
 if __name__ == "__main__":

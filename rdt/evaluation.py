@@ -1,4 +1,4 @@
-"""Evaluation on held-out prompts with paired noise: what a policy scores, how diverse it is, how far it went from the base."""
+"""Evaluation with paired noise: what a policy scores, how diverse it is, how far it went from the base."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,11 @@ class Evaluator(nn.Module):
     """Runs a protocol; its cost is sharded over ranks by prompt."""
 
     def __init__(
-        self, protocol: Protocol, rewards: Mapping[str, Reward], diversity: Sequence[Measure], fidelity: Sequence[Measure]
+        self,
+        protocol: Protocol,
+        rewards: Mapping[str, Reward],
+        diversity: Sequence[Measure],
+        fidelity: Sequence[Measure],
     ) -> None:
         super().__init__()
         self.protocol = protocol
@@ -71,7 +75,9 @@ class Evaluator(nn.Module):
         self.diversity, self.fidelity = tuple(diversity), tuple(fidelity)
 
     @torch.no_grad()
-    def run(self, policy: Policy, guided: Denoiser, base: Denoiser, sampling: Sampling, rank: int, world: int) -> Evaluation:
+    def run(
+        self, policy: Policy, guided: Denoiser, base: Denoiser, sampling: Sampling, rank: int, world: int
+    ) -> Evaluation:
         """Evaluate the denoiser `guided`; KL is measured against `base`. Every rank returns all the scores."""
         protocol = self.protocol
         mine = _shard(len(protocol.prompts), rank, world)
@@ -91,14 +97,18 @@ class Evaluator(nn.Module):
         return Evaluation(table.compute(), torch.stack(grid))
 
     def _sample(self, chunk: range, policy: Policy, guided: Denoiser, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """Latents (p, n, T+1, *latent) of p prompts, and the times; image k of a prompt has noise of its own, whatever the chunk."""
+        """Latents (p, n, T+1, *latent) of p prompts, and the times; an image's noise does not depend on the chunk."""
         count = self.protocol.images_per_prompt
         rows = range(chunk.start * count, chunk.stop * count)
         parts = []
         for first in range(0, len(rows), self.protocol.batch_size):
             some = rows[first : first + self.protocol.batch_size]
             noise = Noise(
-                seed=self.protocol.seed, purpose="evaluation", indices=some, shape=policy.latent_shape, device=policy.device
+                seed=self.protocol.seed,
+                purpose="evaluation",
+                indices=some,
+                shape=policy.latent_shape,
+                device=policy.device,
             )
             cond = policy.encode([self.protocol.prompts[row // count] for row in some])
             parts.append(rollout(guided, policy.process, cond, noise, sampling.num_steps, sampling.eta))
@@ -106,15 +116,25 @@ class Evaluator(nn.Module):
 
     def _measure(self, images: Tensor, prompt: str) -> dict[str, float]:
         """Rewards, diversity and fidelity of the images of one prompt."""
-        values = {f"reward/{n}": reward(images, [prompt] * len(images)).mean().item() for n, reward in self.rewards.items()}
+        values = {
+            f"reward/{n}": reward(images, [prompt] * len(images)).mean().item() for n, reward in self.rewards.items()
+        }
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
-            values |= {f"{kind}/{name}": float(v) for measure in measures for name, v in measure(images, prompt).items()}
+            values |= {
+                f"{kind}/{name}": float(v) for measure in measures for name, v in measure(images, prompt).items()
+            }
         return values
 
     def _kl(
-        self, chunk: range, latents: Tensor, times: Tensor, policy: Policy, denoisers: tuple[Denoiser, Denoiser], eta: float
+        self,
+        chunk: range,
+        latents: Tensor,
+        times: Tensor,
+        policy: Policy,
+        denoisers: tuple[Denoiser, Denoiser],
+        eta: float,
     ) -> list[dict[str, float]]:
-        """Per prompt {"kl_nats": mean over its first kl_images trajectories}; nothing where a KL does not exist or is not wanted."""
+        """Per prompt {"kl_nats": mean over its first kl_images trajectories}; {} where there is no KL to measure."""
         some = self.protocol.kl_images
         if some == 0 or eta == 0:
             return [{} for _ in chunk]

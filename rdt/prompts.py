@@ -38,7 +38,7 @@ def subset(*, prompts: Sequence[str], count: int, seed: int) -> list[str]:
 
 
 class PromptStream(IterableDataset):
-    """Iterations of prompts; what comes at iteration k depends on the seed and k alone, so a resumed run continues exactly."""
+    """Iterations of prompts; iteration k depends on the seed and k alone, so a resumed run continues exactly."""
 
     def __init__(self, prompts: Sequence[str], count: int, iterations: int, seed: int) -> None:
         self.prompts, self.count, self.iterations, self.seed = list(prompts), count, iterations, seed

@@ -13,7 +13,7 @@ TUNED, CONSISTENCY = "tuned", "consistency"
 
 
 class Views:
-    """Which adapter the network runs under. Flags only: peft's own switches also change requires_grad, and lose gradients."""
+    """Which adapter the network runs under. Flags only: peft's switches change requires_grad and lose gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
@@ -33,7 +33,7 @@ class Views:
             yield
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
-        """torch's checkpoint, which re-enters in backward the view that was active in forward (huggingface/peft#2832)."""
+        """torch's checkpoint, re-entering in backward the view of the forward pass (huggingface/peft#2832)."""
         flags = self._flags()
 
         def run(*inputs: Any) -> Any:

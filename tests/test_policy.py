@@ -208,6 +208,7 @@ def test_images_are_in_range_and_differentiable(policy: Policy) -> None:
     images.sum().backward()
     assert images.shape == (2, 3, 4, 4) and images.min() >= 0 and images.max() <= 1 and x0.grad.any()
 
+
 def test_checkpointed_blocks_remember_the_scale(policy: Policy) -> None:
     cond = policy.encode(tiny.PROMPTS[:2])
 

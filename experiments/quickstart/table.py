@@ -1,4 +1,4 @@
-"""Write results.csv, table.md and front.png from the runs of reproduce.sh: paired over prompts and seeds, 95 % intervals."""
+"""Write results.csv, table.md and front.png from the runs of reproduce.sh: paired over prompts and seeds."""
 
 import csv
 import json
@@ -49,7 +49,9 @@ def main(runs: Path, out: Path) -> None:
     for row in table:
         interval = f"{row['diff']:+.4f} [{row['lo']:+.4f}, {row['hi']:+.4f}]"
         share = "" if row["metric"] == "kl_nats" else f"{row['share_of_base']:.1%}"
-        lines.append(f"| {row['variant']} | {row['metric']} | {row['base']:.4f} | {row['tuned']:.4f} | {interval} | {share} |")
+        lines.append(
+            f"| {row['variant']} | {row['metric']} | {row['base']:.4f} | {row['tuned']:.4f} | {interval} | {share} |"
+        )
     (out / "table.md").write_text("\n".join(lines) + "\n")
     report(sorted(runs.glob("*-s*")), runs)
     shutil.copy(runs / "front.png", out / "front.png")

@@ -2,12 +2,13 @@
 
 Maximises, over states x_i of replayed or on-policy rollouts,
     gamma^(T-1-i) r(decode(x0(x_{i+1}))) - kl_coef KL(tuned || base at x_i) / dims
-where x_{i+1} is reparameterised from the tuned transition at x_i and x0 is a training-free look-ahead: the gradient runs
-reward -> decode -> look-ahead -> x_{i+1} -> tuned. Departures from the official code: the KL carries its factor 1/2 (their
-alpha 2.0 is our kl_coef 4.0), the look-ahead is not run with a doubled batch, negative rewards are shifted rather than
-masked (`mask_nonpositive=true` restores the mask), and gradients are all-reduced.
+where x_{i+1} is reparameterised from the tuned transition at x_i and x0 is a training-free look-ahead: the gradient
+runs reward -> decode -> look-ahead -> x_{i+1} -> tuned. Departures from the official code: the KL carries its factor
+1/2 (their alpha 2.0 is our kl_coef 4.0), the look-ahead is not run with a doubled batch, negative rewards are shifted
+rather than masked (`mask_nonpositive=true` restores the mask), and gradients are all-reduced.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,11 +27,12 @@ from rdt.transition import Transition
 
 
 class SQDF(Method):
-    """Soft-Q diffusion fine-tuning; `look_ahead`, `gamma`, `replay` and `replay_ratio` are the paper's four innovations."""
+    """Soft-Q diffusion fine-tuning; the paper's innovations: `look_ahead`, `gamma`, `replay`, `replay_ratio`."""
 
     def __init__(
-        self, *, gamma: float, kl_coef: float, kl_min_std: float, look_ahead: str, n_step: int, replay: str, omega: float,
-        importance_correction: bool, capacity: int, replay_ratio: int, mask_nonpositive: bool, **shared: Any,
+        self, *, gamma: float, kl_coef: float, kl_min_std: float, look_ahead: str, n_step: int, replay: str,
+        omega: float, importance_correction: bool, capacity: int, replay_ratio: int, mask_nonpositive: bool,
+        **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         if not self.reward.differentiable:
@@ -45,7 +47,11 @@ class SQDF(Method):
             "uniform": strategies.uniform,
             "on_policy": strategies.on_policy,
         })  # fmt: skip
-        self.buffer_options = {"capacity": capacity, "num_steps": self.sampling.num_steps, "corrected": importance_correction}
+        self.buffer_options = {
+            "capacity": capacity,
+            "num_steps": self.sampling.num_steps,
+            "corrected": importance_correction,
+        }
         self.restored: dict[str, Any] | None = None
 
     @property
@@ -130,7 +136,7 @@ def n_step(method: SQDF, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     process, base = method.policy.process, method.guided(method.policy.base)
     end = method.times[-1].to(t)
     grid = [(t + (end - t) * k / method.n_step).to(t.dtype) for k in range(method.n_step + 1)]
-    for now, after in zip(grid[:-1], grid[1:], strict=True):
+    for now, after in itertools.pairwise(grid):
         x = process.transition(base(x, now.clamp(min=0), cond), x, now.clamp(min=0), after, 0.0).mean
     return x
 

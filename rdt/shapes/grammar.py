@@ -39,7 +39,7 @@ def split(name: str) -> list[str]:
 
 
 def stated(prompts: list[str]) -> Tensor:
-    """(N, 6) attribute indices that the prompts state, FREE where they do not; ValueError on a word outside the grammar."""
+    """(N, 6) attribute indices that prompts state, FREE where they do not; ValueError on a word it does not know."""
     return torch.tensor([_stated_row(prompt) for prompt in prompts]).reshape(-1, len(NAMES))
 
 
@@ -55,6 +55,4 @@ def _stated_row(prompt: str) -> list[int]:
     return row
 
 
-_MEANING = {
-    word: (NAMES.index(name), value) for name in STATEABLE for value, word in enumerate(ATTRIBUTES[name])
-}
+_MEANING = {word: (NAMES.index(name), value) for name in STATEABLE for value, word in enumerate(ATTRIBUTES[name])}

@@ -58,4 +58,11 @@ def _ring(x: Tensor, y: Tensor) -> Tensor:
     return (_norm(x, y) - 0.68).abs() - 0.24
 
 
-SIGNED_DISTANCES = (_circle, _square, _triangle, _diamond, _cross, _ring)  # in the order of ATTRIBUTES["shape"], unit radius
+SIGNED_DISTANCES = (
+    _circle,
+    _square,
+    _triangle,
+    _diamond,
+    _cross,
+    _ring,
+)  # in the order of ATTRIBUTES["shape"], unit radius

@@ -1,4 +1,4 @@
-"""The embedded world: one soft-edged object on a plain background, six attributes, and an annotator whose taste is known."""
+"""The embedded world: one object on a plain background, six attributes, an annotator whose taste is known."""
 
 from dataclasses import dataclass
 

@@ -44,7 +44,9 @@ def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterato
     chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
     modes = torch.stack([oracle.read(sample(policy, prompt, images, k)) for k, prompt in enumerate(chosen)])
     wanted = stated(chosen)[:, None].expand_as(modes)
-    yield Row("stated attributes right, held-out prompts", (modes == wanted)[wanted != FREE].float().mean().item(), 0.97)
+    yield Row(
+        "stated attributes right, held-out prompts", (modes == wanted)[wanted != FREE].float().mean().item(), 0.97
+    )
     for k in sorted({int(column) for column in (wanted != FREE).nonzero()[:, 2]}):
         asked = wanted[..., k] != FREE
         yield Row(f"  {NAMES[k]}", (modes == wanted)[..., k][asked].float().mean().item(), 0.97)
@@ -54,7 +56,7 @@ def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterato
     yield Row("bundle, MB", size, 8.0, at_least=False)
 
 
-def report(paths) -> None:  # noqa: ANN001  bundle.Paths, whose module imports this one
+def report(paths) -> None:
     """Print the table, and how well the preference models agree with the annotator."""
     for row in table(paths.out):
         print(row, flush=True)
@@ -73,7 +75,7 @@ def sample(policy: Policy, prompt: str, count: int, index: int) -> Tensor:
 
 
 def free_entropy(modes: Tensor, wanted: Tensor) -> float:
-    """Mean over prompts and free attributes of the normalised entropy, with Miller and Madow's correction. modes (P, n, 6)"""
+    """Mean normalised entropy over prompts and free attributes of modes (P, n, 6), Miller-Madow corrected."""
     values = []
     for prompt, states in zip(modes, wanted[:, 0], strict=True):
         for k in (states == FREE).nonzero().flatten().tolist():

@@ -1,4 +1,4 @@
-"""Stage: the consistency adapter, an LCM LoRA distilled from the base with guidance folded in (Luo et al., arXiv 2310.04378)."""
+"""Stage: the consistency adapter, an LCM LoRA of the guided base (Luo et al., arXiv 2310.04378)."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ class Plan:
 
 
 def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor], work: Path, seed: int) -> nn.Module:
-    """Train `model` in place, resuming from `work` if it was interrupted; each step's randomness is keyed by its index."""
+    """Train `model` in place, resuming from `work`; each step's randomness is keyed by its index."""
     file = work / f"{plan.name}.ckpt"
     average = _Average(model, plan.ema)
     optimizer = torch.optim.AdamW(
@@ -47,7 +47,10 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
         if step % 200 == 0:
             rate = (time.time() - started) / (step - first)
             left = rate * (plan.steps - step) / 60
-            print(f"{plan.name} {step}/{plan.steps} loss {running:.4f} {rate * 1e3:.0f} ms/step, {left:.0f} min left", flush=True)
+            print(
+                f"{plan.name} {step}/{plan.steps} loss {running:.4f} {rate * 1e3:.0f} ms/step, {left:.0f} min left",
+                flush=True,
+            )
         if time.time() - saved > 60 or step == plan.steps:
             _save(file, model, average, optimizer, step)
             saved = time.time()
