@@ -83,7 +83,8 @@ class Evaluator(nn.Module):
         mine = _shard(len(protocol.prompts), rank, world)
         if len(protocol.prompts) < world:
             raise ValueError(f"prompts={len(protocol.prompts)} is fewer than devices={world}; evaluate on more prompts")
-        table, grid = PerPrompt(), []
+        table = PerPrompt()
+        grid: list[Tensor] = []
         together = max(1, protocol.batch_size // protocol.images_per_prompt)
         for first in range(mine.start, mine.stop, together):
             chunk = range(first, min(first + together, mine.stop))

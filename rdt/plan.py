@@ -38,7 +38,9 @@ def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 
 def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values below a section; lists count as values, interpolations and missing values are left out."""
-    for key in node or ():
+    if node is None:
+        return
+    for key in node:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         value = node[key]

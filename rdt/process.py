@@ -53,6 +53,10 @@ class Process(ABC):
         """x0_hat (B, *latent) of the network's output at (x, t)."""
         return self._split(output, x, t)[0]
 
+    def consistency(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """x0 (B, *latent) under a consistency model's scalings; ValueError where the process has none."""
+        raise ValueError("a flow model has no consistency scalings; set method.look_ahead=tweedie or n_step")
+
     def _split(self, output: Tensor, x: Tensor, t: Tensor) -> Split:
         # one precision whatever the network ran in: a () coefficient would not promote a bf16 output, a (B,) one would
         return SPLITS[self.prediction](output.to(x.dtype), x, self._at(t, x))

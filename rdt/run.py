@@ -1,6 +1,5 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,4 +65,4 @@ def entry() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

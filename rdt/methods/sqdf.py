@@ -42,12 +42,13 @@ class SQDF(Method):
         self.gamma, self.kl_coef, self.kl_min_std = gamma, kl_coef, kl_min_std
         self.look_ahead = named("method.look_ahead", look_ahead, LOOK_AHEADS)
         self.n_step, self.replay_ratio, self.mask_nonpositive = n_step, replay_ratio, mask_nonpositive
-        self.replay = named("method.replay", replay, {
+        replays: dict[str, strategies.Sampling] = {
             "prioritized": partial(strategies.prioritized, gamma=gamma, omega=omega),
             "uniform": strategies.uniform,
             "on_policy": strategies.on_policy,
-        })  # fmt: skip
-        self.buffer_options = {
+        }  # fmt: skip
+        self.replay = named("method.replay", replay, replays)
+        self.buffer_options: dict[str, Any] = {
             "capacity": capacity,
             "num_steps": self.sampling.num_steps,
             "corrected": importance_correction,

@@ -1,6 +1,7 @@
 """Checkpoints in open_clip's layout, HPS's own, as stock transformers CLIPModels, and back; no key is ignored."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def _tower(shapes: dict[str, tuple[int, ...]], name: str, heads: int) -> dict[st
     if width % heads:
         raise ValueError(f"{name}: heads={heads} does not divide width={width}")
     layers = _layers(shapes, f"{name}.encoder.layers")
-    depth = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_act": "gelu"}
+    depth: dict[str, int | str] = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_act": "gelu"}
     return depth | {"hidden_size": width, "intermediate_size": inner}
 
 
@@ -99,7 +100,7 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 def _names(vision_layers: int, text_layers: int) -> dict[str, tuple[str, ...]]:
     """Every open_clip key and the transformers keys that hold it: one, or queries, keys and values in this order."""
-    names = {theirs: (ours,) for theirs, ours in _TOP.items()}
+    names: dict[str, tuple[str, ...]] = {theirs: (ours,) for theirs, ours in _TOP.items()}
     for (theirs, ours), layers in zip(_TOWERS.items(), (vision_layers, text_layers), strict=True):
         for i in range(layers):
             for part, group in _PARTS.items():
@@ -108,7 +109,7 @@ def _names(vision_layers: int, text_layers: int) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _layers(keys: dict[str, object], tower: str) -> int:
+def _layers(keys: Iterable[str], tower: str) -> int:
     """How many layers these keys give the tower; at least 1, so that a tower that is absent counts as missing."""
     found = (re.match(rf"{re.escape(tower)}\.(\d+)\.", key) for key in keys)
     return 1 + max((int(m[1]) for m in found if m), default=0)
