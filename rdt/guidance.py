@@ -21,7 +21,7 @@ def cfg(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
     """u + scale (c - u) in one doubled batch, `empty` (1 row) being u's condition; scale 1 is the denoiser itself."""
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        both = cond.cat(empty[torch.zeros(len(x), dtype=torch.long, device=x.device)], cond)
+        both = cond.cat(empty.to(x.device)[torch.zeros(len(x), dtype=torch.long, device=x.device)], cond)
         u, c = denoiser(torch.cat([x, x]), torch.cat([t, t]) if t.ndim else t, both).chunk(2)
         return u + scale * (c - u)
 

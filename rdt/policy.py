@@ -27,6 +27,10 @@ class Cond:
     def __getitem__(self, rows: Any) -> "Cond":
         return Cond(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
 
+    def to(self, device: torch.device) -> "Cond":
+        """The same on a device; a condition may be encoded before the policy moves there."""
+        return Cond(self.embeds.to(device), None if self.pooled is None else self.pooled.to(device))
+
     @staticmethod
     def cat(*conds: "Cond") -> "Cond":
         """Rows of all, in order."""
@@ -125,9 +129,11 @@ class Policy(nn.Module):
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Conditions of prompts, each encoded once and alone: in company the last bits depend on who else is new."""
-        with torch.no_grad():
-            self._prompts |= {p: self._parts.encode([p]) for p in prompts if p not in self._prompts}
-        return Cond.cat(*(self._prompts[p] for p in prompts))
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._prompts:
+                with torch.no_grad():
+                    self._prompts[prompt] = self._parts.encode([prompt])
+        return Cond.cat(*(self._prompts[p].to(self.device) for p in prompts))
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""

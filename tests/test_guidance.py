@@ -17,6 +17,9 @@ class Cond:
     def __getitem__(self, rows: Tensor) -> "Cond":
         return Cond(self.embeds[rows])
 
+    def to(self, device: torch.device) -> "Cond":
+        return Cond(self.embeds.to(device))
+
     @staticmethod
     def cat(*conds: "Cond") -> "Cond":
         return Cond(torch.cat([c.embeds for c in conds]))

@@ -13,7 +13,11 @@ from rdt.report import report
 
 METRICS = ("reward/hps", "reward/gold", "reward/judge", "diversity/entropy", "diversity/vendi", "diversity/pairwise",
            "fidelity/residual", "kl_nats")  # fmt: skip
-VARIANTS = {"default": "SQDF, defaults", "collapse": "SQDF, kl_coef 0, gamma 1, no replay"}
+VARIANTS = {
+    "default": "SQDF, defaults (60 updates)",
+    "long": "SQDF, defaults, 100 updates",
+    "collapse": "kl_coef 0, gamma 1, no replay, 100 updates",
+}
 
 
 def values(results: list[dict], metric: str, which: str) -> np.ndarray:
