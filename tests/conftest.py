@@ -1,10 +1,13 @@
 """One real run of minimal size, made once and shared: training, evaluation, record, W&B offline."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from minimal import minimal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests start processes
 
 
 @pytest.fixture(scope="session")
