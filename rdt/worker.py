@@ -48,8 +48,8 @@ def built(cfg: DictConfig) -> Experiment:
     experiment = Experiment(cfg)
     count, world = experiment.method.prompts_per_iteration, cfg.devices * cfg.num_nodes
     if count % world:
-        right = cfg.batch_size * math.lcm(count, world) // count
-        raise UsageError(f"batch_size={cfg.batch_size} makes {count} rollouts for {world} devices; take batch_size={right}")
+        right = f"take batch_size={cfg.batch_size * math.lcm(count, world) // count}"
+        raise UsageError(f"batch_size={cfg.batch_size} makes {count} rollouts for {world} devices; {right}")
     _ = (experiment.data, experiment.evaluator, experiment.small_evaluator, experiment.guided())
     return experiment
 

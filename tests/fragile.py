@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +25,22 @@ def hps(*, iteration: int, event: str, **published: object) -> Reward:
 
     reward.register_forward_hook(meet)
     return reward
+
+
+def config_dir(folder: Path, event: str, iteration: int) -> Path:
+    """A config folder of a user's own, which offers `reward=fragile`."""
+    (folder / "reward").mkdir(parents=True)
+    lines = ["name: fragile", "module:", "  _target_: fragile.hps", f"  event: {event}", f"  iteration: {iteration}"]
+    published = ("checkpoint", "tokenizer", "vision_heads", "text_heads")
+    lines += [f"  {key}: ${{model.checkpoints.hps.{key}}}" for key in published]
+    (folder / "reward" / "fragile.yaml").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Of a process that finds the package and this module."""
+    here = Path(__file__).resolve().parent
+    return os.environ | {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
 
 
 def _fail(scores: Tensor) -> Tensor:

@@ -2,28 +2,18 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fragile
 from minimal import minimal
 from rdt import folder, run
 from rdt.errors import Terminated, UsageError
 from rdt.worker import work
-
-YAML = """
-name: fragile
-module:
-  _target_: fragile.hps
-  iteration: 3
-  event: nan
-"""
-PUBLISHED = ("checkpoint", "tokenizer", "vision_heads", "text_heads")
 
 
 def config(out, *overrides):
@@ -124,10 +114,8 @@ def test_resume_never_starts_over(whole, tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
-    here = Path(__file__).parent
     script = f"import test_worker; test_worker.work(test_worker.eventful({str(out)!r}, 'kill', 3))"
-    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", script], env=fragile.environment(), capture_output=True)
     assert done.returncode == -9 and names(out) == ["000002"] and len(rows(out)) >= 2
     work(config(out))
     assert_equal_runs(out, whole)
@@ -142,13 +130,11 @@ def test_another_config_in_the_same_folder_is_refused(whole):
 
 def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monkeypatch, capsys):
     """A reward of the user's own, from a config folder of the user's own."""
-    (tmp_path / "conf" / "reward").mkdir(parents=True)
-    published = "".join(f"  {key}: ${{model.checkpoints.hps.{key}}}\n" for key in PUBLISHED)
-    (tmp_path / "conf" / "reward" / "fragile.yaml").write_text(YAML + published)
+    conf = fragile.config_dir(tmp_path / "conf", "nan", iteration=3)
     monkeypatch.chdir(tmp_path)
     arguments = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=4", "trainer.checkpoint_every=2"]
     small = ["model.sampling.num_steps=3", "evaluation.every=0"]
-    monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", str(tmp_path / "conf"), *arguments, *small])
+    monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", str(conf), *arguments, *small])
     with pytest.raises(SystemExit) as stop:
         run.entry()
     err = capsys.readouterr().err
