@@ -107,7 +107,7 @@ def _devices(cfg: DictConfig) -> None:
         raise UsageError(
             f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
         )
-    for key in ("evaluation.prompts", "evaluation.small_prompts"):
+    for key in ("evaluation.prompts", *["evaluation.small_prompts"] * bool(cfg.evaluation.every)):
         if OmegaConf.select(cfg, key) < world:
             raise UsageError(
                 f"{key}={OmegaConf.select(cfg, key)} is fewer than the {world} devices; take {world} or more"

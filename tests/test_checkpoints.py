@@ -1,7 +1,6 @@
 """Checkpoints: where they are found, what is refused."""
 
 import pickle
-import time
 from pathlib import Path
 
 import pytest
@@ -97,15 +96,13 @@ def test_a_missing_file_is_one_line_that_names_it_and_the_cure(source):
 
 
 @pytest.mark.parametrize("source", ["hub:nosuch/repo", "hub:nosuch/repo:weights.pt"])
-def test_without_a_network_the_answer_is_quick(source, tmp_path, monkeypatch):
+def test_without_a_network_the_answer_says_what_to_do(source, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    started = time.monotonic()
     with pytest.raises(MissingCheckpoint) as caught:
         locate(source)
-    assert time.monotonic() - started < 5
     message = str(caught.value)
     assert "nosuch/repo" in message and "hf download" in message and "\n" not in message
 

