@@ -96,8 +96,7 @@ def _values(cfg: DictConfig) -> None:
 
 def _devices(cfg: DictConfig) -> None:
     """Devices exist and the work divides over them."""
-    count = gpus()
-    available, what = (count, "GPUs") if count else (os.cpu_count() or 1, "CPU cores")
+    available, what = (found, "GPUs") if (found := gpus()) else (os.cpu_count() or 1, "CPU cores")
     if cfg.devices > available:
         raise UsageError(f"devices={cfg.devices} exceeds the {available} {what} of this machine")
     world = cfg.devices * cfg.num_nodes
@@ -107,11 +106,10 @@ def _devices(cfg: DictConfig) -> None:
         raise UsageError(
             f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
         )
-    for key in ("evaluation.prompts", *["evaluation.small_prompts"] * bool(cfg.evaluation.every)):
-        if OmegaConf.select(cfg, key) < world:
-            raise UsageError(
-                f"{key}={OmegaConf.select(cfg, key)} is fewer than the {world} devices; take {world} or more"
-            )
+    small = {"small_prompts": cfg.evaluation.small_prompts} if cfg.evaluation.every else {}
+    for key, count in ({"prompts": cfg.evaluation.prompts} | small).items():
+        if count < world:
+            raise UsageError(f"evaluation.{key}={count} is fewer than the {world} devices; take {world} or more")
 
 
 def _prompts(key: str, file: Path) -> None:
