@@ -105,10 +105,8 @@ def _reachable(name: str) -> None:
 
 
 def _missing(repo: str, file: str, reason: str) -> MissingCheckpoint:
-    name, cure = f"{repo}:{file}".rstrip(":"), f"hf download {repo} {file}".strip()
-    return MissingCheckpoint(
-        f"checkpoint 'hub:{name}' is not in the local cache: {reason}; where there is a network run: {cure}"
-    )
+    name, cure = f"{repo}:{file}".rstrip(":"), f"where there is a network run: hf download {repo} {file}".strip()
+    return MissingCheckpoint(f"checkpoint 'hub:{name}' is not in the local cache: {reason}; {cure}")
 
 
 def _hub(name: str, patterns: tuple[str, ...] | None) -> Path:
