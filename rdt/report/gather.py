@@ -61,9 +61,16 @@ def _groups(runs: list[Run]) -> tuple[Group, ...]:
             members[run.method, json.dumps(settings, sort_keys=True, default=str)].append((run, point))
     varying = _varying([(method, json.loads(text)) for method, text in members])
     return tuple(
-        _group(method, "  ".join(_setting(k, json.loads(text).get(k)) for k in varying[method]), pairs)
+        _group(method, _said(json.loads(text), varying[method]), pairs)
         for (method, text), pairs in sorted(members.items(), key=lambda item: item[0])
     )
+
+
+def _said(settings: dict[str, Any], varying: list[str], most: int = 2) -> str:
+    """What a group chose of what varies, the first few of it; what it left at its default goes without saying."""
+    chosen = [_setting(key, settings[key]) for key in varying if key in settings]
+    more = f"  +{len(chosen) - most}" if len(chosen) > most else ""
+    return "  ".join(chosen[:most]) + more
 
 
 def _setting(key: str, value: Any) -> str:
