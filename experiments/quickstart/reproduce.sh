@@ -17,4 +17,4 @@ long iterations=100
 collapse iterations=100 method.kl_coef=0 method.gamma=1 method.replay=on_policy method.replay_ratio=1
 VARIANTS
 done
-[ "$only" = "default long collapse" ] && $python experiments/quickstart/table.py "$runs" experiments/quickstart
+if [ "$only" = "default long collapse" ]; then $python experiments/quickstart/table.py "$runs" experiments/quickstart; fi
