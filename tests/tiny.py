@@ -1,17 +1,19 @@
 """Real classes at tiny size: a policy over a small UNet, and a Gaussian world whose network is exact."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
 from rdt.methods.base import Method
+from rdt.models import sd3
 from rdt.policy import CONSISTENCY, Adapter, Cond, Parts, Policy
-from rdt.process import Diffusion
+from rdt.process import Diffusion, Flow
 from rdt.prompts import Batch, PromptData, PromptStream
 from rdt.rewards.base import Reward
 
@@ -68,6 +70,42 @@ def policy(*, rank: int = 2, consistency_rank: int = 2, trained: bool = True) ->
     return made
 
 
+def transformer() -> SD3Transformer2DModel:
+    """Stable Diffusion 3's network, two joint layers of width 16."""
+    return SD3Transformer2DModel(
+        sample_size=LATENT[1], patch_size=2, in_channels=LATENT[0], out_channels=LATENT[0], num_layers=2,
+        num_attention_heads=2, attention_head_dim=8, joint_attention_dim=WIDTH, caption_projection_dim=16,
+        pooled_projection_dim=WIDTH, pos_embed_max_size=2, qk_norm="rms_norm",
+    )  # fmt: skip
+
+
+def flow_parts(*, sampler: str = "sde", shift: float = 1.0) -> Parts:
+    """The pieces with a rectified flow in place of the diffusion; it has no consistency adapter."""
+    torch.manual_seed(0)
+    others, network = parts(consistency_rank=0), transformer()
+
+    def encode(prompts: list[str]) -> Cond:
+        embeds = others.encode(prompts).embeds
+        return Cond(embeds, embeds.mean(1))
+
+    return dataclasses.replace(
+        others,
+        network=network,
+        predict=sd3.predict,
+        process=Flow(shift=shift, sampler=sampler),
+        encode=encode,
+        save_lora=sd3.save_lora,
+    )
+
+
+def flow_policy(*, rank: int = 2, sampler: str = "sde", shift: float = 1.0, trained: bool = True) -> Policy:
+    """`policy` on a rectified flow."""
+    made = Policy(flow_parts(sampler=sampler, shift=shift), Adapter(rank, rank, TARGETS))
+    if trained:
+        disturb(made)
+    return made
+
+
 @torch.no_grad()
 def disturb(policy: nn.Module, seed: int = 1) -> None:
     """Random weights for what is trained."""
@@ -91,7 +129,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, *, mean: Tensor, covariance: Tensor, num_steps: int, process: Diffusion) -> None:
         super().__init__()
-        self.process, self.passes = process, 0
+        self.process, self.passes, self.backward_passes = process, 0, 0
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(covariance)
         self.shift = nn.Parameter(torch.zeros(num_steps, 3))

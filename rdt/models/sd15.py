@@ -1,14 +1,15 @@
 """Stable Diffusion 1.5 and every checkpoint of its classes, the embedded world's base model among them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import convert_state_dict_to_diffusers
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from rdt import checkpoints
 from rdt.policy import Adapter, Cond, Parts, Policy
@@ -39,25 +40,33 @@ def parts(folder: Path) -> Parts:
         unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is the faster one
 
     def encode(prompts: list[str]) -> Cond:
-        length = tokenizer.model_max_length
-        ids = tokenizer(
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return Cond(text_encoder(ids.to(text_encoder.device)).last_hidden_state)
-
-    def decode(x0: Tensor) -> Tensor:
-        return (vae.decode(x0 / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        return Cond(text_encoder(token_ids(tokenizer, prompts).to(text_encoder.device)).last_hidden_state)
 
     return Parts(
         network=unet,
         predict=_predict,
         process=_process(pipeline.scheduler.config),
         encode=encode,
-        decode=decode,
+        decode=image_decoder(vae),
         frozen=nn.ModuleList([text_encoder, vae]),
         latent_shape=(unet.config.in_channels, unet.config.sample_size, unet.config.sample_size),
         save_lora=save_lora,
     )
+
+
+def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """(B, L), padded and cut to what the text encoder takes."""
+    length = tokenizer.model_max_length
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+
+
+def image_decoder(vae: AutoencoderKL) -> Callable[[Tensor], Tensor]:
+    """From scaled latents to images (B, 3, H, W) in [0, 1]."""
+
+    def decode(x0: Tensor) -> Tensor:
+        return (vae.decode(x0 / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+    return decode
 
 
 def save_lora(weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
