@@ -106,12 +106,12 @@ class EvaluateEvery(L.Callback):
     ) -> None:
         if not self.every or (batch.iteration + 1) % self.every:
             return
-        base = method.guided(method.policy.base)
-        passes = method.policy.passes
+        passes = method.policy.passes  # evaluation is not training compute
+        views, base = {"tuned": self.guided}, method.guided(method.policy.base)
         done = self.evaluator.to(method.device).run(
-            method.policy, self.guided, base, method.sampling, trainer.global_rank, trainer.world_size
-        )
-        method.policy.passes = passes  # evaluation is not training compute
+            method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
+        )["tuned"]
+        method.policy.passes = passes
         self.latest = {f"eval/{name.split('/')[-1]}": value for name, value in done.summary().items()}
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=batch.iteration)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rdt import door, saved
 from rdt.compose import alone, command, conf_dir
@@ -30,19 +30,21 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(run: saved.Saved) -> Path:
-    """Evaluate the run under its config's guidance and put the point into its record; the path of the new report."""
+    """Evaluate the run under its config's guidance, put the points into its record; the path of the new report."""
     from rdt import record
     from rdt.report import report
     from rdt.report.text import slug
 
     experiment = run.experiment()
     check(run, experiment)
+    curve = experiment.curve()
     done = experiment.evaluator.to(experiment.method.device).run(
-        experiment.policy, experiment.guided(), experiment.base, experiment.sampling, rank=0, world=1
-    )
-    new = compared(done, run, experiment)
-    record.add_point(run.folder, new)
-    record.save_samples(run.folder, new["prompts"], **{slug(new["label"]): done})
+        experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
+        rank=0, world=1,
+    )  # fmt: skip
+    for name, one in curve.items():
+        record.add_point(run.folder, compared(done[name], run, experiment, one.described))
+    record.save_samples(run.folder, run.result["base"]["prompts"], {slug(name): one for name, one in done.items()})
     return report([run.folder], run.folder)
 
 
@@ -61,14 +63,16 @@ def check(run: saved.Saved, experiment: "Experiment") -> None:
         )
 
 
-def compared(done: "Evaluation", run: saved.Saved, experiment: "Experiment") -> dict[str, Any]:
+def compared(
+    done: "Evaluation", run: saved.Saved, experiment: "Experiment", guidance: dict[str, Any]
+) -> dict[str, Any]:
     """The point, paired with the base's recorded values."""
     import torch
 
-    from rdt.points import described, point
+    from rdt.points import point
 
     base = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.result["base"]["per_prompt"].items()}
-    return point(done, base, experiment.evaluator.protocol, described(OmegaConf.to_container(run.cfg.guidance)))
+    return point(done, base, experiment.evaluator.protocol, guidance)
 
 
 def entry() -> None:

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from rdt.policy import Cond, Denoiser, Policy
 from rdt.process import Process
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, Sampling, rollout
+from rdt.rollout import Noise, Sampling, noisy, rollout
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
 
@@ -76,26 +76,32 @@ class Evaluator(nn.Module):
 
     @torch.no_grad()
     def run(
-        self, policy: Policy, guided: Denoiser, base: Denoiser, sampling: Sampling, rank: int, world: int
-    ) -> Evaluation:
-        """Evaluate the denoiser `guided`; KL is measured against `base`. Every rank returns all the scores."""
+        self, policy: Policy, views: Mapping[str, Denoiser], base: Denoiser, sampling: Sampling, rank: int, world: int
+    ) -> dict[str, Evaluation]:
+        """Evaluate each denoiser on the same noise, KL measured against `base`. Every rank returns all the scores."""
         protocol = self.protocol
         mine = _shard(len(protocol.prompts), rank, world)
         if len(protocol.prompts) < world:
             raise ValueError(f"prompts={len(protocol.prompts)} is fewer than devices={world}; evaluate on more prompts")
-        table = PerPrompt()
-        grid: list[Tensor] = []
+        sheets = {name: _Sheet(PerPrompt(), []) for name in views}
         together = max(1, protocol.batch_size // protocol.images_per_prompt)
         for first in range(mine.start, mine.stop, together):
             chunk = range(first, min(first + together, mine.stop))
-            latents, times = self._sample(chunk, policy, guided, sampling)
-            kl = self._kl(chunk, latents, times, policy, (guided, base), sampling.eta)
-            for index, x, nats in zip(chunk, latents, kl, strict=True):
-                images = policy.decode(x[:, -1])
-                table.update(index, self._measure(images, protocol.prompts[index]) | nats)
-                if len(grid) < protocol.grid[0]:
-                    grid.append(images[: protocol.grid[1]].cpu())
-        return Evaluation(table.compute(), torch.stack(grid))
+            for name, view in views.items():  # inside the chunk, so that views which share a prefix find it remembered
+                self._fill(sheets[name], chunk, policy, (view, base), sampling)
+        return {name: Evaluation(sheet.table.compute(), torch.stack(sheet.grid)) for name, sheet in sheets.items()}
+
+    def _fill(
+        self, sheet: "_Sheet", chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
+    ) -> None:
+        """Sample and measure one chunk of prompts."""
+        latents, times = self._sample(chunk, policy, denoisers[0], sampling)
+        kl = self._kl(chunk, latents, times, policy, denoisers, sampling.eta)
+        for index, x, nats in zip(chunk, latents, kl, strict=True):
+            images = policy.decode(x[:, -1])
+            sheet.table.update(index, self._measure(images, self.protocol.prompts[index]) | nats)
+            if len(sheet.grid) < self.protocol.grid[0]:
+                sheet.grid.append(images[: self.protocol.grid[1]].cpu())
 
     def _sample(self, chunk: range, policy: Policy, guided: Denoiser, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """Latents (p, n, T+1, *latent) of p prompts, and the times; an image's noise does not depend on the chunk."""
@@ -111,7 +117,7 @@ class Evaluator(nn.Module):
                 shape=policy.latent_shape,
                 device=policy.device,
             )
-            cond = policy.encode([self.protocol.prompts[row // count] for row in some])
+            cond = noisy(policy.encode([self.protocol.prompts[row // count] for row in some]), noise)
             parts.append(rollout(guided, policy.process, cond, noise, sampling.num_steps, sampling.eta))
         return torch.cat([part.latents for part in parts]).unflatten(0, (len(chunk), count)), parts[0].times
 
@@ -139,6 +145,8 @@ class Evaluator(nn.Module):
         some = self.protocol.kl_images
         if some == 0 or eta == 0:
             return [{} for _ in chunk]
+        if denoisers[0] is denoisers[1]:
+            return [{"kl_nats": 0.0} for _ in chunk]
         cond = policy.encode([self.protocol.prompts[index] for index in chunk for _ in range(some)])
         nats = trajectory_kl(policy.process, denoisers, cond, latents[:, :some].flatten(0, 1), times, eta)
         return [{"kl_nats": value} for value in nats.unflatten(0, (len(chunk), some)).mean(1).tolist()]
@@ -155,6 +163,14 @@ def trajectory_kl(
         ours, theirs = (process.transition(view(x, t, cond), x, t, t_next, eta) for view in denoisers)
         total += ours.kl(theirs)
     return total
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What is filled in for one denoiser."""
+
+    table: PerPrompt
+    grid: list[Tensor]
 
 
 def _shard(count: int, rank: int, world: int) -> range:

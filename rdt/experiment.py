@@ -8,12 +8,22 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import guidance
 from rdt.evaluation import Evaluator, Protocol
 from rdt.methods.base import Method
+from rdt.points import described, label
 from rdt.policy import Denoiser, Policy
 from rdt.prompts import PromptData, PromptStream, subset
 from rdt.rewards.base import Reward
 from rdt.rollout import Sampling
+
+
+@dataclass(frozen=True)
+class Guided:
+    """One point of a guidance curve."""
+
+    described: dict[str, Any]  # what it does, as result.json says it
+    denoiser: Denoiser
 
 
 @dataclass
@@ -43,6 +53,7 @@ class Experiment:
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             seed=self.cfg.seed,
+            adam_eps=self.cfg.model.adam_eps,
         )
 
     @cached_property
@@ -60,16 +71,25 @@ class Experiment:
         """The evaluation that runs during training: few training prompts, no KL."""
         return self._evaluator(self.cfg.evaluation.small_prompts, 0, split="train")
 
-    def guided(self, guidance: DictConfig | None = None) -> Denoiser:
-        """The denoiser that a guidance config (default: the run's own) makes of the policy."""
-        config = self.cfg.guidance if guidance is None else guidance
-        mixed = instantiate(config.module)(policy=self.policy, num_steps=self.sampling.num_steps)
-        return self.method.guided(mixed)
-
-    @property
+    @cached_property
     def base(self) -> Denoiser:
         """The guided base."""
         return self.method.guided(self.policy.base)
+
+    def guided(self) -> Denoiser:
+        """The denoiser that the run's guidance makes of the policy; of a curve, its first point."""
+        return next(iter(self.curve().values())).denoiser
+
+    def curve(self) -> dict[str, "Guided"]:
+        """By label, every point that the run's guidance asks for: one, or one per value of its `curve`."""
+        views = guidance.Views(
+            self.policy, guidance.remembered(self.policy.base), self.method.guided, self.sampling.num_steps
+        )
+        config = OmegaConf.to_container(self.cfg.guidance, resolve=True)
+        made = [
+            Guided(described(config | {"module": module}), instantiate(module)(views)) for module in modules(config)
+        ]
+        return {label(one.described): one for one in made}
 
     def limit(self, images_per_prompt: int) -> dict[str, Any] | None:
         """The best any method could reach, where the world knows it."""
@@ -89,3 +109,14 @@ class Experiment:
             [instantiate(measure, _convert_="all") for measure in kind.measures.values()],
             [instantiate(measure, _convert_="all") for measure in kind.fidelity.values()],
         )
+
+
+def modules(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The module of a guidance config, once per value of its curve, each with its `knob` set to the value."""
+    made = []
+    for value in config["curve"] or [None]:
+        module = OmegaConf.create(config["module"])
+        if value is not None:
+            OmegaConf.update(module, config["knob"], value)
+        made.append(OmegaConf.to_container(module))
+    return made

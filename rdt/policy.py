@@ -20,22 +20,29 @@ class Cond:
 
     embeds: Tensor  # (B, L, D) token embeddings
     pooled: Tensor | None = None  # (B, E), where the model has them
+    noise: "Cond | None" = None  # standard normal in these shapes, each row a sample's own, for guidance that wants it
 
     def __len__(self) -> int:
         return len(self.embeds)
 
     def __getitem__(self, rows: Any) -> "Cond":
-        return Cond(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
+        return self.map(lambda x: x[rows])
 
     def to(self, device: torch.device) -> "Cond":
         """The same on a device; a condition may be encoded before the policy moves there."""
-        return Cond(self.embeds.to(device), None if self.pooled is None else self.pooled.to(device))
+        return self.map(lambda x: x.to(device))
+
+    def map(self, change: Callable[..., Tensor], *others: "Cond") -> "Cond":
+        """The condition whose tensors are `change` of this one's and of the others'."""
+        embeds = change(self.embeds, *(other.embeds for other in others))
+        pooled = None if self.pooled is None else change(self.pooled, *(other.pooled for other in others))
+        noise = self.noise and self.noise.map(change, *(other.noise for other in others if other.noise))
+        return Cond(embeds, pooled, noise)
 
     @staticmethod
     def cat(*conds: "Cond") -> "Cond":
         """Rows of all, in order."""
-        pooled = [c.pooled for c in conds if c.pooled is not None]
-        return Cond(torch.cat([c.embeds for c in conds]), torch.cat(pooled) if pooled else None)
+        return conds[0].map(lambda *tensors: torch.cat(tensors), *conds[1:])
 
 
 Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network output
@@ -85,6 +92,7 @@ class Policy(nn.Module):
         self._views = Views(self.network)
         self._prompts: dict[str, Cond] = {}
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
+        self.backward_passes = 0  # of these, those a gradient went back through
         for name, weight in self.network.named_parameters():
             weight.requires_grad_(f".{TUNED}." in name)
 
@@ -163,5 +171,7 @@ class Policy(nn.Module):
 
     def _predict(self, view: str | None, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.passes += len(x)
+        if torch.is_grad_enabled() and (view == TUNED or x.requires_grad):
+            self.backward_passes += len(x)
         with self._views.use(view):
             return self._parts.predict(self.network, x, t, cond)

@@ -34,6 +34,10 @@ class Process(ABC):
         """(T + 1,) on the host, noise first, clean last."""
 
     @abstractmethod
+    def level(self, t: Tensor) -> Tensor:
+        """How noisy a time is, 0 clean to 1 noise, in the shape of t."""
+
+    @abstractmethod
     def _scales(self, t: Tensor) -> Scales: ...
 
     def perturb(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -92,6 +96,9 @@ class Diffusion(Process):
         c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()
         return c_skip * x + c_out * self.clean(output, x, t)
 
+    def level(self, t: Tensor) -> Tensor:
+        return t.clamp(min=0) / self.num_train_steps
+
     def _scales(self, t: Tensor) -> Scales:
         if t.device not in self._tables:
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
@@ -113,6 +120,9 @@ class Flow(Process):
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps} must be at least 1")
         return 1 / (1 + (1 / torch.linspace(1, 0, num_steps + 1) - 1) / self.shift)
+
+    def level(self, t: Tensor) -> Tensor:
+        return t
 
     def _scales(self, t: Tensor) -> Scales:
         return Scales(1 - t, t)

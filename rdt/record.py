@@ -6,13 +6,13 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +20,8 @@ from rdt import board
 from rdt.evaluation import Evaluation
 from rdt.experiment import Experiment
 from rdt.fingerprint import fingerprint
-from rdt.points import BASE, Point, described, joined, point
+from rdt.points import BASE, Point, joined, point
+from rdt.report.text import slug
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
@@ -29,16 +30,17 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
     """Evaluate base and tuned on the held-out prompts, every rank its share, and write the record on rank 0."""
     rank, world, method = trainer.global_rank, trainer.world_size, experiment.method
     method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
-    training_passes = method.policy.passes
     evaluator = experiment.evaluator.to(method.device)
-    arguments = (experiment.base, experiment.sampling, rank, world)
-    base = evaluator.run(method.policy, experiment.base, *arguments)
-    tuned = evaluator.run(method.policy, experiment.guided(), *arguments)
+    cost = compute(experiment)
+    curve = experiment.curve()
+    views = {"base": experiment.base} | {name: one.denoiser for name, one in curve.items()}
+    done = evaluator.run(method.policy, views, experiment.base, experiment.sampling, rank, world)
     if rank:
         return
-    save_samples(out, list(evaluator.protocol.prompts), base=base, tuned=tuned)
+    base, protocol = done.pop("base"), evaluator.protocol
+    names = ["tuned", *(slug(name) for name in list(done)[1:])]
+    save_samples(out, list(protocol.prompts), {"base": base} | dict(zip(names, done.values(), strict=True)))
     save_lora(experiment, out)
-    protocol, guidance = evaluator.protocol, OmegaConf.to_container(experiment.cfg.guidance, resolve=True)
     result = {
         "schema": 1,
         "method": experiment.cfg.method.name,
@@ -46,10 +48,10 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         "model": experiment.cfg.model.name,
         "seed": experiment.cfg.seed,
         "iterations": method.iteration,
-        "points": [point(tuned, base.scores, protocol, described(guidance))],
+        "points": [point(done[name], base.scores, protocol, one.described) for name, one in curve.items()],
         "base": point(base, None, protocol, BASE),
         "limit": experiment.limit(protocol.images_per_prompt),
-        "compute": compute(experiment, training_passes, started),
+        "compute": cost | {"seconds": time.time() - started},
         "weights": fingerprint(method.policy, evaluator.rewards),
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -57,22 +59,26 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
     board.conclude(trainer.loggers, experiment.cfg, out)
 
 
-def compute(experiment: Experiment, training_passes: int, started: float) -> dict[str, Any]:
-    """What the run cost, in the units methods are compared in; training only, but for the seconds."""
+def compute(experiment: Experiment) -> dict[str, Any]:
+    """What training cost on this rank, in the units methods are compared in.
+
+    A backward pass goes through frozen weights, so it costs what a forward pass does.
+    """
     policy = experiment.method.policy
     on_gpu = policy.device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "seconds": time.time() - started,
         "images": experiment.method.images,
-        "network_passes": training_passes,
-        "tflop": training_passes * policy.flops_per_pass / 1e12,
+        "network_passes": policy.passes,
+        "backward_passes": policy.backward_passes,
+        "passes_per_iteration": (policy.passes + policy.backward_passes) / max(1, experiment.method.iteration),
+        "tflop": (policy.passes + policy.backward_passes) * policy.flops_per_pass / 1e12,
         "peak_memory_bytes": memory,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }
 
 
-def save_samples(out: Path, prompts: list[str], **evaluations: Evaluation) -> None:
+def save_samples(out: Path, prompts: list[str], evaluations: Mapping[str, Evaluation]) -> None:
     """samples/<name>.png: one prompt per row, equal noise per column; prompts.txt names the rows."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
     rows = min(len(evaluation.grid) for evaluation in evaluations.values())

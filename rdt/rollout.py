@@ -1,9 +1,9 @@
-"""Sampling: noise that each sample owns, and the rollout that turns it into a trajectory."""
+"""Sampling: noise that each sample owns, the steps from one state to the next, and the rollout to a trajectory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,9 @@ from rdt.transition import Transition
 
 if TYPE_CHECKING:
     from rdt.policy import Cond, Denoiser
+
+
+Eta = float | Sequence[float]  # one value, or one per step (T,), say a stochastic window among ODE steps
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Noise:
     ) -> None:
         self.seed, self.purpose, self.indices = seed, purpose, indices
         self.shape, self.device = tuple(shape), torch.device(device)
+
+    def like(self, x: Tensor, purpose: str) -> Tensor:
+        """(B, ...) in the shape of x, for another purpose: the noise on a sample's condition, say."""
+        other = Noise(
+            seed=self.seed, purpose=f"{self.purpose} {purpose}", indices=self.indices, shape=x.shape[1:],
+            device=self.device,
+        )  # fmt: skip
+        return other.initial()
 
     def initial(self) -> Tensor:
         """(B, *latent) that sampling starts from."""
@@ -67,20 +78,41 @@ class Trajectory:
 
 @torch.no_grad()
 def rollout(
-    denoiser: Denoiser, process: Process, cond: Cond, noise: Noise, num_steps: int, eta: float | Sequence[float]
+    denoiser: Denoiser, process: Process, cond: Cond, noise: Noise, num_steps: int, eta: Eta, stop: int | None = None
 ) -> Trajectory:
-    """Sample from noise to clean; `eta` is one value, or one per step (T,), say a stochastic window among ODE steps."""
-    etas = [eta] * num_steps if isinstance(eta, int | float) else list(eta)
+    """Sample from noise to clean, or the first `stop` steps of it."""
+    latents, log_probs = [noise.initial()], []
+    until = range(num_steps if stop is None else stop)
+    for step, x in steps(denoiser, process, cond, latents[0], noise, num_steps, eta, until):
+        latents.append(x)
+        log_probs.append(step.log_prob(x))
+    made = torch.stack(log_probs, 1) if log_probs else latents[0].new_zeros(len(cond), 0)
+    return Trajectory(torch.stack(latents, 1), made, process.times(num_steps))
+
+
+def steps(
+    denoiser: Denoiser, process: Process, cond: Cond, x: Tensor, noise: Noise, num_steps: int, eta: Eta, which: range
+) -> Iterator[tuple[Transition, Tensor]]:
+    """The sampler's steps `which` from state x (B, *latent) on: each transition and its sample, with gradient."""
+    etas = schedule(eta, num_steps)
+    times = process.times(num_steps)
+    for i in which:
+        step = process.transition(denoiser(x, times[i], cond), x, times[i], times[i + 1], etas[i])
+        x = step.sample(noise.step(i)) if etas[i] else step.mean  # an ODE step draws nothing
+        yield step, x
+
+
+def noisy(cond: Cond, noise: Noise) -> Cond:
+    """The condition beside noise that belongs to the samples, for guidance that perturbs conditions (CADS)."""
+    return replace(cond, noise=cond.map(lambda x: noise.like(x, f"condition {x.ndim}")))
+
+
+def schedule(eta: Eta, num_steps: int) -> list[float]:
+    """One eta per step; ValueError where there are more or fewer."""
+    etas = [float(eta)] * num_steps if isinstance(eta, int | float) else list(eta)
     if len(etas) != num_steps:
         raise ValueError(f"eta has {len(etas)} values, num_steps={num_steps}")
-    times = process.times(num_steps)
-    latents, log_probs = [noise.initial()], []
-    for i, eta_i in enumerate(etas):
-        x, t = latents[-1], times[i]
-        step = process.transition(denoiser(x, t, cond), x, t, times[i + 1], eta_i)
-        latents.append(step.sample(noise.step(i)) if eta_i else step.mean)  # an ODE step draws nothing
-        log_probs.append(step.log_prob(latents[-1]))
-    return Trajectory(torch.stack(latents, 1), torch.stack(log_probs, 1), times)
+    return etas
 
 
 def replayed(

@@ -25,7 +25,7 @@ DEVICES = 2
 
 def config(out, *overrides):
     """One prompt at a time is evaluated, so that the network sees the same batches on any number of processes."""
-    training = ("logger=csv", "iterations=5", "method.replay_ratio=2", "method.lr=2e-4")  # the paper's for HPS
+    training = ("logger=csv", "iterations=5", "method.replay_ratio=2")
     evaluation = ("evaluation.small_prompts=2", "evaluation.every=4", "evaluation.batch_size=2")
     return minimal(out, *training, *evaluation, *overrides)
 

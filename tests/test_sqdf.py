@@ -45,6 +45,7 @@ def sqdf(policy: Any, reward: Reward | None = None, num_steps: int = 6, guidance
         "gamma": 1.0, "kl_coef": ALPHA * DIMS, "kl_min_std": 0.0, "look_ahead": "tweedie", "n_step": 4,
         "replay": "uniform", "omega": 1.0, "importance_correction": False, "capacity": 64, "replay_ratio": 1,
         "mask_nonpositive": False, "batch_size": 8, "seed": 0, "lr": 1e-3, "weight_decay": 0.0, "max_grad_norm": 1e9,
+        "adam_eps": 1e-8,
     }  # fmt: skip
     sampling = Sampling(num_steps, 1.0, guidance)
     return SQDF(policy=policy, reward=reward or tiny.Linear(B), sampling=sampling, **(options | changed))
@@ -274,7 +275,7 @@ class Count(tiny.Brightness):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"reward": Count()}, r"method=sqdf needs a differentiable reward, and this one gives no gradient"),
+        ({"reward": Count()}, r"SQDF climbs the reward.s gradient, and Count has none"),
         ({"replay_ratio": 3}, r"batch_size=8 must be a multiple of method\.replay_ratio=3"),
         ({"look_ahead": "oracle"}, r"method\.look_ahead=oracle is not one of consistency, tweedie, n_step"),
         ({"replay": "newest"}, r"method\.replay=newest is not one of prioritized, uniform, on_policy"),

@@ -1,5 +1,6 @@
 """What every method shares: the sampler, the optimiser step, counting, and checkpoints that hold adapters only."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import lightning as L
@@ -22,16 +23,24 @@ class Diverged(FloatingPointError):
 class Method(L.LightningModule):
     """One `training_step` is one iteration; subclasses write it and call `update` with the loss."""
 
+    needs_gradient = False  # of the reward with respect to the image
+    images_per_prompt = 1  # rollouts that `sample` makes of each prompt
+
     def __init__(
         self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, seed: int,
-        lr: float, weight_decay: float, max_grad_norm: float,
+        lr: float, weight_decay: float, max_grad_norm: float, adam_eps: float,
     ) -> None:  # fmt: skip
         super().__init__()
+        if self.needs_gradient and not reward.differentiable:
+            raise ValueError(
+                f"{type(self).__name__} climbs the reward's gradient, and {type(reward).__name__} has none; take a"
+                " differentiable reward such as hps, or a policy-gradient method: ddpo, grpo, drift"
+            )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapter, not the frozen network
         self.policy, self.reward, self.sampling = policy, reward.requires_grad_(False).eval(), sampling
         self.batch_size, self.seed = batch_size, seed
-        self.lr, self.weight_decay, self.max_grad_norm = lr, weight_decay, max_grad_norm
+        self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
         self.iteration = 0  # the one that runs, or runs next
         self.images = 0
         self.times = policy.process.times(sampling.num_steps)
@@ -45,24 +54,26 @@ class Method(L.LightningModule):
         """A view of the policy under this run's classifier-free guidance."""
         return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale)
 
-    @torch.no_grad()
-    def sample(self, batch: Batch) -> Trajectory:
-        """On-policy rollouts of this rank's share of the batch."""
-        rows = self.share(len(batch.prompts))
-        first = batch.iteration * len(batch.prompts)
-        noise = Noise(
-            seed=self.seed, purpose="train", indices=[first + row for row in rows],
-            shape=self.policy.latent_shape, device=self.device,
-        )  # fmt: skip
-        self.images += len(rows)
-        cond = self.policy.encode(self.prompts(batch))
-        return rollout(
-            self.guided(self.policy.tuned), self.policy.process, cond, noise, self.sampling.num_steps, self.sampling.eta
-        )
+    def sample(self, batch: Batch, stop: int | None = None) -> Trajectory:
+        """On-policy rollouts of this rank's share of the batch, without gradient; of all steps or the first `stop`."""
+        cond, noise = self.policy.encode(self.prompts(batch)), self.noise(batch)
+        self.images += len(cond)
+        view, s = self.guided(self.policy.tuned), self.sampling
+        return rollout(view, self.policy.process, cond, noise, s.num_steps, s.eta, stop)
 
     def prompts(self, batch: Batch) -> list[str]:
-        """This rank's prompts, those that `sample` rolled out."""
-        return [batch.prompts[row] for row in self.share(len(batch.prompts))]
+        """This rank's prompts, one per rollout, `images_per_prompt` of each."""
+        every = [prompt for prompt in batch.prompts for _ in range(self.images_per_prompt)]
+        return [every[row] for row in self.share(len(every))]
+
+    def noise(self, batch: Batch) -> Noise:
+        """The noise of this rank's rollouts."""
+        count = len(batch.prompts) * self.images_per_prompt
+        first = batch.iteration * count
+        return Noise(
+            seed=self.seed, purpose="train", indices=[first + row for row in self.share(count)],
+            shape=self.policy.latent_shape, device=self.device,
+        )  # fmt: skip
 
     def share(self, count: int) -> range:
         """The contiguous rows of a global batch of `count` that are this rank's."""
@@ -71,12 +82,13 @@ class Method(L.LightningModule):
         size = count // self.trainer.world_size
         return range(self.global_rank * size, (self.global_rank + 1) * size)
 
-    def update(self, loss: Tensor) -> None:
-        """One optimiser step; a loss or gradient that is not finite leaves the weights alone."""
-        self.check_finite("loss", loss)
+    def update(self, losses: Tensor | Iterable[Tensor]) -> None:
+        """One optimiser step down the sum of the losses; one that is not finite leaves the weights alone."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        for loss in [losses] if isinstance(losses, Tensor) else losses:  # made one by one: the graph of one is held
+            self.check_finite("loss", loss)
+            self.manual_backward(loss)
         self.check_finite("gradient norm", torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
         optimizer.step()
 
@@ -92,7 +104,7 @@ class Method(L.LightningModule):
         return [p for p in self.policy.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.trained, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(self.trained, lr=self.lr, weight_decay=self.weight_decay, eps=self.adam_eps)
 
     def report(self, **values: Tensor | float) -> None:
         """Log `train/*`, averaged over ranks."""
@@ -109,11 +121,12 @@ class Method(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["progress"] = {"iteration": self.iteration, "images": self.images, "passes": self.policy.passes}
+        checkpoint["progress"] = {"iteration": self.iteration, "images": self.images}
+        checkpoint["passes"] = [self.policy.passes, self.policy.backward_passes]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = checkpoint["progress"]
-        self.iteration, self.images, self.policy.passes = progress["iteration"], progress["images"], progress["passes"]
+        self.iteration, self.images = checkpoint["progress"]["iteration"], checkpoint["progress"]["images"]
+        self.policy.passes, self.policy.backward_passes = checkpoint["passes"]
 
 
 def named(key: str, value: str, table: dict[str, Choice]) -> Choice:

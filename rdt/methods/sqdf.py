@@ -29,14 +29,14 @@ from rdt.transition import Transition
 class SQDF(Method):
     """Soft-Q diffusion fine-tuning; the paper's innovations: `look_ahead`, `gamma`, `replay`, `replay_ratio`."""
 
+    needs_gradient = True
+
     def __init__(
         self, *, gamma: float, kl_coef: float, kl_min_std: float, look_ahead: str, n_step: int, replay: str,
         omega: float, importance_correction: bool, capacity: int, replay_ratio: int, mask_nonpositive: bool,
         **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
-        if not self.reward.differentiable:
-            raise ValueError("method=sqdf needs a differentiable reward, and this one gives no gradient")
         if self.batch_size % replay_ratio:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.replay_ratio={replay_ratio}")
         self.gamma, self.kl_coef, self.kl_min_std = gamma, kl_coef, kl_min_std
@@ -75,7 +75,7 @@ class SQDF(Method):
         trajectory = self.sample(batch)
         with torch.no_grad():
             images = self.policy.decode(trajectory.latents[:, -1])
-            scores = self.reward(images, [batch.prompts[row] for row in self.share(len(batch.prompts))])
+            scores = self.reward(images, self.prompts(batch))
         scores = self.all_gather(scores).flatten()
         self.check_finite("reward", scores)
         self.buffer.add(trajectory.latents, scores, batch.prompts)
@@ -90,7 +90,7 @@ class SQDF(Method):
         tuned = self.transition(self.policy.tuned, state.x, t, t_next, cond)
         with torch.no_grad():
             base = self.transition(self.policy.base, state.x, t, t_next, cond)
-        x_next = tuned.sample(self.noise(mine))
+        x_next = tuned.sample(self.update_noise(mine))
         is_last = (i + 1 == self.sampling.num_steps).view(-1, *[1] * (x_next.ndim - 1))
         x0 = torch.where(is_last, x_next, self.look_ahead(self, x_next, t_next.clamp(min=0), cond))
         q = self.reward(self.policy.decode(x0), state.prompts)
@@ -105,7 +105,7 @@ class SQDF(Method):
         """The guided sampler step of a view at per-sample times (B,)."""
         return self.policy.process.transition(self.guided(view)(x, t, cond), x, t, t_next, self.sampling.eta)
 
-    def noise(self, mine: range) -> Tensor:
+    def update_noise(self, mine: range) -> Tensor:
         """Reparameterisation noise of this iteration's update, (B, *latent), keyed by the global sample."""
         return Noise(
             seed=self.seed, purpose=f"update{self.iteration}", indices=mine,
