@@ -21,11 +21,12 @@ from rdt.tracking import Metrics
 class Checkpoints(L.Callback):
     """Saves `checkpoints/<iteration>/` every so often, at the end and on SIGTERM or Ctrl-C; the last two are kept.
 
+    The end is the last iteration, or the first after which `max_passes` network passes are spent.
     A checkpoint gets its name once its iteration's metrics are on disk, which Lightning logs after the batch has ended.
     """
 
-    def __init__(self, out: Path, every: int) -> None:
-        self.out, self.every = out, every
+    def __init__(self, out: Path, every: int, max_passes: int | None) -> None:
+        self.out, self.every, self.max_passes = out, every, max_passes
         self.unnamed: Path | None = None
         self.signal = ""  # the one that was received
         self.stopping = False  # all ranks agree to
@@ -35,6 +36,7 @@ class Checkpoints(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, Metrics):
                 logger.forget(method.iteration)
+        trainer.should_stop = self.spent(trainer, method)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.receive)
@@ -48,7 +50,8 @@ class Checkpoints(L.Callback):
     ) -> None:
         method.iteration = batch.iteration + 1  # this one is done; all that is saved from here on says so
         self.stopping = trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False)
-        last = method.iteration == len(trainer.datamodule.stream)
+        trainer.should_stop = self.spent(trainer, method)
+        last = trainer.should_stop or method.iteration == len(trainer.datamodule.stream)
         if self.stopping or last or method.iteration % self.every == 0:
             self.save(trainer, method)
 
@@ -57,6 +60,12 @@ class Checkpoints(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, method: L.LightningModule) -> None:
         self.settle(trainer)
+
+    def spent(self, trainer: L.Trainer, method: Method) -> bool:
+        """Whether training has cost what it may; all ranks agree."""
+        passes = trainer.world_size * (method.policy.passes + method.policy.backward_passes)
+        over = self.max_passes is not None and passes >= self.max_passes
+        return trainer.strategy.reduce_boolean_decision(over, all=False)
 
     def save(self, trainer: L.Trainer, method: Method) -> None:
         """A collective."""

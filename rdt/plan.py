@@ -20,7 +20,7 @@ def plan(cfg: DictConfig) -> str:
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
-        f" {s.num_steps} sampling steps",
+        f" {s.num_steps} sampling steps" + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
         *(f"needs {key}: {source} (found)" for key, source in sources(cfg)),
         "dry run: nothing was loaded or written",

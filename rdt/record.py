@@ -31,7 +31,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
     rank, world, method = trainer.global_rank, trainer.world_size, experiment.method
     method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
     evaluator = experiment.evaluator.to(method.device)
-    cost = compute(experiment)
+    cost = compute(experiment, world)
     curve = experiment.curve()
     views = {"base": experiment.base} | {name: one.denoiser for name, one in curve.items()}
     done = evaluator.run(method.policy, views, experiment.base, experiment.sampling, rank, world)
@@ -59,20 +59,21 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
     board.conclude(trainer.loggers, experiment.cfg, out)
 
 
-def compute(experiment: Experiment) -> dict[str, Any]:
-    """What training cost on this rank, in the units methods are compared in.
+def compute(experiment: Experiment, world: int) -> dict[str, Any]:
+    """What training cost on all ranks, in the units methods are compared in.
 
     A backward pass goes through frozen weights, so it costs what a forward pass does.
     """
     policy = experiment.method.policy
+    passes, backward = world * policy.passes, world * policy.backward_passes  # every rank makes the same number
     on_gpu = policy.device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "images": experiment.method.images,
-        "network_passes": policy.passes,
-        "backward_passes": policy.backward_passes,
-        "passes_per_iteration": (policy.passes + policy.backward_passes) / max(1, experiment.method.iteration),
-        "tflop": (policy.passes + policy.backward_passes) * policy.flops_per_pass / 1e12,
+        "images": world * experiment.method.images,
+        "network_passes": passes,
+        "backward_passes": backward,
+        "passes_per_iteration": (passes + backward) / max(1, experiment.method.iteration),
+        "tflop": (passes + backward) * policy.flops_per_pass / 1e12,
         "peak_memory_bytes": memory,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }

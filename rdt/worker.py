@@ -99,7 +99,7 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         logger=tracking.loggers(cfg, out),
         callbacks=[
             evaluations,
-            Checkpoints(out, cfg.trainer.checkpoint_every),
+            Checkpoints(out, cfg.trainer.checkpoint_every, cfg.max_passes),
             Progress(evaluations),
         ],
         log_every_n_steps=cfg.trainer.log_every,

@@ -141,3 +141,14 @@ def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monke
     good = tmp_path / "out" / "checkpoints" / "000002"
     assert stop.value.code == 1 and err.count("\n") == 1
     assert "reward is nan at iteration 3" in err and f"last good checkpoint: {good}" in err and good.is_dir()
+
+
+def test_a_run_ends_once_its_passes_are_spent_and_stays_ended(whole, tmp_path):
+    out = tmp_path / "out"
+    passes = json.loads((whole / "result.json").read_text())["compute"]["passes_per_iteration"]
+    for _ in range(2):  # the second finds them spent
+        work(config(out, f"max_passes={int(1.5 * passes)}"))
+        result = json.loads((out / "result.json").read_text())
+        assert result["iterations"] == 2 and names(out) == ["000002"]
+        assert [row["iteration"] for row in rows(out)] == ["0", "1"] and rows(out) == rows(whole)[:2]
+        assert result["compute"]["network_passes"] + result["compute"]["backward_passes"] == 2 * passes

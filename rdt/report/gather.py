@@ -56,7 +56,10 @@ def _groups(runs: list[Run]) -> tuple[Group, ...]:
     members: dict[tuple, list[tuple[Run, Point]]] = defaultdict(list)
     for run in runs:
         for point in run.points:
-            settings = _settings(run) | {"reward": run.reward, "iterations": run.iterations, "label": point.label}
+            ended = (
+                {} if run.config.get("max_passes") else {"iterations": run.iterations}
+            )  # else seeds may differ in it
+            settings = _settings(run) | {"reward": run.reward, "label": point.label} | ended
             settings |= {f"guidance.{key}": value for key, value in point.guidance.items()}
             members[run.method, json.dumps(settings, sort_keys=True, default=str)].append((run, point))
     varying = _varying([(method, json.loads(text)) for method, text in members])
