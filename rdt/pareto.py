@@ -69,15 +69,54 @@ def largest_gap(points: ArrayLike, frontier: ArrayLike) -> float:
     return float(gaps.max()) if len(gaps) else float("nan")
 
 
+def matched_difference(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """How much more of the second quantity `ours` (N, 2) holds at an equal first one, averaged over the common range.
+
+    Both are curves through their points; there is no extrapolation: nan where the ranges do not overlap.
+    """
+    a, b = (_curve(_pairs(points, name)) for points, name in ((ours, "ours"), (theirs, "theirs")))
+    if not len(a) or not len(b):
+        return float("nan")
+    lo, hi = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
+    if lo >= hi:
+        return float("nan")
+    knots = np.concatenate([a[:, 0], b[:, 0]])
+    at = np.unique(np.concatenate([[lo, hi], knots[(knots > lo) & (knots < hi)]]))
+    gain = np.interp(at, a[:, 0], a[:, 1]) - np.interp(at, b[:, 0], b[:, 1])
+    return float(np.trapezoid(gain, at) / (hi - lo))
+
+
+def _curve(points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) by their first coordinate, equal ones averaged, as interpolation wants them."""
+    at, where = np.unique(points[:, 0], return_inverse=True)
+    return np.stack([at, np.bincount(where, points[:, 1]) / np.bincount(where)], axis=1) if len(at) else points
+
+
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = 2000) -> Interval:
     """Mean of values (P,) or (S, P) and its 95 % percentile interval over prompts P (and runs S, resampled too)."""
     v = np.atleast_2d(np.asarray(values, dtype=float))
     if v.ndim != 2 or v.size == 0 or not np.isfinite(v).all():
         raise ValueError(f"values has shape {v.shape}, finite={np.isfinite(v).all()}; want finite (P,) or (S, P)")
-    rng = np.random.default_rng(seed)
-    runs, prompts = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in v.shape)
-    lo, hi = np.percentile(((runs @ v) * prompts).sum(1), [2.5, 97.5])
-    return Interval(float(v.mean()), float(lo), float(hi))
+    return interval(float(v.mean()), Draws(*v.shape, seed, resamples).means(v))
+
+
+def interval(value: float, resampled: np.ndarray) -> Interval:
+    """A statistic with the 95 % percentile interval of its resampled values; those without a value are left out."""
+    known = resampled[np.isfinite(resampled)]
+    lo, hi = np.percentile(known, [2.5, 97.5]) if len(known) else (float("nan"), float("nan"))
+    return Interval(value, float(lo), float(hi))
+
+
+class Draws:
+    """Bootstrap resamples of S runs and P prompts, the same for everything that is to be compared."""
+
+    def __init__(self, runs: int, prompts: int, seed: int, resamples: int = 2000) -> None:
+        rng = np.random.default_rng(seed)
+        self.runs, self.prompts = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (runs, prompts))
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """(resamples,) means of values (S, P)."""
+        return ((self.runs @ values) * self.prompts).sum(1)
 
 
 def paired_difference(values: ArrayLike, base: ArrayLike, seed: int) -> Interval:

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from rdt.pareto import bootstrap_mean, front, hypervolume, hypervolume_share, largest_gap, paired_difference
+from rdt.pareto import (
+    bootstrap_mean,
+    front,
+    hypervolume,
+    hypervolume_share,
+    largest_gap,
+    matched_difference,
+    paired_difference,
+)
 
 
 def dominated(p, others):
@@ -114,3 +122,25 @@ def test_unpaired_and_unplanar_points_are_refused():
         front([(1, 2, 3)])
     with pytest.raises(ValueError, match="points"):
         hypervolume([(math.inf, 1)], (0, 0))
+
+
+def test_a_matched_difference_is_the_mean_gap_over_the_common_range() -> None:
+    steep, flat = [(0, 1.0), (2, 0.0)], [(1, 1.0), (3, 0.5)]
+    # on [1, 2] the first falls from 1/2 to 0, the second from 1 to 3/4
+    assert matched_difference(flat, steep) == pytest.approx(0.625)
+    assert matched_difference(steep, flat) == pytest.approx(-0.625)
+    assert matched_difference(steep, steep) == 0
+
+
+def test_a_matched_difference_integrates_between_every_knot() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (np.sort(rng.normal(size=(6, 2)), axis=0) for _ in range(2))
+    lo, hi = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
+    at = np.linspace(lo, hi, 200_001)
+    brute = (np.interp(at, *a.T) - np.interp(at, *b.T)).mean()
+    assert matched_difference(a, b) == pytest.approx(brute, abs=1e-4)
+
+
+def test_a_matched_difference_does_not_extrapolate() -> None:
+    assert np.isnan(matched_difference([(0, 1.0), (1, 0.0)], [(2, 1.0), (3, 0.0)]))
+    assert np.isnan(matched_difference([(0, 1.0)], [(0, 0.5)]))
