@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rdt.guidance.condition import Annealing, noised
+
 if TYPE_CHECKING:
     from rdt.policy import Cond, Denoiser, Policy
 
@@ -83,6 +85,12 @@ def aig(views: Views, *, schedule: Schedule) -> Denoiser:
 def lora_scale(views: Views, *, scale: float) -> Denoiser:
     """guidance=lora_scale: the tuned adapter scaled; 0 is the base, 1 the tuned policy."""
     return views.guided(views.policy.scaled(scale) if scale else views.base)
+
+
+def cads(views: Views, *, tau1: float, tau2: float, scale: float, psi: float) -> Denoiser:
+    """guidance=cads: the tuned policy under prompts that are noised while the sample is."""
+    annealing = Annealing(tau1=tau1, tau2=tau2, scale=scale, psi=psi)
+    return noised(tuned(views), views.policy.process, annealing)
 
 
 def linear() -> Schedule:
