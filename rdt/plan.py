@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 SECTIONS = ("model.policy", "reward.module", "evaluation.judges", "diversity")
-CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "oracle", "consistency")
+CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "oracle", "consistency", "companion")
 
 
 def plan(cfg: DictConfig) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
@@ -68,4 +67,4 @@ def save_lora(weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path
 
 
 def _load(model: Any, folder: Path, name: str) -> Any:
-    return model.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32, local_files_only=True)
+    return model.from_pretrained(folder, subfolder=name, local_files_only=True).float()

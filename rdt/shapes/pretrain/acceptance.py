@@ -1,4 +1,4 @@
-"""The acceptance table of the bundle: is the base model right about what prompts state, and uniform about the rest?"""
+"""The acceptance table of the bundle: are its models right about what prompts state, and uniform about the rest?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rdt import guidance
-from rdt.models import sd15
+from rdt.models import sd3, sd15
 from rdt.policy import Adapter, Policy
 from rdt.prompts import subset
 from rdt.rollout import Noise, rollout
@@ -19,7 +19,17 @@ from rdt.shapes.pretrain.autoencoder import random_images
 from rdt.shapes.world import CARDINALITIES, FREE, NAMES
 
 PROMPTS, IMAGES = 24, 64  # held-out prompts, images each
-STEPS, ETA, GUIDANCE = 20, 1.0, 3.0
+STEPS, GUIDANCE = 20, 3.0
+UNUSED = Adapter(1, 1, ("to_q",))  # a policy has one
+
+
+@dataclass(frozen=True)
+class Model:
+    """A text-to-image model of the bundle."""
+
+    name: str
+    policy: Policy
+    eta: float  # its sampler's
 
 
 @dataclass(frozen=True)
@@ -39,21 +49,28 @@ class Row:
 
 def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterator[Row]:
     """Every acceptance figure of the bundle in `folder`."""
-    policy = Policy(sd15.parts(folder / "base"), Adapter(4, 4, ("to_q",)))
     oracle = Oracle.load(folder / "oracle.safetensors")
     chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
-    modes = torch.stack([oracle.read(sample(policy, prompt, images, k)) for k, prompt in enumerate(chosen)])
-    wanted = stated(chosen)[:, None].expand_as(modes)
-    yield Row(
-        "stated attributes right, held-out prompts", (modes == wanted)[wanted != FREE].float().mean().item(), 0.97
-    )
+    models = (Model("diffusion", Policy(sd15.parts(folder / "base"), UNUSED), 1.0),
+             Model("flow", Policy(sd3.parts(folder / "flow", folder / "base", "sde"), UNUSED), 0.7))  # fmt: skip
+    for model in models:
+        yield from quality(model, oracle, chosen, images)
+    yield Row("reconstructions read right, all attributes", reconstruction(models[0].policy, oracle), 0.99)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    yield Row("bundle, MB", size, 10.0, at_least=False)
+
+
+def quality(model: Model, oracle: Oracle, prompts: list[str], images: int) -> Iterator[Row]:
+    """Is it right about what prompts state, and uniform about the rest?"""
+    modes = torch.stack([oracle.read(sample(model, prompt, images, k)) for k, prompt in enumerate(prompts)])
+    wanted = stated(prompts)[:, None].expand_as(modes)
+    right = modes == wanted
+    share = right[wanted != FREE].float().mean().item()
+    yield Row(f"{model.name}: stated attributes right, held-out prompts", share, 0.97)
     for k in sorted({int(column) for column in (wanted != FREE).nonzero()[:, 2]}):
         asked = wanted[..., k] != FREE
-        yield Row(f"  {NAMES[k]}", (modes == wanted)[..., k][asked].float().mean().item(), 0.97)
-    yield Row("normalised entropy of free attributes", free_entropy(modes, wanted), 0.96)
-    yield Row("reconstructions read right, all attributes", reconstruction(policy, oracle), 0.99)
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    yield Row("bundle, MB", size, 8.0, at_least=False)
+        yield Row(f"  {NAMES[k]}", right[..., k][asked].float().mean().item(), 0.97)
+    yield Row(f"{model.name}: normalised entropy of free attributes", free_entropy(modes, wanted), 0.96)
 
 
 def report(paths) -> None:
@@ -65,12 +82,13 @@ def report(paths) -> None:
 
 
 @torch.no_grad()
-def sample(policy: Policy, prompt: str, count: int, index: int) -> Tensor:
+def sample(model: Model, prompt: str, count: int, index: int) -> Tensor:
     """Images (count, 3, 32, 32) of the guided base."""
+    policy = model.policy
     rows = range(index * count, (index + 1) * count)
     noise = Noise(seed=0, purpose="acceptance", indices=rows, shape=policy.latent_shape, device="cpu")
     view = guidance.cfg(policy.base, policy.encode([""]), GUIDANCE)
-    trajectory = rollout(view, policy.process, policy.encode([prompt] * count), noise, STEPS, ETA)
+    trajectory = rollout(view, policy.process, policy.encode([prompt] * count), noise, STEPS, model.eta)
     return policy.decode(trajectory.clean)
 
 

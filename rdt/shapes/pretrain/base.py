@@ -107,15 +107,19 @@ class PromptTable:
         self.strides = torch.tensor([int(torch.tensor(sizes[k + 1 :]).prod()) for k in range(4)])
         values = torch.cartesian_prod(*[torch.arange(size) for size in sizes])
         texts = [_sentence(row) for row in values.tolist()]
-        self.ids = _tokenize(tokenizer, texts)
-        self.empty = _tokenize(tokenizer, [""])
+        self.ids = _tokenize(tokenizer, [*texts, ""])
+        self.empty = self.ids[-1:]
 
-    def draw(self, modes: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        """Ids (N, 12) of a random true prompt of each mode (N, 6); the empty prompt with probability `dropout`."""
+    def rows(self, modes: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
+        """Rows of `ids`: a random true prompt of each mode (N, 6); the empty prompt with probability `dropout`."""
         states = torch.rand(len(modes), 4, generator=generator) < 0.5
         row = ((modes[:, self.columns] + 1) * states * self.strides).sum(1)
         drop = torch.rand(len(modes), 1, generator=generator) < dropout
-        return torch.where(drop, self.empty, self.ids[row])
+        return torch.where(drop[:, 0], len(self.ids) - 1, row)
+
+    def draw(self, modes: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
+        """Ids (N, 12) of those prompts."""
+        return self.ids[self.rows(modes, generator, dropout)]
 
 
 def _sentence(row: list[int]) -> str:

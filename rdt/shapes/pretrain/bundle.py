@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from rdt.shapes import tokenizer
 from rdt.shapes.pretrain import acceptance, autoencoder, base, oracle, preference
@@ -58,6 +58,17 @@ def train_consistency(paths: Paths) -> None:
     policy.half().save_lora(paths.out / "consistency")
 
 
+def train_flow(paths: Paths) -> None:
+    """flow/transformer, on the text encoder and the latents of base/."""
+    from rdt.shapes.pretrain import flow
+
+    words = _tokenizer(paths)
+    encoder = CLIPTextModel.from_pretrained(paths.out / "base" / "text_encoder", dtype=torch.float32)
+    pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
+    trained = flow.train(encoder, base.PromptTable(words), pool, paths.work, paths.seed)
+    flow.save(trained, paths.out / "flow")
+
+
 def train_preferences(paths: Paths) -> None:
     """hps.safetensors and judge.safetensors, in the layout of the published HPS file."""
     for name in ("hps", "judge"):
@@ -90,6 +101,7 @@ STAGES: dict[str, Callable[[Paths], None]] = {
     "base": train_base,
     "decoder": finish_decoder,
     "consistency": train_consistency,
+    "flow": train_flow,
     "preferences": train_preferences,
     "acceptance": acceptance.report,
 }
