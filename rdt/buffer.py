@@ -114,7 +114,7 @@ class ReplayBuffer:
         own = self._latents[: len(self) // self.world]
         if self.world == 1 or not len(self):
             return own.cpu().clone()
-        return torch.cat([_gathered(part, self.rank, self.world) for part in own.split(self._batch // self.world)])
+        return torch.cat([gathered(part, self.rank, self.world) for part in own.split(self._batch // self.world)])
 
     def _check(self, latents: Tensor, rewards: Tensor, prompts: list[str]) -> None:
         batch = len(prompts)
@@ -133,8 +133,10 @@ def _wire() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-def _gathered(part: Tensor, rank: int, world: int) -> Tensor:
-    """All ranks' parts on rank 0's host, nothing elsewhere."""
+def gathered(part: Tensor, rank: int, world: int) -> Tensor:
+    """All ranks' parts, of one size, on rank 0's host; nothing elsewhere."""
+    if world == 1:
+        return part.cpu().clone()
     part = part.to(_wire()).contiguous()
     parts = [torch.empty_like(part) for _ in range(world)] if rank == 0 else None
     dist.gather(part, parts)
