@@ -31,6 +31,18 @@ def cfg(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
     return denoiser if scale == 1 else guided
 
 
+def cfg_detached(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
+    """`cfg` with no gradient through u: as many passes forward, half as many backward."""
+
+    def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        c = denoiser(x, t, cond)
+        with torch.no_grad():
+            u = denoiser(x, t, empty.to(x.device)[torch.zeros(len(x), dtype=torch.long, device=x.device)])
+        return u + scale * (c - u)
+
+    return denoiser if scale == 1 else guided
+
+
 def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor) -> Denoiser:
     """(1 - g_i) base + g_i tuned on the grid `times` (T + 1,); where g_i is 0 or 1 the other pass is not run."""
     grid = times.tolist()
