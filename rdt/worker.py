@@ -46,7 +46,8 @@ def work(cfg: DictConfig) -> None:
 def built(cfg: DictConfig) -> Experiment:
     """The experiment with all its parts made: what they refuse is refused before anything is written."""
     experiment = Experiment(cfg)
-    count, world = experiment.method.prompts_per_iteration, cfg.devices * cfg.num_nodes
+    method, world = experiment.method, cfg.devices * cfg.num_nodes
+    count = method.prompts_per_iteration * method.images_per_prompt
     if count % world:
         right = f"take batch_size={cfg.batch_size * math.lcm(count, world) // count}"
         raise UsageError(f"batch_size={cfg.batch_size} makes {count} rollouts for {world} devices; {right}")
