@@ -1,0 +1,73 @@
+"""What policy gradients learn from: the samples of a rollout, kept for several updates, and the part of one update."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdt.buffer import gathered
+from rdt.policy import Cond
+from rdt.prompts import Batch
+from rdt.rollout import Trajectory
+
+
+@dataclass(frozen=True)
+class Made:
+    """This rank's B samples of a rollout, just made."""
+
+    prompts: list[str]
+    cond: Cond  # under which they were made
+    trajectory: Trajectory
+    images: Tensor  # (B, 3, H, W) in [0, 1]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What every rank knows of all R = P G samples of a rollout, on the host, and this rank's own trajectories."""
+
+    batch: Batch  # its iteration and its P prompts
+    rewards: Tensor  # (R,)
+    kept: Tensor  # (R,) bool
+    advantages: Tensor  # (R, T), 0 where a sample was not kept
+    trajectory: Trajectory  # of R / world samples
+
+    @staticmethod
+    def of(batch: Batch, rewards: Tensor, kept: Tensor, advantages: Tensor, trajectory: Trajectory) -> "Rollouts":
+        """From rewards (P, G), the kept candidates (P, K) and their advantages (P, K) or (P, K, T)."""
+        rows = (kept + torch.arange(len(kept))[:, None] * rewards.shape[1]).flatten()
+        mask, every = torch.zeros(rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
+        mask[rows] = True
+        spread = torch.zeros(rewards.numel(), every)
+        spread[rows] = advantages.reshape(len(rows), -1).expand(-1, every).float()
+        return Rollouts(batch, rewards.flatten(), mask, spread, trajectory)
+
+    def state_dict(self, rank: int, world: int) -> dict[str, Any]:
+        """Loadable at any world size; a collective: trajectories are whole on rank 0 alone."""
+        latents, log_probs = self.trajectory.latents, self.trajectory.log_probs
+        return {
+            "iteration": self.batch.iteration, "prompts": self.batch.prompts, "rewards": self.rewards,
+            "kept": self.kept, "advantages": self.advantages, "times": self.trajectory.times,
+            "latents": gathered(latents, rank, world), "log_probs": gathered(log_probs, rank, world),
+        }  # fmt: skip
+
+    @staticmethod
+    def restored(state: dict[str, Any], mine: range, device: torch.device) -> "Rollouts":
+        """With this rank's rows `mine` of the saved trajectories."""
+        latents, log_probs = (state[key][mine.start : mine.stop].to(device) for key in ("latents", "log_probs"))
+        trajectory = Trajectory(latents, log_probs, state["times"])
+        batch = Batch(state["iteration"], state["prompts"])
+        return Rollouts(batch, state["rewards"], state["kept"], state["advantages"], trajectory)
+
+
+@dataclass(frozen=True)
+class Part:
+    """This rank's B samples of one update: those that teach something."""
+
+    cond: Cond
+    trajectory: Trajectory
+    advantages: Tensor  # (B, T)
+    etas: list[float]  # (T,)
+    steps: list[int]  # the trained ones
+    weight: float  # of a sample in this rank's loss: ranks / samples of the update, those that teach nothing too
+    on_policy: bool  # no update since the rollout
