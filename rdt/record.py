@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,7 @@ from rdt.report.text import slug
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
 
-def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float) -> None:
+def write(experiment: Experiment, trainer: L.Trainer, out: Path) -> None:
     """Evaluate base and tuned on the held-out prompts, every rank its share, and write the record on rank 0."""
     rank, world, method = trainer.global_rank, trainer.world_size, experiment.method
     method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
@@ -51,7 +50,7 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path, started: float)
         "points": [point(done[name], base.scores, protocol, one.described) for name, one in curve.items()],
         "base": point(base, None, protocol, BASE),
         "limit": experiment.limit(protocol.images_per_prompt),
-        "compute": cost | {"seconds": time.time() - started},
+        "compute": cost | {"seconds": method.seconds},
         "weights": fingerprint(method.policy, evaluator.rewards),
         "versions": {name: version(name) for name in PACKAGES},
     }

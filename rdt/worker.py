@@ -32,7 +32,6 @@ PATIENCE = 3.0  # seconds in which the launcher ends a process whose peer failed
 def work(cfg: DictConfig) -> None:
     """Train, evaluate base and tuned with paired noise, write everything of the contract, rank 0 doing the writing."""
     quiet()
-    started = time.time()
     out = Path(cfg.output_dir)
     with stoppable(out):
         experiment = built(cfg)
@@ -40,7 +39,7 @@ def work(cfg: DictConfig) -> None:
             folder.begin(cfg, out)
         trainer = make_trainer(experiment, out)
         trainer.fit(experiment.method, experiment.data, ckpt_path=folder.resumed_from(cfg, out), weights_only=True)
-        record.write(experiment, trainer, out, started)
+        record.write(experiment, trainer, out)
 
 
 def built(cfg: DictConfig) -> Experiment:

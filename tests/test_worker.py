@@ -152,3 +152,14 @@ def test_a_run_ends_once_its_passes_are_spent_and_stays_ended(whole, tmp_path):
         assert result["iterations"] == 2 and names(out) == ["000002"]
         assert [row["iteration"] for row in rows(out)] == ["0", "1"] and rows(out) == rows(whole)[:2]
         assert result["compute"]["network_passes"] + result["compute"]["backward_passes"] == 2 * passes
+
+
+def test_a_continued_run_counts_the_seconds_of_both_parts(tmp_path):
+    out = tmp_path / "out"
+    work(config(out))
+    saved = folder.checkpoints(out)[-1] / "run.ckpt"
+    state = torch.load(saved, weights_only=True)
+    assert 0 < state["seconds"] < json.loads((out / "result.json").read_text())["compute"]["seconds"]
+    torch.save(state | {"seconds": 1e6}, saved)
+    work(config(out, "iterations=5"))
+    assert json.loads((out / "result.json").read_text())["compute"]["seconds"] > 1e6

@@ -1,5 +1,6 @@
 """What every method shares: the sampler, the optimiser step, counting, and checkpoints that hold adapters only."""
 
+import time
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -43,6 +44,7 @@ class Method(L.LightningModule):
         self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
         self.iteration = 0  # the one that runs, or runs next
         self.images = 0
+        self.began = time.time()  # less what a run spent before it was continued
         self.times = policy.process.times(sampling.num_steps)
 
     @property
@@ -99,6 +101,11 @@ class Method(L.LightningModule):
             raise Diverged(f"{name} is {wrong[0].item()} at iteration {self.iteration}")
 
     @property
+    def seconds(self) -> float:
+        """What the run took so far, over all its continuations."""
+        return time.time() - self.began
+
+    @property
     def trained(self) -> list[Tensor]:
         """The adapter's weights."""
         return [p for p in self.policy.parameters() if p.requires_grad]
@@ -122,10 +129,12 @@ class Method(L.LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["progress"] = {"iteration": self.iteration, "images": self.images}
+        checkpoint["seconds"] = self.seconds
         checkpoint["passes"] = [self.policy.passes, self.policy.backward_passes]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration, self.images = checkpoint["progress"]["iteration"], checkpoint["progress"]["images"]
+        self.began -= checkpoint["seconds"]
         self.policy.passes, self.policy.backward_passes = checkpoint["passes"]
 
 
