@@ -13,6 +13,11 @@ Concentration = Callable[[Tensor, int], Tensor]  # rewards (P, N), K -> columns 
 RESOLUTION = 1e-4  # cosine distances nearer than this are alike: rounding is not stretched to [0, 1]
 
 
+def everything(rewards: Tensor, keep: int) -> Tensor:
+    """All N, whatever `keep` says."""
+    return torch.arange(rewards.shape[1], device=rewards.device).expand(rewards.shape)
+
+
 def window(rewards: Tensor, keep: int) -> Tensor:
     """The K of N whose largest and smallest reward lie nearest together; of equally near ones the lowest."""
     values, order = rewards.sort(dim=1, stable=True)

@@ -1,0 +1,98 @@
+"""DRIFT: GRPO whose groups keep their diversity (Liu et al. 2601.12401).
+
+Of N candidates per prompt the K of most concentrated reward are kept. Each is sampled under its own noised prompt, as
+in CADS, the same in rollout and update. Their rewards are shaped by the potential Phi, how much a candidate's image
+differs from the group's others, stretched to [0, 1] within the group and 0 at the start:
+    r_i = r + weight u sum_{k >= i} gamma^k F_k,   F_i = gamma Phi(x_{i+1}) - Phi(x_i),
+where u is what GRPO divides advantages by (method.std): the weight is in units of the group's spread of reward, in
+reward itself where std=none. `terminal` knows Phi at the end alone, so every step gets gamma^T Phi(x_T); `stepwise`
+also on the clean estimates of a few states (the last one holds between them), which step i then subtracts.
+
+Departures: the paper fixes the ideas, the formulas are ours. Shaping leaves the optimal policy unchanged only where
+Phi(x_T) is 0 (Ng et al. 1999), here terminal_potential=zero; with the default it does not, which is what keeps
+diversity, while the paper states invariance all the same. `sigma` keeps |r - mean| <= c std with each group's own c,
+the least that keeps K, so that every group and device has as many samples.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdt.groups import Concentration, distinctness, everything, potential, shaping, sigma, to_go, trim, window
+from rdt.guidance.condition import Annealing, noised
+from rdt.methods.base import named
+from rdt.methods.grpo import GRPO
+from rdt.methods.rollouts import Made
+from rdt.policy import Cond, Denoiser
+from rdt.rollout import Noise, noisy
+
+
+class DRIFT(GRPO):
+    """GRPO, bit for bit, where `concentrate`, `prompt_noise` and `shaping` are off."""
+
+    def __init__(
+        self, *, concentrate: str, keep: int, prompt_noise: float, tau1: float, tau2: float, psi: float,
+        shaping: str, shaping_weight: float, shaping_gamma: float, terminal_potential: str, looks: int,
+        embedder: Callable[[Tensor], Tensor], **shared: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**shared)
+        self.concentrate, self.keep = named("method.concentrate", concentrate, CONCENTRATIONS), keep
+        if concentrate != "off" and not 2 <= keep <= self.images_per_prompt:
+            raise ValueError(f"method.keep={keep} must be from 2 to method.group={self.images_per_prompt}")
+        if prompt_noise < 0:
+            raise ValueError(f"method.prompt_noise={prompt_noise} must not be below 0; 0 is off")
+        self.annealing = Annealing(tau1=tau1, tau2=tau2, scale=prompt_noise, psi=psi)
+        self.weight, self.gamma, self.embedder = shaping_weight, shaping_gamma, embedder
+        ends = named("method.terminal_potential", terminal_potential, {"diversity": [self.num_steps], "zero": []})
+        between = [self.num_steps * k // (looks + 1) for k in range(1, looks + 1)]
+        known = {"off": [], "terminal": ends, "stepwise": sorted({*between} - {0}) + ends}
+        self.looks = named("method.shaping", shaping, known)
+
+    def select(self, rewards: Tensor) -> Tensor:
+        """The candidates whose rewards are concentrated, (P, N) -> (P, K)."""
+        return self.concentrate(rewards, self.keep)
+
+    def condition(self, prompts: list[str], noise: Noise) -> Cond:
+        """Prompts beside each candidate's own noise on them, which is named by its sample: an update draws it again."""
+        cond = super().condition(prompts, noise)
+        return noisy(cond, noise) if self.annealing.scale else cond
+
+    def acting(self, view: Denoiser) -> Denoiser:
+        """In rollouts and updates, never in evaluation, prompts are noised while the sample is."""
+        acting = super().acting(view)
+        return noised(acting, self.policy.process, self.annealing) if self.annealing.scale else acting
+
+    def returns(self, rewards: Tensor, kept: Tensor, made: Made) -> Tensor:
+        """The rewards (P, K); where they are shaped, (P, K, T)."""
+        if not self.looks:
+            return rewards
+        to_come = to_go(shaping(self.potentials(kept, made), self.gamma), self.gamma)
+        return rewards[..., None] + self.weight * self.spread(rewards)[..., None] * to_come
+
+    def potentials(self, kept: Tensor, made: Made) -> Tensor:
+        """Phi of every state of the kept candidates, (P, K, T + 1)."""
+        phi = torch.zeros(*kept.shape, self.num_steps + 1)
+        for i in self.looks:
+            d = distinctness(self.features(self.pictures(i, made), kept))
+            phi[..., i : max(i + 1, self.num_steps)] = potential(d)[..., None]
+        self.report(distinctness=d.mean())
+        return phi
+
+    @torch.no_grad()
+    def features(self, images: Tensor, kept: Tensor) -> Tensor:
+        """Of the kept (P, K) among the images of all ranks: (P, K, D)."""
+        every = self.all_gather(self.embedder(images)).flatten(0, -2).cpu()
+        return every.view(len(kept), -1, every.shape[-1])[torch.arange(len(kept))[:, None], kept]
+
+    @torch.no_grad()
+    def pictures(self, i: int, made: Made) -> Tensor:
+        """This rank's samples as of state i: their clean estimates, at one more guided pass; in the end themselves."""
+        if i == self.num_steps:
+            return made.images
+        x, t, process = made.trajectory.latents[:, i], self.times[i], self.policy.process
+        return self.policy.decode(process.clean(self.acting(self.policy.tuned)(x, t, made.cond), x, t))
+
+
+CONCENTRATIONS: dict[str, Concentration] = {"off": everything, "window": window, "sigma": sigma, "trim": trim}
