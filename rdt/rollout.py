@@ -1,21 +1,15 @@
 """Sampling: noise that each sample owns, the steps from one state to the next, and the rollout to a trajectory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rdt.cond import Cond, Denoiser
 from rdt.process import Process
 from rdt.randomness import generator
 from rdt.transition import Transition
-
-if TYPE_CHECKING:
-    from rdt.policy import Cond, Denoiser
-
 
 Eta = float | Sequence[float]  # one value, or one per step (T,), say a stochastic window among ODE steps
 

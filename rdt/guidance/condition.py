@@ -7,18 +7,13 @@ and deviation are those of one sample over its tokens and channels (the official
 sample depends on its company.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rdt.cond import Cond, Denoiser
 from rdt.process import Process, column
-
-if TYPE_CHECKING:
-    from rdt.policy import Cond, Denoiser
 
 
 @dataclass(frozen=True)
