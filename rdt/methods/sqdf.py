@@ -49,10 +49,8 @@ class SQDF(Method):
         }  # fmt: skip
         self.replay = named("method.replay", replay, replays)
         self.buffer_options: dict[str, Any] = {
-            "capacity": capacity,
-            "num_steps": self.sampling.num_steps,
-            "corrected": importance_correction,
-        }
+            "capacity": capacity, "num_steps": self.sampling.num_steps, "corrected": importance_correction
+        }  # fmt: skip
         self.restored: dict[str, Any] | None = None
 
     @property
@@ -61,9 +59,13 @@ class SQDF(Method):
         return self.batch_size // self.replay_ratio
 
     def on_fit_start(self) -> None:
-        self.buffer = ReplayBuffer(rank=self.global_rank, world=self.trainer.world_size, **self.buffer_options)
+        self.buffer = self.empty_buffer()
         if self.restored is not None:
             self.buffer.load_state_dict(self.restored)
+
+    def empty_buffer(self) -> ReplayBuffer:
+        """A buffer for this rank's share of the trajectories."""
+        return ReplayBuffer(rank=self.global_rank, world=self.trainer.world_size, **self.buffer_options)
 
     def training_step(self, batch: Batch, _: int) -> None:
         self.collect(batch)
