@@ -19,6 +19,10 @@ class Terminated(InterruptedError):
     """The run was told to stop before it was done."""
 
 
+class Diverged(FloatingPointError):
+    """A reward, loss or gradient that is not finite."""
+
+
 FORESEEN = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
 

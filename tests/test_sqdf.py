@@ -275,7 +275,7 @@ class Count(tiny.Brightness):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"reward": Count()}, r"SQDF climbs the reward.s gradient, and Count has none"),
+        ({"reward": Count()}, r"SQDF climbs the reward.s gradient, and Count has none; take .*"),
         ({"replay_ratio": 3}, r"batch_size=8 must be a multiple of method\.replay_ratio=3"),
         ({"look_ahead": "oracle"}, r"method\.look_ahead=oracle is not one of consistency, tweedie, n_step"),
         ({"replay": "newest"}, r"method\.replay=newest is not one of prioritized, uniform, on_policy"),

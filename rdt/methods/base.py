@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 from rdt import guidance
+from rdt.errors import Diverged as Diverged
 from rdt.policy import Denoiser, Policy
 from rdt.prompts import Batch
 from rdt.rewards.base import Reward
 from rdt.rollout import Noise, Sampling, Trajectory, rollout
 
 Choice = TypeVar("Choice")
-
-
-class Diverged(FloatingPointError):
-    """A reward, loss or gradient that is not finite."""
 
 
 class Method(L.LightningModule):
@@ -34,8 +31,13 @@ class Method(L.LightningModule):
         super().__init__()
         if self.needs_gradient and not reward.differentiable:
             raise ValueError(
-                f"{type(self).__name__} climbs the reward's gradient, and {type(reward).__name__} has none; take a"
+                f"{type(self).__name__} climbs the reward's gradient, and {reward} has none; take a"
                 " differentiable reward such as hps, or a policy-gradient method: ddpo, grpo, drift"
+            )
+        if reward.grouped and self.images_per_prompt < 2:
+            raise ValueError(
+                f"reward.normalise=group compares the images of a prompt, and {type(self).__name__} makes one of each;"
+                " take raw or zscore, or a method of groups: grpo, drift"
             )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapter, not the frozen network
