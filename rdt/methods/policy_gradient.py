@@ -10,7 +10,6 @@ batching does to last bits (train/ratio_error says what); samples of advantage 0
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.methods.base import Method
-from rdt.methods.rollouts import Made, Part, Rollouts
+from rdt.methods.rollouts import Made, Part, Rollouts, stochastic
+from rdt.methods.surrogate import Surrogate
 from rdt.policy import Cond, Denoiser
 from rdt.prompts import Batch
-from rdt.rollout import Noise, Trajectory, replayed, rollout
-from rdt.transition import Transition
+from rdt.rollout import Noise, rollout
 
 
 class PolicyGradient(Method):
@@ -40,11 +39,11 @@ class PolicyGradient(Method):
         super().__init__(**shared)
         self.clip, self.kl_coef, self.uncond_grad = clip, kl_coef, uncond_grad
         self.updates_per_rollout, self.num_steps = updates_per_rollout, num_steps or self.sampling.num_steps
-        for key, divisor in (("updates_per_rollout", updates_per_rollout), ("group", self.images_per_prompt)):
-            if self.batch_size % divisor:
+        for key, divisor in {"updates_per_rollout": updates_per_rollout, "group": self.images_per_prompt}.items():
+            if divisor < 1 or self.batch_size % divisor:
                 raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
         self.times = self.policy.process.times(self.num_steps)
-        self.stochastic = self._stochastic()
+        self.stochastic = stochastic(self.policy, self.num_steps, self.sampling.eta)
         if not self.stochastic:
             raise ValueError(f"model.sampling.eta={self.sampling.eta} leaves no step of chance to learn from; raise it")
         self.restored: dict[str, Any] | None = None
@@ -86,12 +85,13 @@ class PolicyGradient(Method):
         return [i for i in self.stochastic if etas[i]]
 
     def training_step(self, batch: Batch, _: int) -> None:
-        phase, seen = batch.iteration % self.updates_per_rollout, list[Tensor]()
+        phase = batch.iteration % self.updates_per_rollout
         if phase == 0:
             self.rollouts = self.collect(batch)
-        part = self.part(phase)
-        self.update(self.losses(part, seen))
-        self.tell(part, torch.stack(seen).sum(0))
+        part, tuned, base = self.part(phase), self.acting(self.policy.tuned), self.acting(self.policy.base)
+        surrogate = Surrogate(self.policy.process, tuned, base, self.clip, self.kl_coef)
+        self.update(surrogate.losses(part, self.trained))
+        self.tell(part, surrogate.seen().to(self.device))
 
     def collect(self, batch: Batch) -> Rollouts:
         """Roll out the tuned policy, score the images, turn the scores of all ranks into advantages."""
@@ -114,76 +114,31 @@ class PolicyGradient(Method):
         return Made(prompts, cond, trajectory, self.policy.decode(trajectory.clean))
 
     def part(self, phase: int) -> Part:
-        """This rank's samples of update `phase`."""
-        all_of, batch = self.rollouts, self.rollouts.batch
-        teaching = all_of.kept & (all_of.advantages != 0).any(1) if self.kl_coef == 0 else all_of.kept
-        mine = self.share(len(teaching))
-        rows = torch.tensor(
-            [r for r in mine if r % self.updates_per_rollout == phase and teaching[r]], dtype=torch.long
-        )
-        own, path = (rows - mine.start).to(self.device), all_of.trajectory
-        samples = max(int(all_of.kept[phase :: self.updates_per_rollout].sum()), 1)
+        """This rank's samples of update `phase`: those whose advantage, or KL, teaches something."""
+        whole, batch, mine = self.rollouts, self.rollouts.batch, self.share(len(self.rollouts.kept))
+        learnt = whole.kept & (torch.arange(len(whole.kept)) % self.updates_per_rollout == phase)
+        teaching = learnt if self.kl_coef else learnt & ~whole.flat
+        own = teaching[mine.start : mine.stop].nonzero().squeeze(1)
         return Part(
             cond=self.condition(self.prompts(batch), self.noise(batch))[own],
-            trajectory=Trajectory(path.latents[own], path.log_probs[own], path.times),
-            advantages=all_of.advantages[rows].to(self.device),
+            trajectory=whole.trajectory_of(own),
+            advantages=whole.advantages[mine.start + own].to(self.device),
             etas=self.etas(batch.iteration),
             steps=self.trained_steps(batch.iteration + phase),
-            weight=self.trainer.world_size / samples,
+            weight=self.trainer.world_size / max(int(learnt.sum()), 1),
             on_policy=phase == 0,
         )
 
-    def losses(self, part: Part, seen: list[Tensor]) -> Iterator[Tensor]:
-        """The loss of each trained step; what it saw, (3,) summed over samples, is appended: see `tell`."""
-        for i in part.steps:
-            if len(part.cond):
-                yield self.loss(part, i, seen)
-            else:  # another rank has samples, and all ranks go backward as often
-                seen.append(torch.zeros(3, device=self.device))
-                yield sum((0 * weight).sum() for weight in self.trained)
-
-    def loss(self, part: Part, i: int, seen: list[Tensor]) -> Tensor:
-        """Of step i."""
-        tuned = self.step(self.policy.tuned, part, i)
-        log_prob = tuned.log_prob(part.trajectory.latents[:, i + 1])
-        since = log_prob - part.trajectory.log_probs[:, i]  # the rollout
-        ratio = (log_prob - log_prob.detach() if part.on_policy else since).exp()
-        free = part.advantages[:, i] * ratio
-        gain = torch.minimum(free, part.advantages[:, i] * ratio.clamp(1 - self.clip, 1 + self.clip))
-        kl = self.kl(tuned, part, i) if self.kl_coef else torch.zeros_like(gain)
-        seen.append(torch.stack([since.exp().sub(1).abs().sum(), (gain < free).sum(), kl.sum()]).detach())
-        return part.weight * (self.kl_coef * kl / tuned.mean[0].numel() - gain).sum()
-
-    def kl(self, tuned: Transition, part: Part, i: int) -> Tensor:
-        """(B,) nats to the base at step i."""
-        with torch.no_grad():
-            base = self.step(self.policy.base, part, i)
-        return tuned.kl(base)
-
-    def step(self, view: Denoiser, part: Part, i: int) -> Transition:
-        """The sampler's step i of a view from the states of the rollout."""
-        return replayed(self.acting(view), self.policy.process, part.cond, part.trajectory, i, part.etas[i])
-
     def tell(self, part: Part, seen: Tensor) -> None:
         """Log means over the samples: |rho - 1| against the stored log-probabilities, the clipped share, the KL."""
-        error, clipped, kl = (part.weight * seen).unbind()
-        rewards, count = self.rollouts.rewards, len(part.steps)
-        self.report(reward=rewards.mean(), reward_std=rewards.std(), ratio_error=error / count, clipped=clipped / count)
+        error, clipped, kl = (part.weight * seen / len(part.steps)).unbind()
+        self.report(**self.rollouts.summary(), ratio_error=error, clipped=clipped)
         if self.kl_coef:
-            self.report(kl_nats=kl * sum(part.etas[i] > 0 for i in self.stochastic) / count)
-        flat = self.rollouts.kept & (self.rollouts.advantages == 0).all(1)
-        self.report(zero_advantage=flat.sum() / self.rollouts.kept.sum())
-
-    def _stochastic(self) -> list[int]:
-        x, eta = torch.zeros(1, *self.policy.latent_shape), self.sampling.eta
-        times = [self.times[i : i + 2] for i in range(self.num_steps)]
-        made = [self.policy.process.transition(x, x, t, t_next, eta) for t, t_next in times]
-        return [i for i, step in enumerate(made) if step.std.item() > 0]
+            self.report(kl_nats=kl * sum(part.etas[i] > 0 for i in self.stochastic))
 
     def on_fit_start(self) -> None:
         if self.restored is not None:
-            mine = self.share(len(self.restored["kept"]))
-            self.rollouts = Rollouts.restored(self.restored, mine, self.device)
+            self.rollouts = Rollouts.restored(self.restored, self.share(len(self.restored["kept"])), self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -1,13 +1,14 @@
 """What policy gradients learn from: the samples of a rollout, kept for several updates, and the part of one update."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rdt.buffer import gathered
-from rdt.policy import Cond
+from rdt.policy import Cond, Policy
 from rdt.prompts import Batch
 from rdt.rollout import Trajectory
 
@@ -42,6 +43,21 @@ class Rollouts:
         spread[rows] = advantages.reshape(len(rows), -1).expand(-1, every).float()
         return Rollouts(batch, rewards.flatten(), mask, spread, trajectory)
 
+    @property
+    def flat(self) -> Tensor:
+        """(R,) bool: of advantage 0 at every step."""
+        return (self.advantages == 0).all(1)
+
+    def summary(self) -> dict[str, float]:
+        """What is logged of it; zero_advantage is the share of the kept that has nothing to teach."""
+        flat = self.flat[self.kept].float().mean().item()
+        return {"reward": self.rewards.mean().item(), "reward_std": self.rewards.std().item(), "zero_advantage": flat}
+
+    def trajectory_of(self, own: Tensor) -> Trajectory:
+        """Of some of this rank's samples."""
+        whole = self.trajectory
+        return Trajectory(whole.latents[own], whole.log_probs[own], whole.times)
+
     def state_dict(self, rank: int, world: int) -> dict[str, Any]:
         """Loadable at any world size; a collective: trajectories are whole on rank 0 alone."""
         latents, log_probs = self.trajectory.latents, self.trajectory.log_probs
@@ -71,3 +87,10 @@ class Part:
     steps: list[int]  # the trained ones
     weight: float  # of a sample in this rank's loss: ranks / samples of the update, those that teach nothing too
     on_policy: bool  # no update since the rollout
+
+
+def stochastic(policy: Policy, num_steps: int, eta: float) -> list[int]:
+    """The sampler's steps that are left to chance."""
+    x, times = torch.zeros(1, *policy.latent_shape), policy.process.times(num_steps)
+    steps = [policy.process.transition(x, x, t, t_next, eta) for t, t_next in pairwise(times)]
+    return [i for i, step in enumerate(steps) if step.std.item() > 0]
