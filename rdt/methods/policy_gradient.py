@@ -97,11 +97,13 @@ class PolicyGradient(Method):
         """Roll out the tuned policy, score the images, turn the scores of all ranks into advantages."""
         made = self.made(batch)
         with torch.no_grad():
-            scores = self.all_gather(self.reward(made.images, made.prompts)).flatten().cpu()
+            scores = self.all_gather(self.reward.parts(made.images, made.prompts)).flatten(0, -2).cpu()
         self.check_finite("reward", scores)
-        rewards = scores.view(len(batch.prompts), -1)
+        parts = scores.view(len(batch.prompts), -1, scores.shape[-1])  # (P, G, R)
+        rewards = self.reward.total(parts)
         kept = self.select(rewards)
-        advantages = self.advantages(self.returns(rewards.gather(1, kept), kept, made), batch.prompts)
+        compared = self.reward.relative(parts[torch.arange(len(kept))[:, None], kept])
+        advantages = self.advantages(self.returns(compared, kept, made), batch.prompts)
         return Rollouts.of(batch, rewards, kept, advantages, made.trajectory)
 
     @torch.no_grad()
