@@ -1,0 +1,43 @@
+"""AlignProp: reward backpropagation with randomised truncation (Prabhudesai et al., arXiv 2310.03739).
+
+DRaFT-K whose K is drawn anew for every rollout batch: uniform over the steps, or T - N(42, 5) of 50, which is
+    K = T (1 - N(mean, std) / 50) on a grid of T steps,
+rounded and held within 1 .. T. Departures: K = 0 is not drawn, since it has no gradient; the official code draws
+anew at every step of a rollout, so that its truncation is seldom where it was meant; the plain reward is climbed.
+"""
+
+from typing import Any
+
+import torch
+
+from rdt.methods.base import named
+from rdt.methods.direct import Direct
+from rdt.prompts import Batch
+from rdt.randomness import generator
+
+STEPS = 50  # of the sampler that mean and std are stated for
+
+
+class AlignProp(Direct):
+    """DRaFT with a random K."""
+
+    def __init__(self, *, truncation: str, mean: float, std: float, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.draw = named("method.truncation", truncation, {"uniform": self.uniform, "gaussian": self.gaussian})
+        self.mean, self.std = mean, std
+
+    def training_step(self, batch: Batch, _: int) -> None:
+        K = self.draw(generator(self.seed, "truncation", self.iteration))
+        tail = self.tail(batch, K)
+        rewards = self.scores(tail.clean, tail.prompts)
+        self.report(reward=rewards.mean().detach(), K=float(K))
+        self.update(-rewards.mean())
+
+    def uniform(self, drawn: torch.Generator) -> int:
+        """1 .. T alike."""
+        return 1 + int(torch.randint(self.sampling.num_steps, (), generator=drawn))
+
+    def gaussian(self, drawn: torch.Generator) -> int:
+        """Around a short tail of the sampler."""
+        steps, start = self.sampling.num_steps, self.mean + self.std * torch.randn((), generator=drawn).item()
+        return min(max(round(steps * (1 - start / STEPS)), 1), steps)

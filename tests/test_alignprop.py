@@ -1,0 +1,101 @@
+"""AlignProp is DRaFT-K whose K is one draw per rollout batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from rdt.methods.alignprop import AlignProp
+from rdt.methods.base import Method
+from rdt.methods.draft import Draft
+from rdt.policy import Policy
+from rdt.prompts import Batch
+from rdt.randomness import generator
+from rdt.rollout import Sampling
+
+both_processes = pytest.mark.parametrize("made", [tiny.policy, tiny.flow_policy])
+
+
+def shared(policy: Any, num_steps: int = 4, **changed: Any) -> dict[str, Any]:
+    return {
+        "policy": policy, "reward": tiny.Brightness(), "sampling": Sampling(num_steps, 1.0, 3.0), "batch_size": 4,
+        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8,
+    } | changed  # fmt: skip
+
+
+def alignprop(policy: Any, truncation: str = "uniform", **changed: Any) -> AlignProp:
+    return AlignProp(truncation=truncation, mean=42.0, std=5.0, **shared(policy, **changed))
+
+
+def draws(truncation: str, num_steps: int, seed: int = 0, count: int = 3000) -> Tensor:
+    """K of many iterations."""
+    method = alignprop(tiny.policy(), truncation, num_steps=num_steps, seed=seed)
+    return torch.tensor([method.draw(generator(seed, "truncation", k)) for k in range(count)])
+
+
+def test_uniform_truncation_draws_every_length_alike() -> None:
+    counts = draws("uniform", 10).bincount()
+    assert counts[0] == 0 and len(counts) == 11
+    assert ((counts[1:] - 300).abs() < 5 * 300**0.5).all()
+
+
+def test_gaussian_truncation_is_the_papers_at_fifty_steps_and_scales_with_the_grid() -> None:
+    paper = (50 - (42 + 5 * torch.randn(100_000, generator=torch.Generator().manual_seed(0)))).round().clamp(1, 50)
+    for num_steps in (50, 100):
+        found = draws("gaussian", num_steps).double()
+        assert found.mean().item() == pytest.approx(paper.mean().item() * num_steps / 50, rel=0.05)
+        assert found.std().item() == pytest.approx(paper.std().item() * num_steps / 50, rel=0.06)
+    assert set(draws("gaussian", 15).tolist()) <= set(range(1, 9))
+    assert set(draws("gaussian", 1).tolist()) == {1}
+
+
+@pytest.mark.parametrize("truncation", ["uniform", "gaussian"])
+def test_it_is_drawn_once_per_rollout_batch_and_by_the_key_alone(truncation: str) -> None:
+    policy, passes, reported = tiny.flow_policy(), [[0, 0]], []
+
+    def look(method: Method, _: Batch) -> None:
+        passes.append([policy.passes, policy.backward_passes])
+        reported.append(int(method.trainer.callback_metrics["train/K"]))
+
+    tiny.fit(alignprop(policy, truncation, num_steps=10), 6, tiny.Probe(look))
+    spent = torch.tensor(passes).diff(dim=0) // (4 * 2)
+    assert spent.tolist() == [[10, K] for K in reported] and len(set(reported)) > 1
+    assert reported == draws(truncation, 10, count=6).tolist() != draws(truncation, 10, seed=1, count=6).tolist()
+
+
+@both_processes
+def test_its_gradient_is_that_of_draft_with_the_drawn_K(made: Callable[[], Policy]) -> None:
+    policy, found = made(), []
+
+    def look(method: Method, _: Batch) -> None:
+        found.append(torch.cat([p.grad.flatten() for p in method.trained]))
+
+    tiny.fit(alignprop(policy), 1, tiny.Probe(look))
+    K = draws("uniform", 4, count=1).item()
+    tiny.fit(Draft(K=K, **shared(policy)), 1, tiny.Probe(look))
+    assert found[0].equal(found[1]) and found[0].any()
+
+
+@both_processes
+def test_a_real_policy_learns(made: Callable[..., Policy]) -> None:
+    seen: list[float] = []
+
+    def look(method: Method, _: Batch) -> None:
+        seen.append(method.trainer.callback_metrics["train/reward"].item())
+
+    tiny.fit(alignprop(made(trained=False), num_steps=3, lr=0.02, batch_size=8), 12, tiny.Probe(look))
+    assert sum(seen[-3:]) > sum(seen[:3]) + 0.02
+
+
+class Count(tiny.Brightness):
+    differentiable = False
+
+
+def test_what_cannot_work_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^AlignProp climbs the reward's gradient, and Count has none;.*$"):
+        alignprop(tiny.policy(), reward=Count())
+    with pytest.raises(ValueError, match=r"^method\.truncation=fixed is not one of uniform, gaussian$"):
+        alignprop(tiny.policy(), "fixed")
