@@ -14,9 +14,8 @@ from rdt.report import report
 METRICS = ("reward/hps", "reward/gold", "reward/judge", "diversity/entropy", "diversity/vendi", "diversity/pairwise",
            "fidelity/residual", "kl_nats")  # fmt: skip
 VARIANTS = {
-    "default": "SQDF, defaults (80 updates)",
-    "long": "SQDF, defaults, 100 updates",
-    "collapse": "kl_coef 0, gamma 1, no replay, 100 updates",
+    "default": "SQDF, defaults",
+    "collapse": "kl_coef 0, gamma 1, no replay",
 }
 
 
