@@ -1,9 +1,9 @@
-"""The gold reward: the annotator's utility of what the oracle reads in the image. A black box, kept for evaluation."""
+"""The gold reward: the annotator's utility of what the oracle reads in the image. A black box."""
 
 import torch
 from torch import Tensor
 
-from rdt.rewards.base import Reward
+from rdt.rewards.base import Reward, blank
 from rdt.shapes import measures
 from rdt.shapes.distribution import INDICATORS, gold_table, indicators
 from rdt.shapes.grammar import stated
@@ -24,7 +24,7 @@ class GoldReward(Reward):
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Images (B, 3, 32, 32) in [0, 1], B prompts -> (B,)."""
-        return utility(self._read(images), stated(prompts)).to(images)
+        return blank(utility(self._read(images), stated(prompts)).to(images.device), images)
 
     def image_features(self, images: Tensor) -> Tensor:
         """What the oracle reads, one-hot, (B, 24)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rdt.rewards.base import Reward
 from rdt.shapes.distribution import LOG_CARDINALITIES, OWNER, Front, product
+from rdt.shapes.gold import GoldReward
 from rdt.shapes.grammar import stated
 from rdt.shapes.proxy import proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
@@ -47,12 +48,12 @@ class Limit:
     seed: int
 
     def __call__(self, prompts: list[str], images_per_prompt: int, reward: Reward | None, reward_name: str) -> dict:
-        """The `limit` of result.json; without a reward the proxy frontier is empty."""
+        """The `limit` of result.json; the proxy frontier is empty without a reward and where that is gold itself."""
         gold, kl = gold_frontier(prompts, self.points), kl_frontier(prompts, self.points)
         limit = {"reward": "gold", "diversity": "entropy", "frontier": self._rows(gold, images_per_prompt)}
         limit["kl_frontier"] = self._rows(kl, images_per_prompt, kl_nats=kl.kl_nats)
         limit["proxy_frontier"] = []
-        if reward is not None:
+        if reward is not None and not isinstance(reward, GoldReward):
             score = tabulate(reward, prompts, seed=self.seed)
             proxy = proxy_frontier(prompts, score, self.points)
             limit["proxy_frontier"] = self._rows(proxy, images_per_prompt, **{reward_name: proxy.expected(score)})

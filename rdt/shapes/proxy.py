@@ -18,7 +18,7 @@ from rdt.shapes.distribution import INDICATORS, MODES, OWNER, Front, base_distri
 from rdt.shapes.grammar import stated
 from rdt.shapes.render import render
 from rdt.shapes.tilt import levels, rates
-from rdt.shapes.world import random_scene
+from rdt.shapes.world import scene
 
 GAP = 2e-3  # mean over prompts of what may be missing to the maximum of E[score] / mu + D
 STEPS = 500  # at most, per point
@@ -82,14 +82,27 @@ def _rates(score: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def tabulate(reward: Reward, prompts: list[str], per_mode: int = 1, seed: int = 0) -> Tensor:
-    """Mean score of `per_mode` renders of every mode for every prompt, (P, 2916) float64."""
-    images = render(random_scene(MODES.repeat(per_mode, 1), generator("tabulate", seed)))
+def tabulate(reward: Reward, prompts: list[str], pairs: int = 1, seed: int = 0) -> Tensor:
+    """Mean score of every mode's renders for every prompt, (P, 2916) float64.
+
+    Renders come in `pairs` of opposite jitter, in which what is linear in the jitter cancels: an optimum over 2,916
+    noisy values is too high.
+    """
+    jitter = 2 * torch.rand(pairs * len(MODES), 5, generator=generator("tabulate", seed)) - 1
+    images = render(scene(MODES.repeat(2 * pairs, 1), torch.cat([jitter, -jitter])))
+    return _table(reward, prompts, images).reshape(len(prompts), 2 * pairs, -1).mean(1)
+
+
+def _table(reward: Reward, prompts: list[str], images: Tensor) -> Tensor:
+    """The score of each image for every prompt, (P, N) float64 on the host."""
+    if reward.components:
+        return reward.total(torch.stack([_table(part, prompts, images) for part in reward.components.values()], -1))
     chunks = images.to(next(reward.parameters(), images).device).split(CHUNK)
     if isinstance(reward, Separable):
         features = torch.cat([reward.image_features(chunk) for chunk in chunks])
         table = reward.scale * reward.text_features(prompts) @ features.T
     else:
-        rows = [torch.cat([reward(chunk, [prompt] * len(chunk)) for chunk in chunks]) for prompt in prompts]
-        table = torch.stack(rows)
-    return table.double().cpu().reshape(len(prompts), per_mode, -1).mean(1)
+        read = prompts if reward.reads_prompts else prompts[:1]
+        rows = [torch.cat([reward(chunk, [prompt] * len(chunk)) for chunk in chunks]) for prompt in read]
+        table = torch.stack(rows).expand(len(prompts), -1)
+    return table.double().cpu()
