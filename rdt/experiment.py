@@ -102,10 +102,11 @@ class Experiment:
         e, kind = self.cfg.evaluation, self.cfg.diversity
         chosen = subset(prompts=instantiate(self.cfg.prompts[split], _convert_="all"), count=prompts, seed=e.seed)
         protocol = Protocol(chosen, e.images_per_prompt, kl_images, e.batch_size, e.seed, tuple(e.grid))
+        own = {self.cfg.reward.name: self.reward} | self.reward.components
         judges = {name: instantiate(judge, _convert_="all") for name, judge in e.judges.items()}
         return Evaluator(
             protocol,
-            {self.cfg.reward.name: self.reward} | {k: v for k, v in judges.items() if k != self.cfg.reward.name},
+            own | {name: judge for name, judge in judges.items() if name not in own},
             [instantiate(measure, _convert_="all") for measure in kind.measures.values()],
             [instantiate(measure, _convert_="all") for measure in kind.fidelity.values()],
         )

@@ -1,21 +1,33 @@
-"""Rewards: the preprocessing against PIL, the published layout against CLIPModel, gradients, bad input."""
+"""Rewards: the preprocessing against PIL, the published layout against CLIPModel, and what holds of every choice."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from minimal import minimal
+from rdt.compose import conf_dir
+from rdt.errors import Diverged
 from rdt.rewards import clip
 from rdt.rewards.base import Reward, check_images
 from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
 from rdt.rewards.preprocess import MEAN, STD, crop, pad, preprocess
 from rdt.shapes.pretrain import annotator, preference
+from rdt.shapes.render import render
 from rdt.shapes.tokenizer import LENGTH, build
+from rdt.shapes.world import random_modes, random_scene
+from rdt.worker import work
 
 PROMPTS = ["a red circle", "a small blue ring on white", "something else"]
 HEADS = {"vision_heads": 3, "text_heads": 2}
+LIMIT = "evaluation.limit={_target_:rdt.shapes.limit.Limit,points:3,seed:0}"  # which minimal runs leave out
+CHOICES = [file.stem for file in sorted((Path(conf_dir()) / "reward").glob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +275,97 @@ def test_hps_text_is_cleaned_as_open_clip_does(reward):
 def test_a_reward_stays_frozen_inside_a_training_module(reward):
     owner = torch.nn.Sequential(reward).train()
     assert owner.training and not any(module.training for module in reward.modules())
+
+
+# every choice of conf/reward
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def chosen(request, tmp_path_factory) -> Reward:
+    """As a run makes it."""
+    cfg = minimal(tmp_path_factory.mktemp("never") / "out", f"reward={request.param}")
+    return instantiate(cfg.reward.module, _convert_="all").requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return render(random_scene(random_modes(4, generator), generator))
+
+
+WORDS = ["a red circle", "a small blue ring on white", "a shape", "a large cross"]
+
+
+def test_a_choice_scores_images_one_by_one(chosen, pictures):
+    scores = chosen(pictures, WORDS)
+    assert scores.shape == (4,) and scores.dtype == torch.float32 and scores.isfinite().all() and scores.std() > 0
+    assert torch.equal(scores, chosen(pictures, WORDS))
+    alone = torch.cat([chosen(pictures[i : i + 1], WORDS[i : i + 1]) for i in range(4)])
+    assert torch.allclose(scores, alone, atol=1e-6)
+    assert torch.allclose(scores, chosen(pictures.flip(0), WORDS[::-1]).flip(0), atol=1e-6)
+
+
+def test_a_choice_has_a_gradient_or_says_that_it_has_none(chosen, pictures):
+    wanted = pictures.clone().requires_grad_()
+    scores = chosen(wanted, WORDS)
+    assert scores.requires_grad == chosen.differentiable
+    if chosen.differentiable:
+        (gradient,) = torch.autograd.grad(scores.sum(), wanted)
+        assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
+    assert not any(parameter.requires_grad for parameter in chosen.parameters())
+
+
+def test_a_choice_is_the_total_of_its_parts(chosen, pictures):
+    parts = chosen.parts(pictures, WORDS)
+    assert parts.shape == (4, max(len(chosen.components), 1))
+    assert torch.equal(chosen.total(parts), chosen(pictures, WORDS))
+    for column, (name, component) in enumerate(chosen.components.items()):
+        assert torch.equal(parts[:, column], component(pictures, WORDS)), name
+
+
+def test_a_choice_says_whether_it_reads_prompts(chosen, pictures):
+    same = torch.allclose(chosen(pictures, WORDS), chosen(pictures, WORDS[1:] + WORDS[:1]), atol=1e-6)
+    assert same != chosen.reads_prompts
+
+
+def test_a_choice_refuses_bad_input(chosen, pictures):
+    with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
+        chosen(2 * pictures - 1, WORDS)
+    with pytest.raises(ValueError, match="expected float"):
+        chosen((255 * pictures).byte(), WORDS)
+    with pytest.raises(ValueError, match="prompts=1 for images=4"):
+        chosen(pictures, WORDS[:1])
+
+
+def test_a_choice_does_not_hide_what_is_not_finite(chosen, pictures):
+    broken = pictures.clone()
+    broken[2, 1, 3, 4] = torch.nan
+    try:
+        scores = chosen(broken, WORDS)
+    except Diverged:
+        return
+    assert scores.isfinite().tolist() == [True, True, False, True]
+
+
+RUNS = {
+    "jpeg": ["method=sqdf", LIMIT],
+    "gold": ["method=grpo", "method.group=2", LIMIT],
+    "mixture": ["method=sqdf"],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CHOICES if name != "hps"])  # which every method runs with
+def test_a_run_on_a_choice_ends_with_its_record(name, tmp_path):
+    """Rewards are reported once each: the optimised one, what it is made of, the judges."""
+    work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, [])))
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    parts = ["hps", "jpeg"] if name == "mixture" else []
+    for point in (result["base"], *result["points"]):
+        assert list(point["reward"]) == list(dict.fromkeys([name, *parts, "gold", "judge"]))
+        assert all(np.isfinite(reward["mean"]) for reward in point["reward"].values())
+    limit = result["limit"] or {"proxy_frontier": []}
+    assert len(limit["proxy_frontier"]) == (3 if name == "jpeg" else 0)
+    assert all({name, "gold", "entropy"} <= row.keys() for row in limit["proxy_frontier"])
 
 
 # bad input
