@@ -41,10 +41,11 @@ def guidance(name: str) -> str:
 
 
 def rewards() -> str:
-    """Every reward and the first line of its yaml."""
+    """Every reward and what its yaml begins with."""
     files = sorted((CONF / "reward").glob("*.yaml"))
-    lines = (file.read_text(encoding="utf-8").partition("\n")[0] for file in files)
-    return table(["reward", ""], ([code(f.stem), line.lstrip("# ")] for f, line in zip(files, lines, strict=True)))
+    lines = (file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files)
+    rows = ([code(file.stem), line.rpartition(".")[0] + "."] for file, line in zip(files, lines, strict=True))
+    return table(["reward", ""], rows)
 
 
 def methods() -> str:
