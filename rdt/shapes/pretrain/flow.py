@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 from rdt.shapes.pretrain.base import PROMPT_DROPOUT, WIDTH, Pool, PromptTable
 from rdt.shapes.pretrain.loop import Plan, fit
 
-PLAN = Plan("flow", steps=18000, lr=1.5e-3, ema=0.9995, warmup=300)
+PLAN = Plan("flow", steps=13000, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 64
 HEADS, LAYERS = 4, 5
 
