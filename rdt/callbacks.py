@@ -52,7 +52,7 @@ class Checkpoints(L.Callback):
         self.stopping = trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False)
         trainer.should_stop = self.spent(trainer, method)
         last = trainer.should_stop or method.iteration == len(trainer.datamodule.stream)
-        if self.stopping or last or method.iteration % self.every == 0:
+        if self.stopping or last or method.urgent or method.iteration % self.every == 0:
             self.save(trainer, method)
 
     def on_train_batch_start(self, trainer: L.Trainer, method: L.LightningModule, batch: Batch, batch_idx: int) -> None:

@@ -23,6 +23,7 @@ class Method(L.LightningModule):
 
     needs_gradient = False  # of the reward with respect to the image
     images_per_prompt = 1  # rollouts that `sample` makes of each prompt
+    urgent = False  # whether what this iteration made is saved at its end, in a checkpoint beyond the regular ones
 
     def __init__(
         self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, seed: int,
