@@ -1,0 +1,112 @@
+"""Surrogates: optimistic estimates of a black box, learned from its answers; rewards that have a gradient.
+
+SQDF's black-box task takes them from SEIKO (Uehara et al., arXiv 2402.16359). Both read frozen features of image and
+prompt, phi(x, c) = [image, text, image * text], and predict `mean + beta * spread`, beta in standard deviations:
+    bootstrap   an ensemble whose members are fitted each to a resample of the answers: mean and spread over members;
+    ucb         the ridge posterior: w . phi and sqrt(phi^T A^-1 phi), A = ridge I + sum phi phi^T.
+Departures from the official code: features of the prompt besides the image's, answers without added noise, and the
+bound over phi itself, not over a network's last layer with a covariance for A; `rdt.rewards.bootstrap` has its own.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rdt.rewards.base import Reward
+
+CONSTANT = 1e-3  # a feature whose standard deviation is below this share of their mean tells nothing, and is not scaled
+
+
+class Features(Protocol):
+    """A frozen model of images and texts, as `ClipReward` is one."""
+
+    def image_features(self, images: Tensor) -> Tensor: ...  # (B, D), with gradient
+
+    def text_features(self, prompts: list[str]) -> Tensor: ...  # (B, D)
+
+
+Estimate = tuple[Tensor, Tensor]  # mean and spread, (B,) each
+
+
+class Surrogate(Reward):
+    """What the answers so far say of an image, at its most hopeful; the gradient reaches the image alone."""
+
+    centre: Tensor  # (D,) of phi over the answers
+    scale: Tensor  # (D,)
+    level: Tensor  # () mean of the answers
+    unit: Tensor  # () their standard deviation
+
+    def __init__(self, *, features: Features, beta: float) -> None:
+        super().__init__()
+        self.features, self.beta = features, beta
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], B prompts -> optimistic scores (B,) in the black box's own units."""
+        mean, spread = self.estimate(self.phi(images, prompts))
+        return mean + self.beta * spread
+
+    def phi(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Features (B, 3 D) of images and their prompts."""
+        seen = self.features.image_features(images).float()
+        asked = self.features.text_features(prompts).to(seen)
+        return torch.cat([seen, asked, seen * asked], dim=1)
+
+    def estimate(self, phi: Tensor) -> Estimate:
+        """Mean and spread (B,) at features (B, D), in the black box's units."""
+        with torch.autocast(phi.device.type, enabled=False):
+            mean, spread = self._estimate((phi - self.centre) / self.scale)
+            return self.level + self.unit * mean, self.unit * spread
+
+    def fit(self, phi: Tensor, scores: Tensor, generator: torch.Generator) -> None:
+        """Learn anew from all answers, features (N, D) and scores (N,); the generator is one of the host's."""
+        self.load({"centre": phi.mean(0), "scale": _scale(phi)})
+        self.load({"level": scores.mean(), "unit": scores.std(correction=0)})
+        with torch.autocast(phi.device.type, enabled=False), torch.enable_grad():
+            self.load(self._fit((phi - self.centre) / self.scale, (scores - self.level) / _scale(scores), generator))
+
+    def learned(self) -> dict[str, Tensor]:
+        """What fitting left behind: nothing before the first."""
+        return dict(self.named_buffers(recurse=False))
+
+    def load(self, learned: dict[str, Tensor]) -> None:
+        """Take over what fitting left behind."""
+        for name, value in learned.items():
+            self.register_buffer(name, value)
+
+    def _fit(self, phi: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _estimate(self, phi: Tensor) -> Estimate:
+        raise NotImplementedError
+
+
+class Ucb(Surrogate):
+    """Linear in the features, with an upper confidence bound."""
+
+    coefficients: Tensor  # (D + 1,)
+    root: Tensor  # (D + 1, D + 1), root root^T = A^-1
+
+    def __init__(self, *, features: Features, beta: float, ridge: float) -> None:
+        super().__init__(features=features, beta=beta)
+        self.ridge = ridge
+
+    def _fit(self, phi: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        phi, y = _with_one(phi).double(), y.double()
+        inverse = torch.linalg.inv(self.ridge * torch.eye(phi.shape[1]).to(phi) + phi.T @ phi)
+        root = torch.linalg.cholesky((inverse + inverse.T) / 2)
+        return {"coefficients": (inverse @ phi.T @ y).float(), "root": root.float()}
+
+    def _estimate(self, phi: Tensor) -> Estimate:
+        phi = _with_one(phi)
+        return phi @ self.coefficients, (phi @ self.root).norm(dim=1)
+
+
+def _with_one(phi: Tensor) -> Tensor:
+    return torch.cat([phi, phi.new_ones(len(phi), 1)], dim=1)
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Standard deviation over rows; 1 where there is none to speak of."""
+    std = values.std(0, correction=0)
+    return torch.where(std > CONSTANT * std.mean(), std, 1.0)
