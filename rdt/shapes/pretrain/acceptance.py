@@ -44,7 +44,7 @@ class Row:
     def __str__(self) -> str:
         held = self.value >= self.bound if self.at_least else self.value <= self.bound
         sign = ">=" if self.at_least else "<="
-        return f"{self.name:<48} {self.value:8.4f}  {sign} {self.bound:<6} {'pass' if held else 'FAIL'}"
+        return f"{self.name:<54} {self.value:8.4f}  {sign} {self.bound:<6} {'pass' if held else 'FAIL'}"
 
 
 def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterator[Row]:
