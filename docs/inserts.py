@@ -18,11 +18,14 @@ COST = ROOT / "benchmarks/results/cost.csv"
 
 def defaults(method: str) -> str:
     """Keys of a method: its own values, and where the embedded world's models have others, those."""
-    own = settings(CONF / "config.yaml", CONF / "method" / f"{method}.yaml")
+    yaml = CONF / "method" / f"{method}.yaml"
+    if not yaml.is_file():
+        return f"There is no `conf/method/{yaml.name}` yet."
+    own = settings(CONF / "config.yaml", yaml)
     files = [CONF / "setting" / f"{model}_{method}.yaml" for model in MODELS]
     theirs = [settings(file) if file.is_file() else {} for file in files]
     said = comments(CONF / "config.yaml")
-    for file in lineage(CONF / "method" / f"{method}.yaml"):
+    for file in lineage(yaml):
         said |= {f"method.{key.removeprefix('method.')}": word for key, word in comments(file).items()}
     rows = (
         [code(key), code(value), *(code(other[key]) if key in other else "" for other in theirs), said.get(key, "")]
