@@ -9,22 +9,28 @@ of x_T's but for what x_0 leaves in it, J_0 J_0^T, which many steps forget.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
+from minimal import minimal
+from rdt.launch import launch
 from rdt.methods.base import Method
 from rdt.methods.draft import Draft, DraftLV
 from rdt.methods.draft_plus import DraftPlus
 from rdt.policy import Adapter, Denoiser, Policy
 from rdt.process import Diffusion
 from rdt.rollout import Noise, Sampling, rollout
+from rdt.worker import work
 
 DIMS, ALPHA, T = 3, 0.4, 6
 MU, B = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([1.0, -0.5, 0.3])
@@ -33,7 +39,7 @@ POLICIES = {"diffusion": tiny.policy, "flow": tiny.flow_policy}
 OWN: dict[type[Method], dict[str, Any]] = {
     Draft: {"K": 1},
     DraftLV: {"repeats": 2},
-    DraftPlus: {"K": 1, "kl_coef": 0.5},
+    DraftPlus: {"K": 1, "kl_coef": 0.5, "kl_min_std": 0.0},
 }
 
 both_processes = pytest.mark.parametrize("made", POLICIES.values(), ids=POLICIES)
@@ -243,6 +249,20 @@ def brightness(policy: Policy) -> float:
     noise = Noise(seed=0, purpose="look", indices=range(4), shape=tiny.LATENT, device="cpu")
     clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 4), noise, 3, 1.0).clean
     return policy.decode(clean).mean().item()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    settings = ("method=draft_plus", "method.K=2", "method.kl_coef=0.05", "method.lr=0.005", "logger=csv")
+    work(minimal(tmp_path / "alone", *settings))
+    launch(minimal(tmp_path / "spread", *settings, "devices=2"))
+    weights = [load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in ("alone", "spread")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
+    assert max(tensor.abs().max() for name, tensor in weights[0].items() if "lora.up" in name) > 2e-4  # from 0
+    spent = [json.loads((tmp_path / name / "result.json").read_text())["compute"] for name in ("alone", "spread")]
+    assert spent[0]["network_passes"] == spent[1]["network_passes"]
+    assert spent[0]["backward_passes"] == spent[1]["backward_passes"]
 
 
 class Count(tiny.Brightness):
