@@ -1,13 +1,17 @@
 """AlignProp is DRaFT-K whose K is one draw per rollout batch."""
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
+from minimal import minimal
 from rdt.methods.alignprop import AlignProp
 from rdt.methods.base import Method
 from rdt.methods.draft import Draft
@@ -15,6 +19,7 @@ from rdt.policy import Policy
 from rdt.prompts import Batch
 from rdt.randomness import generator
 from rdt.rollout import Sampling
+from rdt.worker import work
 
 both_processes = pytest.mark.parametrize("made", [tiny.policy, tiny.flow_policy])
 
@@ -88,6 +93,20 @@ def test_a_real_policy_learns(made: Callable[..., Policy]) -> None:
 
     tiny.fit(alignprop(made(trained=False), num_steps=3, lr=0.02, batch_size=8), 12, tiny.Probe(look))
     assert sum(seen[-3:]) > sum(seen[:3]) + 0.02
+
+
+def test_a_continued_run_draws_and_learns_bit_for_bit_what_a_whole_one_does(tmp_path: Path) -> None:
+    def run(name: str, iterations: int) -> list[dict[str, str]]:
+        settings = ("method=alignprop", "logger=csv", f"iterations={iterations}")
+        work(minimal(tmp_path / name, *settings))
+        with (tmp_path / name / "metrics.csv").open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    whole = run("whole", 4)
+    run("broken", 2)
+    assert run("broken", 4) == whole and len({row["train/K"] for row in whole}) > 1
+    weights = [load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in ("whole", "broken")]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
 
 
 class Count(tiny.Brightness):
