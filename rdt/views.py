@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 TUNED, CONSISTENCY = "tuned", "consistency"
@@ -30,6 +31,12 @@ class Views:
     def scaling(self, scale: float) -> Iterator[None]:
         """Multiply the trained adapter's contribution."""
         with self._under([_Flags(was.disabled, was.active, _scaled(was.scaling, scale)) for was in self._flags()]):
+            yield
+
+    @contextmanager
+    def paired(self) -> Iterator[None]:
+        """Leave the trained adapter out of the first half of a batch."""
+        with self._under([_Flags(was.disabled, was.active, _halved(was.scaling)) for was in self._flags()]):
             yield
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
@@ -66,8 +73,26 @@ class _Flags:
 
     disabled: bool
     active: list[str]
-    scaling: dict[str, float]  # by adapter; a layer need not have every adapter
+    scaling: "Scaling"
 
 
-def _scaled(scaling: dict[str, float], scale: float) -> dict[str, float]:
+@dataclass(frozen=True)
+class _SecondHalf:
+    """A scaling for the second half of a batch, 0 for the first: peft multiplies an adapter's output by it."""
+
+    scale: float
+
+    def __rmul__(self, update: Tensor) -> Tensor:
+        half = len(update) // 2
+        return torch.cat([torch.zeros_like(update[:half]), update[half:] * self.scale])
+
+
+Scaling = dict[str, Any]  # by adapter, a float or its second half; a layer need not have every adapter
+
+
+def _scaled(scaling: Scaling, scale: float) -> Scaling:
     return {name: value * scale if name == TUNED else value for name, value in scaling.items()}
+
+
+def _halved(scaling: Scaling) -> Scaling:
+    return {name: _SecondHalf(value) if name == TUNED else value for name, value in scaling.items()}

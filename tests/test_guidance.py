@@ -1,13 +1,22 @@
 """Guidance composes denoisers: its ends are its parts bit for bit, and it runs no pass it does not need."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import Tensor
 
+import tiny
 from rdt import guidance
+from rdt.compose import conf_dir
+from rdt.cond import Cond as RealCond
+from rdt.policy import PAIRED_ROWS, Adapter, Policy
 from rdt.process import Diffusion, Flow
+from rdt.rollout import Noise, noisy, rollout
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,27 @@ def test_anneal_mixes_outputs_by_progress(times: Tensor) -> None:
         torch.testing.assert_close(mixed(X, t, COND), Analytic(1 + (i / 10) ** 2)(X, t, COND))
 
 
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("exponent", [1, 2, 4, 0.5])
+def test_the_weights_are_i_over_T_to_the_power_exactly(exponent: float, times: Tensor) -> None:
+    zero, one = Analytic(0.0), Analytic(0.0)
+    mixed = guidance.anneal(
+        lambda *a: torch.zeros_like(zero(*a)), lambda *a: torch.ones_like(one(*a)), guidance.power(exponent), times
+    )
+    weights = [mixed(X, t, COND).unique().item() for t in times[:-1]]
+    assert weights == [torch.tensor((i / 10) ** exponent).item() for i in range(10)]
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_power_zero_is_tuned_bit_for_bit_at_no_extra_pass(times: Tensor) -> None:
+    base, tuned = Analytic(1.1), Analytic(2.3)
+    mixed = guidance.anneal(base, tuned, guidance.power(0), times)
+    assert all(mixed(X, t, COND).equal(Analytic(2.3)(X, t, COND)) for t in times[:-1])
+    assert [len(base.runs), len(tuned.runs)] == [0, 10]
+    with pytest.raises(ValueError, match="exponent=-1 must not be below 0"):
+        guidance.power(-1)
+
+
 @pytest.mark.parametrize(("fraction", "of_base"), [(0.0, 0), (0.3, 3), (0.65, 7), (1.0, 10)])
 def test_a_step_schedule_costs_no_more_passes_than_sampling(fraction: float, of_base: int) -> None:
     base, tuned, times = Analytic(1.0), Analytic(2.0), TIMES[0]
@@ -117,3 +147,121 @@ def test_guidance_composes() -> None:
     inside = guidance.anneal(*(guidance.cfg(d, EMPTY, 3.0) for d in (base, tuned)), guidance.power(2), times)
     outside = guidance.cfg(guidance.anneal(base, tuned, guidance.power(2), times), EMPTY, 3.0)
     torch.testing.assert_close(inside(X, times[4], COND), outside(X, times[4], COND))
+
+
+def test_the_base_is_remembered_where_nothing_differs() -> None:
+    asked = Analytic(2.0)
+    recalled, t = guidance.remembered(asked), torch.tensor(7)
+    first = recalled(X, t, COND)
+    assert recalled(X.clone(), t, COND).equal(first) and asked.runs == [3]
+    recalled(X[:2], t, Cond(COND.embeds[:2]))  # rows apart are kept apart
+    assert recalled(X, t, COND).equal(first) and asked.runs == [3, 2]
+    other = Cond(COND.embeds + 1)
+    assert recalled(X, t, other).equal(Analytic(2.0)(X, t, other)) and asked.runs == [3, 2, 3]
+    assert recalled(X + 1, t, COND).equal(Analytic(2.0)(X + 1, t, COND))
+    assert recalled(X, torch.tensor(8), COND).equal(Analytic(2.0)(X, torch.tensor(8), COND))
+
+
+# The same laws on real networks, of both processes.
+
+POLICIES = [tiny.policy, tiny.flow_policy]
+KINDS = [file.stem for file in sorted((Path(conf_dir()) / "guidance").glob("*.yaml"))]
+NUM_STEPS = 4
+
+
+def cond(policy: Policy, count: int) -> RealCond:
+    return policy.encode([tiny.PROMPTS[k % 3] for k in range(count)])
+
+
+def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tensor:
+    """(count, T + 1, *latent) of a rollout whose samples bring noise for their conditions."""
+    noise = Noise(seed=0, purpose="test", indices=range(count), shape=tiny.LATENT, device="cpu")
+    return rollout(denoiser, policy.process, noisy(cond(policy, count), noise), noise, NUM_STEPS, 1.0).latents
+
+
+def views(policy: Policy) -> guidance.Views:
+    empty = policy.encode([""])
+    return guidance.Views(
+        policy, guidance.remembered(policy.base), lambda view: guidance.cfg(view, empty, 3.0), NUM_STEPS
+    )
+
+
+def adapted_convolutions() -> Policy:
+    """With low-rank updates of convolutions and of what works on (B, D) too."""
+    policy = Policy(tiny.parts(), Adapter(2, 2, [*tiny.TARGETS, "conv1", "conv_in", "linear_1", "time_emb_proj"]))
+    tiny.disturb(policy)
+    return policy
+
+
+@pytest.mark.parametrize("make", [*POLICIES, adapted_convolutions])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_pair_is_base_and_tuned_of_one_call(make: Callable[[], Policy], count: int) -> None:
+    policy = make()
+    x, c = tiny.normal(count, *tiny.LATENT), cond(policy, count)
+    for t in (policy.process.times(NUM_STEPS)[1], policy.process.times(count + 1)[:count]):
+        expected = policy.base(x, t, c), policy.tuned(x, t, c)
+        passes = policy.passes
+        base, tuned = policy.pair(x, t, c)
+        assert policy.passes == passes + 2 * count
+        torch.testing.assert_close(base, expected[0])
+        torch.testing.assert_close(tuned, expected[1])
+        assert (tuned - base).abs().max() > 1e-3  # so that a mix-up would show
+        assert policy.base(x, t, c).equal(expected[0]) and policy.tuned(x, t, c).equal(expected[1])
+
+
+def test_a_pair_has_the_gradients_of_two_calls() -> None:
+    policy = adapted_convolutions()
+    x, t, c = tiny.normal(2, *tiny.LATENT), torch.tensor(501), cond(policy, 2)
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            policy.checkpoint_blocks()
+        for outputs in (policy.pair, lambda *a: (policy.base(*a), policy.tuned(*a))):
+            policy.zero_grad()
+            sum(output.square().mean() for output in outputs(x, t, c)).backward()
+            found.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", POLICIES)
+def test_aig_ends_are_base_and_tuned_bit_for_bit(make: Callable[[], Policy]) -> None:
+    policy = make()
+    ends = {guidance.constant(0): policy.base, guidance.constant(1): policy.tuned, guidance.power(0): policy.tuned}
+    for schedule, view in ends.items():
+        expected = latents(policy, views(policy).guided(view))
+        before = policy.passes
+        assert latents(policy, guidance.aig(views(policy), schedule=schedule)).equal(expected)
+        assert policy.passes == before + 2 * 3 * NUM_STEPS  # 3 samples, doubled by cfg: as many as plain sampling
+
+
+@pytest.mark.parametrize("make", POLICIES)
+@pytest.mark.parametrize("count", [2, PAIRED_ROWS // 2 + 1])  # doubled by cfg: in pairs, and too many for it
+def test_aig_is_the_mixture_however_its_views_are_run(make: Callable[[], Policy], count: int) -> None:
+    policy = make()
+    schedule, guided = guidance.power(2), views(policy).guided
+    plain = guidance.anneal(policy.base, policy.tuned, schedule, policy.process.times(NUM_STEPS))
+    before = policy.passes
+    found = latents(policy, guidance.aig(views(policy), schedule=schedule), count)
+    assert policy.passes == before + 2 * count * (2 * NUM_STEPS - 1)  # weight 0 at the first step
+    torch.testing.assert_close(found, latents(policy, guided(plain), count), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", POLICIES)
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.75, 1.0])
+def test_a_step_schedule_costs_nothing_extra(make: Callable[[], Policy], fraction: float) -> None:
+    policy = make()
+    latents(policy, guidance.aig(views(policy), schedule=guidance.step(fraction)))
+    assert policy.passes == 2 * 3 * NUM_STEPS
+
+
+@pytest.mark.parametrize("make", POLICIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: str) -> None:
+    """A guidance sees the policy alone, whatever method tuned it."""
+    policy = make()
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        module = compose("config", [f"guidance={kind}"]).guidance.module
+    found = latents(policy, instantiate(module)(views(policy)))
+    assert found.isfinite().all()
+    assert found[:, -1].equal(latents(policy, views(policy).guided(policy.tuned))[:, -1]) == (kind == "cfg")
