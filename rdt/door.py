@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import checkpoints, folder
+from rdt import checkpoints, curve, folder
 from rdt.errors import UsageError
 from rdt.folder import writable as writable
 from rdt.plan import gpus, leaves, sources
@@ -31,6 +31,7 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     types(cfg, hydra_config)
     OmegaConf.resolve(cfg)
     _values(cfg)
+    curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     for _, source in sources(cfg):
         checkpoints.check(source)

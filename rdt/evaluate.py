@@ -1,7 +1,8 @@
 """`python -m rdt.evaluate run=<output_dir> guidance=aig guidance.power=2`: a saved run under another guidance.
 
-The prompts and the noise are those of the run, so that the new point is paired with the base's values in result.json.
-It is put there beside the run's own, and the report is drawn anew.
+`guidance.curve=[1,2,4]` evaluates several values of the guidance's knob together, which share what they have in common.
+The prompts and the noise are those of the run, so that new points are paired with the base's values in result.json.
+They are put there beside the run's own, and the report is drawn anew.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """One point."""
+    """One point, or a curve of them."""
     with alone(HydraConfig.get()):
         door.types(cfg, HydraConfig.get())
         page = evaluate(saved.read(cfg.run, cfg.get("guidance")))

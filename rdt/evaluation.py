@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
-from rdt.policy import Cond, Denoiser, Policy
-from rdt.process import Process
+from rdt.per_prompt import PerPrompt
+from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, Sampling, noisy, rollout
+from rdt.rollout import Noise, Sampling, noisy
+from rdt.samples import Samples, sampled
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
 
@@ -37,26 +37,6 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Means over prompts."""
         return {name: values.mean().item() for name, values in self.scores.items()}
-
-
-class PerPrompt(Metric):
-    """Named values of single prompts, gathered over ranks; compute() -> {name: (P,)} in prompt order."""
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: tuple[str, ...] = ()
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-
-    def update(self, index: int, values: Mapping[str, float]) -> None:
-        self.names = self.names or tuple(values)
-        self.rows.append(torch.tensor([[index, *(values[name] for name in self.names)]], dtype=torch.float64))
-
-    def compute(self) -> dict[str, Tensor]:
-        table = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
-        table = table[table[:, 0].argsort()]
-        return {name: table[:, column + 1] for column, name in enumerate(self.names)}
 
 
 class Evaluator(nn.Module):
@@ -89,37 +69,38 @@ class Evaluator(nn.Module):
             chunk = range(first, min(first + together, mine.stop))
             for name, view in views.items():  # inside the chunk, so that views which share a prefix find it remembered
                 self._fill(sheets[name], chunk, policy, (view, base), sampling)
-        return {name: Evaluation(sheet.table.compute(), torch.stack(sheet.grid)) for name, sheet in sheets.items()}
+        return {name: sheet.evaluation() for name, sheet in sheets.items()}
 
     def _fill(
         self, sheet: "_Sheet", chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
     ) -> None:
         """Sample and measure one chunk of prompts."""
-        latents, times = self._sample(chunk, policy, denoisers[0], sampling)
-        kl = self._kl(chunk, latents, times, policy, denoisers, sampling.eta)
-        for index, x, nats in zip(chunk, latents, kl, strict=True):
-            images = policy.decode(x[:, -1])
+        samples = self._sample(chunk, policy, denoisers, sampling)
+        kl = self._kl(chunk, samples, sampling.eta)
+        for index, x0, nats in zip(chunk, samples.x0.unflatten(0, (len(chunk), -1)), kl, strict=True):
+            images = policy.decode(x0)
             sheet.table.update(index, self._measure(images, self.protocol.prompts[index]) | nats)
             if len(sheet.grid) < self.protocol.grid[0]:
                 sheet.grid.append(images[: self.protocol.grid[1]].cpu())
 
-    def _sample(self, chunk: range, policy: Policy, guided: Denoiser, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """Latents (p, n, T+1, *latent) of p prompts, and the times; an image's noise does not depend on the chunk."""
-        count = self.protocol.images_per_prompt
-        rows = range(chunk.start * count, chunk.stop * count)
+    def _sample(
+        self, chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
+    ) -> Samples:
+        """The samples of a chunk of prompts; an image's noise does not depend on the chunk."""
+        protocol, count = self.protocol, self.protocol.images_per_prompt
+        guided, base = denoisers
+        every = range(chunk.start * count, chunk.stop * count)
         parts = []
-        for first in range(0, len(rows), self.protocol.batch_size):
-            some = rows[first : first + self.protocol.batch_size]
+        for first in range(0, len(every), protocol.batch_size):
+            rows = every[first : first + protocol.batch_size]
             noise = Noise(
-                seed=self.protocol.seed,
-                purpose="evaluation",
-                indices=some,
-                shape=policy.latent_shape,
-                device=policy.device,
+                seed=protocol.seed, purpose="evaluation", indices=rows, shape=policy.latent_shape, device=policy.device
             )
-            cond = noisy(policy.encode([self.protocol.prompts[row // count] for row in some]), noise)
-            parts.append(rollout(guided, policy.process, cond, noise, sampling.num_steps, sampling.eta))
-        return torch.cat([part.latents for part in parts]).unflatten(0, (len(chunk), count)), parts[0].times
+            cond = noisy(policy.encode([protocol.prompts[row // count] for row in rows]), noise)
+            apart = sampling.eta != 0 and guided is not base  # without noise there is no KL; the base's is known
+            measured = [k for k, row in enumerate(rows) if apart and row % count < protocol.kl_images]
+            parts.append(sampled(guided, base, policy.process, cond, noise, sampling, measured))
+        return Samples.cat(parts)
 
     def _measure(self, images: Tensor, prompt: str) -> dict[str, float]:
         """Rewards, diversity and fidelity of the images of one prompt."""
@@ -132,37 +113,13 @@ class Evaluator(nn.Module):
             }
         return values
 
-    def _kl(
-        self,
-        chunk: range,
-        latents: Tensor,
-        times: Tensor,
-        policy: Policy,
-        denoisers: tuple[Denoiser, Denoiser],
-        eta: float,
-    ) -> list[dict[str, float]]:
-        """Per prompt {"kl_nats": mean over its first kl_images trajectories}; {} where there is no KL to measure."""
-        some = self.protocol.kl_images
-        if some == 0 or eta == 0:
+    def _kl(self, chunk: range, samples: Samples, eta: float) -> list[dict[str, float]]:
+        """Per prompt {"kl_nats": mean over its first kl_images paths}; {} where there is no KL to measure."""
+        if self.protocol.kl_images == 0 or eta == 0:
             return [{} for _ in chunk]
-        if denoisers[0] is denoisers[1]:
+        if len(samples.kl) == 0:
             return [{"kl_nats": 0.0} for _ in chunk]
-        cond = policy.encode([self.protocol.prompts[index] for index in chunk for _ in range(some)])
-        nats = trajectory_kl(policy.process, denoisers, cond, latents[:, :some].flatten(0, 1), times, eta)
-        return [{"kl_nats": value} for value in nats.unflatten(0, (len(chunk), some)).mean(1).tolist()]
-
-
-@torch.no_grad()
-def trajectory_kl(
-    process: Process, denoisers: tuple[Denoiser, Denoiser], cond: Cond, latents: Tensor, times: Tensor, eta: float
-) -> Tensor:
-    """KL of the first denoiser's trajectories (B, T+1, *latent) to the second's, nats, (B,): the sum over steps."""
-    total = torch.zeros(len(latents), device=latents.device)
-    for i in range(len(times) - 1):
-        x, t, t_next = latents[:, i], times[i], times[i + 1]
-        ours, theirs = (process.transition(view(x, t, cond), x, t, t_next, eta) for view in denoisers)
-        total += ours.kl(theirs)
-    return total
+        return [{"kl_nats": nats} for nats in samples.kl.unflatten(0, (len(chunk), -1)).mean(1).tolist()]
 
 
 @dataclass(frozen=True)
@@ -171,6 +128,13 @@ class _Sheet:
 
     table: PerPrompt
     grid: list[Tensor]
+
+    def evaluation(self) -> Evaluation:
+        """A collective."""
+        scores = {
+            name: values.view(-1) for name, values in self.table.compute().items()
+        }  # torchmetrics makes (1,) a ()
+        return Evaluation(scores, torch.stack(self.grid))
 
 
 def _shard(count: int, rank: int, world: int) -> range:

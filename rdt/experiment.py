@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import guidance
+from rdt.curve import modules
 from rdt.evaluation import Evaluator, Protocol
 from rdt.methods.base import Method
 from rdt.points import described, label
@@ -74,7 +75,7 @@ class Experiment:
     @cached_property
     def base(self) -> Denoiser:
         """The guided base."""
-        return self.method.guided(self.policy.base)
+        return self.method.guided(self._base)
 
     def guided(self) -> Denoiser:
         """The denoiser that the run's guidance makes of the policy; of a curve, its first point."""
@@ -82,14 +83,17 @@ class Experiment:
 
     def curve(self) -> dict[str, "Guided"]:
         """By label, every point that the run's guidance asks for: one, or one per value of its `curve`."""
-        views = guidance.Views(
-            self.policy, guidance.remembered(self.policy.base), self.method.guided, self.sampling.num_steps
-        )
+        views = guidance.Views(self.policy, self._base, self.method.guided, self.sampling.num_steps)
         config = OmegaConf.to_container(self.cfg.guidance, resolve=True)
         made = [
             Guided(described(config | {"module": module}), instantiate(module)(views)) for module in modules(config)
         ]
         return {label(one.described): one for one in made}
+
+    @cached_property
+    def _base(self) -> Denoiser:
+        """One memory for all that is evaluated: the base itself, the points of a curve, their KL."""
+        return guidance.remembered(self.policy.base)
 
     def limit(self, images_per_prompt: int) -> dict[str, Any] | None:
         """The best any method could reach, where the world knows it."""
@@ -110,14 +114,3 @@ class Experiment:
             [instantiate(measure, _convert_="all") for measure in kind.measures.values()],
             [instantiate(measure, _convert_="all") for measure in kind.fidelity.values()],
         )
-
-
-def modules(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The module of a guidance config, once per value of its curve, each with its `knob` set to the value."""
-    made = []
-    for value in config["curve"] or [None]:
-        module = OmegaConf.create(config["module"])
-        if value is not None:
-            OmegaConf.update(module, config["knob"], value)
-        made.append(OmegaConf.to_container(module))
-    return made

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt.curve import modules
+
 SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity")
 CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "oracle", "consistency", "companion")
 
@@ -15,7 +17,8 @@ def plan(cfg: DictConfig) -> str:
     """What the run would do and cost, counted in images and network passes."""
     s, e = cfg.model.sampling, cfg.evaluation
     doubled = 2 if s.guidance_scale != 1 else 1
-    images = 2 * e.prompts * e.images_per_prompt
+    points = len(modules(OmegaConf.to_container(cfg.guidance)))
+    images = (1 + points) * e.prompts * e.images_per_prompt  # of the base too
     lines = [
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",

@@ -1,4 +1,7 @@
-"""`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: look at a saved run beside its base."""
+"""`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: look at a saved run beside its base.
+
+With `guidance=aig guidance.curve=[1,2,4]` there is one block of images per value beside the base's.
+"""
 
 from pathlib import Path
 
@@ -39,12 +42,13 @@ def name(cfg: DictConfig) -> str:
 
 
 def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
-    """Write the picture of base and tuned."""
+    """Write the picture of the base and of every point of the guidance."""
     from rdt.record import save_image
     from rdt.sheet import images, sheet
 
     experiment = run.experiment()
-    views = {"base": experiment.base, "tuned": experiment.guided()}
+    curve = {name: one.denoiser for name, one in experiment.curve().items()}
+    views = {"base": experiment.base} | (curve if len(curve) > 1 else {"tuned": experiment.guided()})
     blocks = {name: images(experiment, view, prompt, count, seed) for name, view in views.items()}
     save_image(sheet(blocks), out)
     return out

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt.curve import modules
 from rdt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))
         OmegaConf.resolve(cfg)
+        modules(OmegaConf.to_container(cfg.guidance))  # refuses a curve that cannot be meant
     return cfg
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from rdt.experiment import Experiment
 from rdt.policy import Denoiser
 from rdt.record import grid_image
-from rdt.rollout import Noise, rollout
+from rdt.rollout import Noise, noisy, rollout
 
 GAP, HEAD = 16, 26  # pixels between the blocks, and for the words over them
 
@@ -22,7 +22,7 @@ def images(experiment: Experiment, denoiser: Denoiser, prompt: str, count: int, 
     for first in range(0, count, size):
         rows = range(first, min(first + size, count))
         noise = Noise(seed=seed, purpose="sample", indices=rows, shape=policy.latent_shape, device=policy.device)
-        cond = policy.encode([prompt] * len(rows))
+        cond = noisy(policy.encode([prompt] * len(rows)), noise)
         x0 = rollout(denoiser, policy.process, cond, noise, sampling.num_steps, sampling.eta).clean
         made.append(policy.decode(x0).cpu())
     return torch.cat(made)

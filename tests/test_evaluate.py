@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rdt import evaluate, sample, saved
+from rdt import run as run_command
 from rdt.compose import conf_dir
 from rdt.points import described, joined, label
 from rdt.record import add_point
@@ -56,12 +57,13 @@ def guidance(*overrides):
 
 def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     before = result(run)
-    typed(evaluate, "-m", f"run={run}", *CONSTANT, "guidance.constant=0,1")
+    typed(evaluate, "-m", f"run={run}", *CONSTANT, "guidance.curve=[0,1],[0.5]")  # a curve, and a point beside it
     after = result(run)
-    own, none, full = after["points"]
+    own, none, full, half = after["points"]
     assert (own, after["base"]) == (before["points"][0], before["base"])
     assert none["per_prompt"] == before["base"]["per_prompt"]
     assert full["per_prompt"] == own["per_prompt"] != none["per_prompt"]
+    assert 0 == none["kl_nats"]["mean"] < half["kl_nats"]["mean"]
     for kind in ("reward", "diversity", "fidelity", "kl_nats"):
         assert full[kind] == own[kind]  # the intervals and the paired differences too
     assert none["reward"]["hps"]["diff"] == {"mean": 0, "ci95": [0, 0]}
@@ -73,6 +75,7 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     assert shown == {
         "base": "base", "sqdf cfg": "tuned",
         "sqdf aig constant weight=0": "aig-constant-weight-0", "sqdf aig constant weight=1": "aig-constant-weight-1",
+        "sqdf aig constant weight=0.5": "aig-constant-weight-0.5",
     }  # fmt: skip
     page = (run / "report.html").read_text()
     assert all(point["label"] in page for point in after["points"])
@@ -82,6 +85,21 @@ def test_the_same_guidance_is_replaced_not_doubled(run, typed):
     before = result(run)
     typed(evaluate, f"run={run}", "guidance=cfg")
     assert result(run) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["guidance=cfg", "guidance.curve=[1]"], "guidance=cfg has nothing to turn"),
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "schedule=power, step or constant"),
+        (["guidance=aig", "guidance.curve=[1,-1]"], "exponent=-1 must not be below 0"),
+        (["guidance=cads", "guidance.curve=[-1]"], "scale=-1 must not be below 0"),
+    ],
+)
+def test_a_curve_that_cannot_be_meant_leaves_the_run_as_it_was(run, typed, capfd, overrides, words):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    one_line(lambda: typed(evaluate, f"run={run}", *overrides), capfd, words)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_points_of_processes_at_the_same_time_are_all_kept(run):
@@ -154,6 +172,9 @@ def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
         (evaluate, [], "run= is missing"),
         (evaluate, ["run=nowhere", "guidance=nosuch"], "guidance=nosuch is not one of aig"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.power=abc"], "guidance.power=abc is a text"),
+        (evaluate, ["run=nowhere", "guidance=aig", "guidance.curve=3"], "guidance.curve=3 is an integer"),
+        (run_command, ["guidance=cfg", "guidance.curve=[1]", "dry_run=true"], "guidance=cfg has nothing to turn"),
+        (run_command, ["guidance=cads", "guidance.curve=[x]"], "guidance.curve=['x'] holds x, which is no number"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.pwer=1"], "guidance.pwer"),
         (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is no folder"),
         (sample, ["run=nowhere"], "prompt= is missing"),
@@ -174,11 +195,11 @@ def one_line(call, capfd, words):
     assert out == ""
 
 
-def blocks(file):
-    """The two halves of a sample sheet, without the words over them."""
+def blocks(file, count=2):
+    """The equal parts of a sample sheet, without the words over them."""
     pixels = np.asarray(Image.open(file))[HEAD:]
-    half = (pixels.shape[1] - GAP) // 2
-    return pixels[:, :half], pixels[:, half + GAP :]
+    width = (pixels.shape[1] + GAP) // count
+    return [pixels[:, k * width : (k + 1) * width - GAP] for k in range(count)]
 
 
 def test_sample_draws_both_at_equal_noise_and_says_where(run, typed, capfd, tmp_path):
@@ -188,8 +209,8 @@ def test_sample_draws_both_at_equal_noise_and_says_where(run, typed, capfd, tmp_
     base, tuned = blocks(file)
     assert (base != tuned).any()
     named = tmp_path / "new" / "x.png"
-    typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", *CONSTANT, "guidance.constant=0", f"out={named}")
-    none = blocks(named)
-    assert (none[0] == base).all() and (none[1] == base).all()
+    typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", *CONSTANT, "guidance.curve=[0,1]", f"out={named}")
+    first, none, full = blocks(named, 3)
+    assert (first == base).all() and (none == base).all() and (full == tuned).all()
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", "seed=1")
     assert (blocks(run / "samples" / "a-small-blue-ring-s1.png")[0] != base).any()

@@ -1,0 +1,33 @@
+"""What a guidance config asks for: one point, or one per value of its curve. `knob` names what in the module turns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rdt.errors import UsageError
+
+
+def modules(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The module of a resolved guidance config, once per point; UsageError where its curve cannot be meant."""
+    curve, knob = guidance.get("curve"), guidance.get("knob")
+    if not curve:
+        return [_turned(guidance["module"])]
+    if not isinstance(curve, list):
+        raise UsageError(f"guidance.curve={curve} is not a list; give its values as guidance.curve=[{curve}]")
+    wrong = [value for value in curve if isinstance(value, bool) or not isinstance(value, int | float)]
+    if wrong:
+        raise UsageError(f"guidance.curve={curve} holds {wrong[0]}, which is no number")
+    if knob is None:
+        raise UsageError(
+            f"guidance.curve={curve}: guidance={guidance['name']} has nothing to turn as it is set; take guidance=aig"
+            " with schedule=power, step or constant, lora_scale, or cads"
+        )
+    return [_turned(guidance["module"], knob, value) for value in dict.fromkeys(curve)]
+
+
+def _turned(module: Mapping[str, Any], knob: str | None = None, value: float | None = None) -> dict[str, Any]:
+    made = OmegaConf.create(dict(module))
+    if knob is not None:
+        OmegaConf.update(made, knob, value)
+    return OmegaConf.to_container(made)

@@ -1,0 +1,112 @@
+"""Evaluations are paired and share what they can: a point is the same bit for bit in whatever company it is."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import tiny
+from rdt import guidance
+from rdt.evaluation import Evaluation, Evaluator, Protocol
+from rdt.policy import Denoiser, Policy
+from rdt.rollout import Sampling
+
+POLICIES = [tiny.policy, tiny.flow_policy]
+T, PROMPTS, IMAGES = 4, 2, 3
+CFG = 2  # passes of a guided call, in samples
+SAMPLED = CFG * PROMPTS * IMAGES  # passes of one sampling step
+
+
+def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
+    protocol = Protocol(tiny.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(1, 2))
+    return Evaluator(protocol, {"bright": tiny.Brightness()}, [], [])
+
+
+def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
+    """The guided base and points of every guidance, all on one memory."""
+    empty, base = policy.encode([""]), guidance.remembered(policy.base)
+    views = guidance.Views(policy, base, lambda view: guidance.cfg(view, empty, 3.0), T)
+    points = {f"step {f}": guidance.aig(views, schedule=guidance.step(f)) for f in (0.25, 0.5, 0.75)}
+    points |= {f"power {p}": guidance.aig(views, schedule=guidance.power(p)) for p in (0, 2)}
+    points |= {f"scale {s}": guidance.lora_scale(views, scale=s) for s in (0.0, 0.5)}
+    points |= {f"cads {s}": guidance.cads(views, tau1=0.6, tau2=0.9, scale=s, psi=1.0) for s in (0.0, 0.2)}
+    return views.guided(base), points
+
+
+def run(policy: Policy, names: list[str], kl_images: int = 1, batch_size: int = 6) -> tuple[dict[str, Evaluation], int]:
+    """Evaluations of the base and of points, and the network passes they took."""
+    base, points = curve(policy)
+    before = policy.passes
+    views = {name: base if name == "base" else points[name] for name in names}
+    done = evaluator(kl_images, batch_size).run(policy, views, base, Sampling(T, 1.0, 3.0), rank=0, world=1)
+    return done, policy.passes - before
+
+
+@pytest.mark.parametrize(("make", "batch_size"), [(tiny.policy, 6), (tiny.flow_policy, 6), (tiny.flow_policy, 2)])
+def test_points_of_a_curve_are_the_single_evaluations_bit_for_bit(make: Callable[[], Policy], batch_size: int) -> None:
+    """Whether prompts come together, or one in two parts."""
+    policy = make()
+    names = list(curve(policy)[1])
+    together, shared = run(policy, ["base", *names], batch_size=batch_size)
+    total = 0
+    for name in names:
+        alone, passes = run(policy, [name], batch_size=batch_size)
+        total += passes
+        assert alone[name].grid.equal(together[name].grid)
+        for score, values in alone[name].scores.items():
+            assert values.equal(together[name].scores[score]), (name, score)
+    assert shared <= total
+
+
+@pytest.mark.parametrize("make", POLICIES)
+def test_steps_share_the_base_prefix(make: Callable[[], Policy]) -> None:
+    """Each fraction runs the tuned view after its switch; before, only the longest prefix is run."""
+    steps = ["step 0.25", "step 0.5", "step 0.75"]
+    of_tuned = 3 + 2 + 1
+    assert run(make(), steps, kl_images=0)[1] == SAMPLED * (3 + of_tuned)
+    assert run(make(), steps[::-1], kl_images=0)[1] == SAMPLED * (3 + of_tuned)
+    assert run(make(), ["base", *steps], kl_images=0)[1] == SAMPLED * (T + of_tuned)
+    assert sum(run(make(), [name], kl_images=0)[1] for name in steps) == SAMPLED * 3 * T
+
+
+@pytest.mark.parametrize("make", POLICIES)
+def test_the_kl_shares_the_base_too(make: Callable[[], Policy]) -> None:
+    """At the T states of a path the base is run once; states up to a switch are those of the path before."""
+    steps, measured = ["step 0.25", "step 0.5", "step 0.75"], CFG * PROMPTS
+    of_base, of_tuned = T + (T - 2) + (T - 3), 3 + 2 + 1
+    sampling = run(make(), steps, kl_images=0)[1]
+    assert run(make(), steps, kl_images=1)[1] == sampling + measured * (of_base + of_tuned)
+
+
+@pytest.mark.parametrize("make", POLICIES)
+def test_the_kl_of_what_is_the_base_is_zero_and_grows_with_the_adapter(make: Callable[[], Policy]) -> None:
+    done, _ = run(make(), ["base", "scale 0.0", "scale 0.5", "power 2", "power 0", "cads 0.0"])
+    nats = {name: one.scores["kl_nats"] for name, one in done.items()}
+    assert nats["base"].equal(nats["scale 0.0"]) and not nats["base"].any()
+    assert (nats["power 2"] > 0).all() and (nats["scale 0.5"] < nats["power 0"]).all()
+    assert nats["cads 0.0"].equal(nats["power 0"])  # both the tuned policy
+
+
+def test_the_kl_is_the_sum_over_the_steps_of_the_path() -> None:
+    policy = tiny.policy()
+    done, _ = run(policy, ["power 0"], kl_images=IMAGES)
+    more, _ = run(policy, ["power 0"], kl_images=IMAGES + 5)  # no more than there are
+    assert done["power 0"].scores["kl_nats"].equal(more["power 0"].scores["kl_nats"])
+    one, _ = run(policy, ["power 0"], kl_images=1)
+    assert not one["power 0"].scores["kl_nats"].equal(done["power 0"].scores["kl_nats"])
+    none, _ = run(policy, ["power 0"], kl_images=0)
+    assert "kl_nats" not in none["power 0"].scores
+    assert all(math.isfinite(value) for value in done["power 0"].summary().values())
+
+
+def test_ranks_share_the_prompts_and_the_scores_are_theirs() -> None:
+    policy = tiny.policy()
+    base, points = curve(policy)
+    whole, _ = run(policy, ["step 0.5"])
+    view, sampling = {"step 0.5": points["step 0.5"]}, Sampling(T, 1.0, 3.0)
+    shares = [evaluator(1).run(policy, view, base, sampling, rank, 2)["step 0.5"] for rank in range(PROMPTS)]
+    for name, values in whole["step 0.5"].scores.items():
+        torch.testing.assert_close(torch.cat([share.scores[name] for share in shares]), values, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="prompts=2 is fewer than devices=3"):
+        evaluator(1).run(policy, view, base, sampling, rank=0, world=3)
