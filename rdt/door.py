@@ -17,6 +17,7 @@ CHOICES = {
     "precision": ("fp32", "bf16"),
     "method.look_ahead": ("consistency", "tweedie", "n_step"),
     "method.replay": ("prioritized", "uniform", "on_policy"),
+    "guidance.schedule": ("linear", "power", "step", "constant"),
 }
 POSITIVE = ("iterations", "batch_size", "devices", "num_nodes", "model.sampling.num_steps", "model.lora.rank",
             "evaluation.prompts", "evaluation.images_per_prompt", "evaluation.batch_size", "evaluation.small_prompts",
@@ -30,7 +31,7 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
         raise UsageError(f"{key}=??? has no default; give {key}=...")
     types(cfg, hydra_config)
     OmegaConf.resolve(cfg)
-    _values(cfg)
+    _positive(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     for _, source in sources(cfg):
@@ -42,7 +43,8 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
 
 
 def types(cfg: DictConfig, hydra_config: Any) -> None:
-    """A value must have the type of the default it replaces; compared with the same groups composed bare."""
+    """A value must have the type of the default it replaces, compared with the same groups composed bare, and be one
+    of the choices where there are some; before the config is resolved, since others may hang on it."""
     groups = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0] in hydra_config.runtime.choices]
     default = compose(config_name=hydra_config.job.config_name, overrides=groups)
     for key, was in leaves(default):
@@ -53,6 +55,8 @@ def types(cfg: DictConfig, hydra_config: Any) -> None:
         wrong = isinstance(was, bool) != isinstance(now, bool) or not isinstance(now, _accepted(was))
         if wrong or found != key:
             raise UsageError(f"{found}={'null' if now is None else now} is {_name(now)}, expected {expected}")
+        if now not in CHOICES.get(key, [now]):
+            raise UsageError(f"{key}={now} is not one of {', '.join(CHOICES[key])}")
 
 
 def _at(cfg: DictConfig, key: str) -> tuple[str, Any]:
@@ -84,11 +88,7 @@ def _name(value: Any) -> str:
     return names.get(type(value), "nothing" if value is None else "a section")
 
 
-def _values(cfg: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value not in allowed:
-            raise UsageError(f"{key}={value} is not one of {', '.join(allowed)}")
+def _positive(cfg: DictConfig) -> None:
     for key in POSITIVE:
         value = OmegaConf.select(cfg, key)
         if value is not None and not value > 0:

@@ -172,6 +172,11 @@ def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
         (evaluate, [], "run= is missing"),
         (evaluate, ["run=nowhere", "guidance=nosuch"], "guidance=nosuch is not one of aig"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.power=abc"], "guidance.power=abc is a text"),
+        (
+            evaluate,
+            ["run=nowhere", "guidance=aig", "guidance.schedule=cosine"],
+            "guidance.schedule=cosine is not one of",
+        ),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.curve=3"], "guidance.curve=3 is an integer"),
         (run_command, ["guidance=cfg", "guidance.curve=[1]", "dry_run=true"], "guidance=cfg has nothing to turn"),
         (run_command, ["guidance=cads", "guidance.curve=[x]"], "guidance.curve=['x'] holds x, which is no number"),
