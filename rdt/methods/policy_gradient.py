@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.methods.base import Method
+from rdt.methods.objective import ClippedObjective
 from rdt.methods.rollouts import Made, Part, Rollouts, stochastic
-from rdt.methods.surrogate import Surrogate
 from rdt.policy import Cond, Denoiser
 from rdt.prompts import Batch
 from rdt.rollout import Noise, rollout
@@ -33,8 +33,8 @@ class PolicyGradient(Method):
     rollouts: Rollouts
 
     def __init__(
-        self, *, clip: float, kl_coef: float, uncond_grad: bool, updates_per_rollout: int, num_steps: int | None,
-        **shared: Any,
+        self, *, clip: float, kl_coef: float, min_std: float, uncond_grad: bool, updates_per_rollout: int,
+        num_steps: int | None, **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         self.clip, self.kl_coef, self.uncond_grad = clip, kl_coef, uncond_grad
@@ -43,9 +43,7 @@ class PolicyGradient(Method):
             if divisor < 1 or self.batch_size % divisor:
                 raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
         self.times = self.policy.process.times(self.num_steps)
-        self.stochastic = stochastic(self.policy, self.num_steps, self.sampling.eta)
-        if not self.stochastic:
-            raise ValueError(f"model.sampling.eta={self.sampling.eta} leaves no step of chance to learn from; raise it")
+        self.stochastic = stochastic(self.policy, self.num_steps, self.sampling.eta, min_std)
         self.restored: dict[str, Any] | None = None
 
     @property
@@ -89,9 +87,9 @@ class PolicyGradient(Method):
         if phase == 0:
             self.rollouts = self.collect(batch)
         part, tuned, base = self.part(phase), self.acting(self.policy.tuned), self.acting(self.policy.base)
-        surrogate = Surrogate(self.policy.process, tuned, base, self.clip, self.kl_coef)
-        self.update(surrogate.losses(part, self.trained))
-        self.tell(part, surrogate.seen().to(self.device))
+        objective = ClippedObjective(self.policy.process, tuned, base, self.clip, self.kl_coef)
+        self.update(objective.losses(part, self.trained))
+        self.tell(part, objective.seen().to(self.device))
 
     def collect(self, batch: Batch) -> Rollouts:
         """Roll out the tuned policy, score the images, turn the scores of all ranks into advantages."""

@@ -89,8 +89,11 @@ class Part:
     on_policy: bool  # no update since the rollout
 
 
-def stochastic(policy: Policy, num_steps: int, eta: float) -> list[int]:
-    """The sampler's steps that are left to chance."""
+def stochastic(policy: Policy, num_steps: int, eta: float, min_std: float) -> list[int]:
+    """The sampler's steps of more noise than `min_std`; ValueError where there are none."""
     x, times = torch.zeros(1, *policy.latent_shape), policy.process.times(num_steps)
     steps = [policy.process.transition(x, x, t, t_next, eta) for t, t_next in pairwise(times)]
-    return [i for i, step in enumerate(steps) if step.std.item() > 0]
+    chosen = [i for i, step in enumerate(steps) if step.std.item() > min_std]
+    if not chosen:
+        raise ValueError(f"model.sampling.eta={eta} and method.min_std={min_std} leave no step of chance to learn from")
+    return chosen

@@ -14,7 +14,7 @@ from rdt.transition import Transition
 
 
 @dataclass
-class Surrogate:
+class ClippedObjective:
     """- min(A rho, A clip(rho, 1 - clip, 1 + clip)) + kl_coef KL(tuned || base) / dims, and what it saw on its way."""
 
     process: Process
