@@ -148,6 +148,6 @@ tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
 
 A LoRA of rank {cfg.model.lora.rank} for `{cfg.model.policy.source}`, trained {cfg.iterations} iterations with rdt.
 
-    pipe = StableDiffusionPipeline.from_pretrained("{cfg.model.policy.source}")
+    pipe = DiffusionPipeline.from_pretrained("{cfg.model.policy.source}")
     pipe.load_lora_weights("this/folder")
 """
