@@ -1,7 +1,6 @@
 """The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,33 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.cond import Cond as Cond
 from rdt.cond import Denoiser as Denoiser
-from rdt.process import Process
+from rdt.parts import Adapter as Adapter
+from rdt.parts import Parts as Parts
 from rdt.views import CONSISTENCY, TUNED, Views
 
 PAIRED_ROWS = 24  # up to which one doubled batch beats two calls on a CPU; measured by benchmarks/aig.py
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """The low-rank adapter that is trained."""
-
-    rank: int
-    alpha: int
-    targets: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The pieces of a text-to-image model that a policy is made of; built by `rdt.models`."""
-
-    network: nn.Module
-    predict: Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]  # calls the network, returns its raw output
-    process: Process
-    encode: Callable[[list[str]], Cond]  # frozen text encoders
-    decode: Callable[[Tensor], Tensor]  # latents -> images (B, 3, H, W) in [0, 1], differentiable
-    frozen: nn.ModuleList  # what encode and decode run, so that it moves with the policy
-    latent_shape: tuple[int, ...]
-    save_lora: Callable[[dict[str, Tensor], dict[str, Any], Any], None]  # (weights, metadata, folder), diffusers format
 
 
 class Policy(nn.Module):
