@@ -13,10 +13,7 @@ from rdt.report import report
 
 METRICS = ("reward/hps", "reward/gold", "reward/judge", "diversity/entropy", "diversity/vendi", "diversity/pairwise",
            "fidelity/residual", "kl_nats")  # fmt: skip
-VARIANTS = {
-    "default": "SQDF, defaults",
-    "collapse": "kl_coef 0, gamma 1, no replay",
-}
+VARIANTS = {"default": "SQDF, defaults"}
 
 
 def values(results: list[dict], metric: str, which: str) -> np.ndarray:

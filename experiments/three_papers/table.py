@@ -182,22 +182,28 @@ def _bars(mean: np.ndarray, lo: np.ndarray, hi: np.ndarray, axis: int) -> np.nda
 
 
 def parts(study: Study, variants: dict[str, Variant]) -> dict[str, tuple[list[str], dict[str, list[dict]]]]:
-    """Of each question: the table's lines, and the fronts of the figure."""
+    """Of each question: the table's lines, and the fronts of the figure; what is not there yet is said."""
     made = {}
     for part, asked in OmegaConf.load(HERE / "questions.yaml").items():
-        if missing := [name for name in asked.variants if name not in variants]:
-            print(f"({part}) waits for {', '.join(missing)}")
+        missing = [name for name in asked.variants if name not in variants]
+        if asked.ours in missing:
+            print(f"({part}) waits for {asked.ours}")
             continue
-        chosen = [variants[name] for name in asked.variants]
-        fronts = {name: _front(spec, variants) for name, spec in asked.fronts.items()}
-        lines = ["Where each ends, as paired differences to the base:", "", *ends(study, chosen), ""]
+        chosen = [variants[name] for name in asked.variants if name in variants]
+        fronts = {name: _front(spec, variants) for name, spec in asked.fronts.items() if _known(spec, variants)}
+        lines = [f"Not run yet: {', '.join(missing)}.", ""] if missing else []
+        lines += ["Where each ends, as paired differences to the base:", "", *ends(study, chosen), ""]
         ours = variants[asked.ours]
-        others = [one for one in chosen if one is not ours]
         if asked.minus_ours:
+            others = [one for one in chosen if one is not ours]
             lines += [f"Each minus {ours.name}:", "", *ends(study, others, ours), ""]
         lines += [f"Fronts, ours being {asked.ours_front}:", "", *knobs(study, fronts, asked.ours_front)]
         made[part] = (lines, fronts)
     return made
+
+
+def _known(spec: dict, variants: dict[str, Variant]) -> bool:
+    return all(name in variants for name in spec.get("runs", [spec.get("of")]))
 
 
 def _front(spec: dict, variants: dict[str, Variant]) -> list[dict]:
