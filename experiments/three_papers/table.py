@@ -67,7 +67,7 @@ class Study:
 
     def __init__(self, runs: Path, seeds: list[int]) -> None:
         self.runs, self.seeds = runs, seeds
-        example = next(runs.glob("*/result.json"))
+        example = max(runs.glob("*/result.json"), key=lambda file: file.stat().st_mtime)
         self.limit = json.loads(example.read_text())["limit"]
         base = json.loads(example.read_text())["base"]["per_prompt"]
         self.start = {name: float(np.mean(base[name])) for name in (PROXY, GOLD)}
