@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.errors import UsageError
 
-FREE = {"iterations", "max_passes", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation", "sweep",
-        "dry_run", "tags", "overrides"}  # fmt: skip
+FREE = {"iterations", "max_passes", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation",
+        "sweep", "dry_run", "tags", "overrides"}  # fmt: skip
 # what may differ between a run and its continuation
 
 
