@@ -46,7 +46,7 @@ def test_every_yaml_is_a_choice_of_a_known_group():
 
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_runs_on_the_embedded_model(method, tmp_path):
-    work(minimal(tmp_path / "out", "logger=csv", f"method={method}"))
+    work(minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8"))  # one group
     with (tmp_path / "out" / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["iteration"] for row in rows] == ["0", "1"]
