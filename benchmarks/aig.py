@@ -1,53 +1,129 @@
-"""The cost of annealed guidance in units of plain sampling, in one process.
+"""The cost of annealed guidance in units of plain sampling, of a sweep, and of base and tuned in one call.
 
-`python benchmarks/aig.py [images]`
+`python benchmarks/aig.py [images]`. A ratio is the median of interleaved rounds in one process; passes are exact.
 """
 
 import statistics
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+import torch
 from hydra import compose, initialize_config_dir
 
 from rdt import guidance
+from rdt.compose import conf_dir
 from rdt.experiment import Experiment
 from rdt.policy import Denoiser
 from rdt.rollout import Noise, rollout
 from rdt.worker import quiet
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
 SCHEDULES = {
     "power 2": guidance.power(2), "linear": guidance.linear(), "constant 0.5": guidance.constant(0.5),
     "step 0.5": guidance.step(0.5),
 }  # fmt: skip
+TARGETS = {"power 2": 2.05, "step 0.5": 1.02, "six steps": 4.0}
+SWEEPS = {
+    "three powers, three steps": [
+        *(guidance.power(p) for p in (1, 2, 4)), *(guidance.step(f) for f in (0.25, 0.5, 0.75)),
+    ],
+    "six steps": [guidance.step(k / 7) for k in range(1, 7)],
+}  # fmt: skip
+ROUNDS, ROWS = 3, (4, 16, 24, 96)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one piece of work."""
+
+    seconds: float
+    passes: int
 
 
 def main() -> None:
-    """Print ratios of seconds and of network passes, the median of five interleaved rounds."""
+    """Print the ratios."""
     quiet()
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
-    with initialize_config_dir(CONF, version_base="1.3"):
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
         experiment = Experiment(compose("config", ["logger=none"]))
-    policy, times = experiment.policy, experiment.policy.process.times(experiment.sampling.num_steps)
-    settings = {"plain": policy.tuned} | {
-        name: guidance.anneal(policy.base, policy.tuned, schedule, times) for name, schedule in SCHEDULES.items()
-    }
-    measured = [{name: sample(experiment, view, count) for name, view in settings.items()} for _ in range(5)]
-    for name in settings:
-        seconds = statistics.median(round_[name][0] / round_["plain"][0] for round_ in measured)
-        passes = measured[0][name][1] / measured[0]["plain"][1]
-        print(f"{name:<14} {seconds:5.2f} x the seconds, {passes:5.2f} x the network passes of plain sampling")
+    experiment.method.to("cuda" if torch.cuda.is_available() else "cpu")
+    sample(experiment, experiment.policy.tuned, count)  # what is slow once is slow here
+    plain = {"plain sampling": lambda: sample(experiment, experiment.policy.tuned, count)}
+    schedules = {name: lambda s=schedule: one(experiment, s, count) for name, schedule in SCHEDULES.items()}
+    report(experiment, plain | schedules, ROUNDS)
+    for name, sweep in SWEEPS.items():
+        works = {
+            name: lambda s=sweep: together(experiment, s, count),
+            "- the same, apart": lambda s=sweep: apart(experiment, s, count),
+        }
+        report(experiment, plain | works, ROUNDS)
+    for rows in ROWS:
+        report(experiment, paired(experiment, rows), 5 * ROUNDS)
 
 
-def sample(experiment: Experiment, view: Denoiser, count: int) -> tuple[float, int]:
-    """Seconds and network passes of sampling `count` images."""
-    policy = experiment.policy
-    before, started = policy.passes, time.perf_counter()
+def report(experiment: Experiment, works: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Print each work's cost in units of the first one's."""
+    measured = [{name: cost(experiment, work) for name, work in works.items()} for _ in range(rounds)]
+    first, *others = works
+    for name in others:
+        seconds = statistics.median(round_[name].seconds / round_[first].seconds for round_ in measured)
+        passes = measured[0][name].passes / measured[0][first].passes
+        target = f", target {TARGETS[name]}" if name in TARGETS else ""
+        print(f"{name:<26} {seconds:5.2f} x the seconds, {passes:5.2f} x the network passes of {first}{target}")
+
+
+def cost(experiment: Experiment, work: Callable[[], object]) -> Cost:
+    """What a piece of work takes."""
+    wait, before, started = experiment.policy.device.type == "cuda", experiment.policy.passes, time.perf_counter()
+    work()
+    if wait:
+        torch.cuda.synchronize()
+    return Cost(time.perf_counter() - started, experiment.policy.passes - before)
+
+
+def sample(experiment: Experiment, view: Denoiser, count: int) -> None:
+    """Sample `count` images from a view under classifier-free guidance."""
+    roll(experiment, experiment.method.guided(view), count)
+
+
+def one(experiment: Experiment, schedule: guidance.Schedule, count: int) -> None:
+    """Sample along one schedule."""
+    roll(experiment, next(points(experiment, [schedule])), count)
+
+
+def together(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+    """Sample along each schedule, all on one memory of the base, as an evaluation of a curve does."""
+    for view in list(points(experiment, schedules)):
+        roll(experiment, view, count)
+
+
+def apart(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+    """Sample along each schedule as separate evaluations do."""
+    for schedule in schedules:
+        one(experiment, schedule, count)
+
+
+def points(experiment: Experiment, schedules: list[guidance.Schedule]) -> Iterable[Denoiser]:
+    """Denoisers along schedules that share a memory."""
+    base = guidance.remembered(experiment.policy.base)
+    views = guidance.Views(experiment.policy, base, experiment.method.guided, experiment.sampling.num_steps)
+    return (guidance.aig(views, schedule=schedule) for schedule in schedules)
+
+
+def roll(experiment: Experiment, view: Denoiser, count: int) -> None:
+    policy, s = experiment.policy, experiment.sampling
     noise = Noise(seed=0, purpose="benchmark", indices=range(count), shape=policy.latent_shape, device=policy.device)
-    cond = policy.encode(["a circle"] * count)
-    rollout(experiment.method.guided(view), policy.process, cond, noise, experiment.sampling.num_steps, 1.0)
-    return time.perf_counter() - started, policy.passes - before
+    rollout(view, policy.process, policy.encode(["a circle"] * count), noise, s.num_steps, s.eta)
+
+
+def paired(experiment: Experiment, rows: int) -> dict[str, Callable[[], object]]:
+    """Base and tuned at one state: one doubled batch beside two calls."""
+    policy = experiment.policy
+    x, t = torch.randn(rows, *policy.latent_shape, device=policy.device), policy.process.times(15)[3]
+    cond = policy.encode(["a circle"] * rows)
+    two = torch.no_grad()(lambda: (policy.base(x, t, cond), policy.tuned(x, t, cond)))
+    return {"two calls": two, f"a pair of {rows} rows": torch.no_grad()(lambda: policy.pair(x, t, cond))}
 
 
 if __name__ == "__main__":
