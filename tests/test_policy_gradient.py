@@ -1,17 +1,23 @@
 """What DDPO and GRPO share: exact ratios, the true gradient, the tilted Gaussian, and no pass without a use."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
+from minimal import minimal
+from rdt.launch import launch
 from rdt.methods.policy_gradient import PolicyGradient
 from rdt.methods.rollouts import Rollouts
 from rdt.prompts import Batch
 from rdt.rollout import Trajectory
+from rdt.worker import work
 from reinforced import METHODS, POLICIES, ddpo, grpo
 from tilt import ALPHA, B, error, law, optimum, world
 
@@ -198,3 +204,39 @@ def test_a_saved_rollout_is_shared_out_to_any_number_of_ranks() -> None:
     halves = [Rollouts.restored(state, range(first, first + 4), torch.device("cpu")) for first in (0, 4)]
     assert torch.cat([half.trajectory.latents for half in halves]).equal(trajectory.latents)
     assert all(half.batch == made.batch and half.advantages.equal(made.advantages) for half in halves)
+
+
+RUN = (
+    "logger=csv", "iterations=6", "batch_size=4", "evaluation.every=0", "trainer.checkpoint_every=3",
+    "method.num_steps=3", "method.min_std=0.0", "method.updates_per_rollout=4", "method.lr=3e-3",
+)  # fmt: skip
+
+
+def config(out: Path, name: str, *overrides: str) -> DictConfig:
+    """Six updates of four from a rollout: the checkpoint after three is in the middle of one."""
+    own = ("method.group=2",) if name == "grpo" else ("method.stat_min=1",)
+    return minimal(out, f"method={name}", *RUN, *own, *overrides)
+
+
+def adapters(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "lora" / "pytorch_lora_weights.safetensors")
+
+
+def test_a_run_goes_on_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
+    """DDPO has more to remember."""
+    work(config(tmp_path / "whole", "ddpo"))
+    work(config(tmp_path / "on", "ddpo", f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
+    whole, on = adapters(tmp_path / "whole"), adapters(tmp_path / "on")
+    assert all(tensor.equal(whole[key]) for key, tensor in on.items())
+
+
+def test_two_processes_train_what_one_does_and_one_goes_on_from_them(tmp_path: Path) -> None:
+    """Each update has one sample, so that one of the processes has none."""
+    work(config(tmp_path / "alone", "grpo"))
+    launch(config(tmp_path / "spread", "grpo", "devices=2"))
+    work(config(tmp_path / "on", "grpo", f"resume={tmp_path / 'spread' / 'checkpoints' / '000003'}"))
+    alone = adapters(tmp_path / "alone")
+    assert max(tensor.abs().max() for key, tensor in alone.items() if "lora.up" in key) > 1e-3  # from 0
+    for other in ("spread", "on"):
+        for key, tensor in adapters(tmp_path / other).items():
+            torch.testing.assert_close(tensor, alone[key], rtol=0, atol=1e-5)
