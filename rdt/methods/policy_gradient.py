@@ -25,7 +25,7 @@ from rdt.rollout import Noise, rollout
 
 
 class PolicyGradient(Method):
-    """Images are rolled out every `updates_per_rollout` (k) updates, and update j of them learns from every k-th, j on.
+    """Every k = `updates_per_rollout` updates roll out `batch_size` images; the j-th learns from samples j, j + k, ...
 
     A subclass says what the advantages are; any of the methods before `training_step` may be its own too.
     """
