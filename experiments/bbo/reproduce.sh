@@ -6,7 +6,7 @@ set -euo pipefail
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # networks this small gain nothing from threads
 export python=${PYTHON:-.venv/bin/python} runs=${RUNS:-outputs/bbo}
 # four rounds of 128 calls to learn from; the fifth, before the last update, measures what the fourth has taught
-export common="experiment=bbo logger=csv evaluation.every=0 iterations=81 method.queries=[128,128,128,128,128] method.budget=640"
+export common="experiment=bbo logger=csv evaluation.every=0 iterations=81 trainer.checkpoint_every=10 method.queries=[128,128,128,128,128] method.budget=640"
 
 one() {
   read -r name seed overrides <<<"$1"
