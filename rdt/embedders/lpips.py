@@ -1,0 +1,98 @@
+"""LPIPS (Zhang et al. 2018) as an embedding: the squared Euclidean distance of two features is LPIPS of the images.
+
+LPIPS = sum_l 1/(H_l W_l) sum_hw sum_c w_lc (f_lhwc(x) - f_lhwc(y))^2 with f normalised over channels and w >= 0, so
+E = sqrt(w / (H W)) f does it. The network is AlexNet or VGG16 in torchvision's layout, the heads are LPIPS's own.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdt.checkpoints import load_tensors, locate
+from rdt.embedders.base import Embedder
+
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
+TINY = 1e-10
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published network: places below `features.` of its convolutions, each followed by ReLU."""
+
+    convolutions: dict[int, tuple[int, int]]  # place -> stride, padding
+    pooled: tuple[int, ...]  # before these stands a max pool of stride 2
+    pool: int  # its side
+    tapped: tuple[int, ...]  # after these LPIPS looks
+
+
+NETWORKS = {
+    "alex": Layout({0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}, (3, 6), 3, (0, 3, 6, 8, 10)),
+    "vgg": Layout(
+        {place: (1, 1) for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)},
+        (5, 10, 17, 24), 2, (2, 7, 14, 21, 28),
+    ),
+}  # fmt: skip
+
+
+class Lpips(Embedder):
+    """Features (n, D) where D grows with the image; sizes of the layers are read from the weights."""
+
+    def __init__(self, layout: Layout, backbone: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.layout = layout
+        self.convolutions = nn.ModuleDict({str(i): _convolution(backbone, i, *how) for i, how in _places(layout)})
+        weights = [_head(heads, layer) for layer in range(len(layout.tapped))]
+        self.heads = nn.ParameterDict({str(i): w for i, w in zip(layout.tapped, weights, strict=True)})
+        for place in map(str, layout.tapped):
+            if self.heads[place].numel() != len(self.convolutions[place].weight):
+                raise ValueError(f"LPIPS's heads do not fit the network: {self.heads[place].numel()} weights for"
+                                 f" {len(self.convolutions[place].weight)} channels of features.{place}")  # fmt: skip
+        self.requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        shift, scale = (images.new_tensor(values)[:, None, None] for values in (SHIFT, SCALE))
+        x, seen = (2 * images - 1 - shift) / scale, []
+        for place, _ in _places(self.layout):
+            if place in self.layout.pooled:
+                x = F.max_pool2d(x, self.layout.pool, 2)
+            x = self.convolutions[str(place)](x).relu()
+            if place in self.layout.tapped:
+                unit = x / (x.norm(dim=1, keepdim=True) + TINY)
+                seen.append((unit * (self.heads[str(place)] / x[0, 0].numel()).sqrt()).flatten(1))
+        return torch.cat(seen, 1)
+
+
+@lru_cache
+def lpips(*, network: str, backbone: str, checkpoint: str) -> Lpips:
+    """LPIPS 0.1 on `network` alex or vgg: its ImageNet file, of which the classifier is not read, and the heads."""
+    if network not in NETWORKS:
+        raise ValueError(f"network={network!r} is not one of {', '.join(NETWORKS)}")
+    return Lpips(NETWORKS[network], load_tensors(locate(backbone)), load_tensors(locate(checkpoint)))
+
+
+def _places(layout: Layout) -> list[tuple[int, tuple[int, int]]]:
+    return sorted(layout.convolutions.items())
+
+
+def _convolution(tensors: dict[str, Tensor], place: int, stride: int, padding: int) -> nn.Conv2d:
+    weight, bias = (_tensor(tensors, f"features.{place}.{kind}") for kind in ("weight", "bias"))
+    out, into, side, _ = weight.shape
+    made = nn.Conv2d(into, out, side, stride, padding)
+    made.load_state_dict({"weight": weight, "bias": bias})
+    return made
+
+
+def _head(tensors: dict[str, Tensor], layer: int) -> Tensor:
+    weight = _tensor(tensors, f"lin{layer}.model.1.weight").float()
+    if (weight < 0).any():
+        raise ValueError(f"LPIPS's head {layer} has the negative weight {weight.min():g}: no distance comes of it")
+    return weight.view(-1, 1, 1)
+
+
+def _tensor(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise ValueError(f"checkpoint lacks the key {name!r}: it has {', '.join(sorted(tensors)[:3])}, ...")
+    return tensors[name]
