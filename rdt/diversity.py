@@ -1,5 +1,9 @@
-"""How different the images of one prompt are: statistics of their embeddings (Vendi: Friedman and Dieng, 2023)."""
+"""How different images are: statistics of their embeddings.
 
+Vendi: Friedman and Dieng, 2023. Truncated CLIP entropy: as in DAS (Kim et al., 2025).
+"""
+
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,6 +43,28 @@ def vendi(features: Tensor, order: float = 1.0) -> Tensor:
     if order == float("inf"):
         return 1 / spectrum.max()
     return spectrum.pow(order).sum().pow(1 / (1 - order))
+
+
+def mean_pairwise_squared_distance(features: Tensor) -> Tensor:
+    """Mean of ||e_i - e_j||^2 over all pairs of features (n, D), at the cost of one variance: ().
+
+    Of LPIPS's embedding this is the mean pairwise LPIPS.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"features has shape {tuple(features.shape)}; diversity wants (n, D) with n >= 2")
+    return 2 * features.var(0).sum(dtype=torch.float64)
+
+
+def truncated_entropy(features: Tensor, k: int = 20) -> Tensor:
+    """TCE_k = k/2 ln(2 pi e) + 1/2 sum of ln of the k largest eigenvalues of Cov(features (n, D)): (), in nats.
+
+    Of CLIP's unnormalised features, truncated CLIP entropy. ValueError where there are not more than k images.
+    """
+    n = len(features)
+    if k >= n:
+        raise ValueError(f"k={k} eigenvalues of the covariance of n={n} features; want k < n")
+    spread = torch.linalg.svdvals((features.double() - features.double().mean(0)) / math.sqrt(n - 1))
+    return k / 2 * math.log(2 * math.pi * math.e) + spread[:k].log().sum()
 
 
 class Diversity(nn.Module):

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from rdt.diversity import Diversity, mean_pairwise_distance, vendi
+from rdt.diversity import (
+    Diversity,
+    mean_pairwise_distance,
+    mean_pairwise_squared_distance,
+    truncated_entropy,
+    vendi,
+)
 
 ORDERS = [0.0, 0.5, 1.0, 2.0, float("inf")]
 
@@ -74,3 +80,42 @@ def test_measure_names_its_statistics_and_moves_with_its_embedder():
     assert set(measured) == {"vendi", "pairwise"}
     assert 1 <= measured["vendi"] <= 4
     assert len(list(measure.parameters())) == 2
+
+
+def test_vendi_is_the_packages():
+    package = pytest.importorskip("vendi_score.vendi")
+    features = torch.randn(9, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    unit = (features / features.norm(dim=1, keepdim=True)).numpy()
+    for order in (0.5, 1, 2, float("inf")):
+        expected = package.score_K(unit @ unit.T, q=order)
+        assert float(vendi(features, order)) == pytest.approx(expected, rel=1e-6)  # it keeps eigenvalues of 1e-17
+
+
+def test_mean_pairwise_squared_distance_is_the_double_loop():
+    features = torch.randn(7, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) + 3
+    pairs = [(i, j) for i in range(7) for j in range(i)]
+    loop = sum((features[i] - features[j]).square().sum() for i, j in pairs) / len(pairs)
+    assert float(mean_pairwise_squared_distance(features)) == pytest.approx(float(loop), rel=1e-9)
+    assert float(mean_pairwise_squared_distance(features[:1].expand(4, -1))) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="n >= 2"):
+        mean_pairwise_squared_distance(features[:1])
+
+
+@pytest.mark.parametrize("d", [6, 40])  # fewer and more dimensions than the 30 rows
+def test_truncated_entropy_is_that_of_the_largest_eigenvalues(d):
+    features = torch.randn(30, d, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    features *= torch.linspace(0.5, 2, d, dtype=torch.float64)
+    spectrum = torch.linalg.eigvalsh(features.T.cov()).flip(0)[:4]
+    expected = 4 / 2 * math.log(2 * math.pi * math.e) + 0.5 * float(spectrum.log().sum())
+    assert float(truncated_entropy(features, k=4)) == pytest.approx(expected, rel=1e-9)
+    grown = float(truncated_entropy(3 * features + 1, k=4))  # unlike Vendi it has a scale, but no place
+    assert grown == pytest.approx(expected + 4 * math.log(3), rel=1e-9)
+
+
+def test_truncated_entropy_of_a_gaussian_is_its_entropy():
+    """With k all the dimensions: 1/2 ln det(2 pi e Sigma)."""
+    features = torch.randn(50, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    whole = torch.distributions.MultivariateNormal(torch.zeros(3).double(), features.T.cov()).entropy()
+    assert float(truncated_entropy(features, k=3)) == pytest.approx(float(whole), rel=1e-9)
+    with pytest.raises(ValueError, match="k=20 eigenvalues of the covariance of n=20"):
+        truncated_entropy(torch.randn(20, 30))
