@@ -1,18 +1,21 @@
 """Evaluation with paired noise: what a policy scores, how diverse it is, how far it went from the base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from rdt.per_prompt import PerPrompt
+from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
 from rdt.rollout import Noise, Sampling, noisy
 from rdt.samples import Samples, sampled
+from rdt.tally import Tally, totals
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
+
+UNASKED = ""  # the base, where its images are needed and its scores are not
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,15 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Per-prompt values, in the order of the protocol's prompts, and a few images."""
+    """Per-prompt values, in the order of the protocol's prompts, values of all images together, and a few images."""
 
     scores: dict[str, Tensor]  # "reward/hps", "diversity/vendi", "fidelity/residual", "kl_nats" -> (P,)
     grid: Tensor  # (rows, columns, 3, H, W)
+    totals: dict[str, float] = field(default_factory=dict)  # "fidelity/fid", ...
 
     def summary(self) -> dict[str, float]:
-        """Means over prompts."""
-        return {name: values.mean().item() for name, values in self.scores.items()}
+        """Means over prompts, and the totals."""
+        return {name: values.mean().item() for name, values in self.scores.items()} | self.totals
 
 
 class Evaluator(nn.Module):
@@ -48,40 +52,52 @@ class Evaluator(nn.Module):
         rewards: Mapping[str, Reward],
         diversity: Sequence[Measure],
         fidelity: Sequence[Measure],
+        overall: Sequence[Overall] = (),
     ) -> None:
         super().__init__()
         self.protocol = protocol
-        self.rewards = nn.ModuleDict(rewards)
+        self.rewards, self.overall = nn.ModuleDict(rewards), nn.ModuleList(overall)
         self.diversity, self.fidelity = tuple(diversity), tuple(fidelity)
+        self.moving = nn.ModuleList(one for one in (*diversity, *fidelity) if isinstance(one, nn.Module))
+        for measure in overall:
+            measure.check(len(protocol.prompts) * protocol.images_per_prompt)
 
     @torch.no_grad()
     def run(
         self, policy: Policy, views: Mapping[str, Denoiser], base: Denoiser, sampling: Sampling, rank: int, world: int
     ) -> dict[str, Evaluation]:
-        """Evaluate each denoiser on the same noise, KL measured against `base`. Every rank returns all the scores."""
-        protocol = self.protocol
-        mine = _shard(len(protocol.prompts), rank, world)
+        """Evaluate each denoiser on the same noise, beside `base`, which is sampled too where its images are needed.
+
+        Every rank returns all the scores.
+        """
+        protocol, wanted = self.protocol, dict(views)
         if len(protocol.prompts) < world:
             raise ValueError(f"prompts={len(protocol.prompts)} is fewer than devices={world}; evaluate on more prompts")
-        sheets = {name: _Sheet(PerPrompt(), []) for name in views}
-        together = max(1, protocol.batch_size // protocol.images_per_prompt)
-        for first in range(mine.start, mine.stop, together):
-            chunk = range(first, min(first + together, mine.stop))
-            for name, view in views.items():  # inside the chunk, so that views which share a prefix find it remembered
-                self._fill(sheets[name], chunk, policy, (view, base), sampling)
-        return {name: sheet.evaluation() for name, sheet in sheets.items()}
+        if self.overall and not any(view is base for view in views.values()):
+            wanted[UNASKED] = base
+        tallies = {name: Tally.empty(len(self.overall), policy.device) for name in wanted}
+        mine, size = _shard(len(protocol.prompts), rank, world), protocol.batch_size // protocol.images_per_prompt
+        for first in range(mine.start, mine.stop, max(1, size)):
+            chunk = range(first, min(first + max(1, size), mine.stop))
+            for name, view in wanted.items():  # inside the chunk: views which share a prefix find it remembered
+                self._fill(tallies[name], chunk, policy, (view, base), sampling)
+        together = totals(self.overall, tallies, {name for name, view in wanted.items() if view is base})
+        return {
+            name: Evaluation(tallies[name].scores(), torch.stack(tallies[name].grid), together[name]) for name in views
+        }
 
     def _fill(
-        self, sheet: "_Sheet", chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
+        self, tally: Tally, chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
     ) -> None:
         """Sample and measure one chunk of prompts."""
         samples = self._sample(chunk, policy, denoisers, sampling)
         kl = self._kl(chunk, samples, sampling.eta)
         for index, x0, nats in zip(chunk, samples.x0.unflatten(0, (len(chunk), -1)), kl, strict=True):
             images = policy.decode(x0)
-            sheet.table.update(index, self._measure(images, self.protocol.prompts[index]) | nats)
-            if len(sheet.grid) < self.protocol.grid[0]:
-                sheet.grid.append(images[: self.protocol.grid[1]].cpu())
+            values = self._measure(images, self.protocol.prompts[index]) | nats
+            tally.note(index, values, [measure.embedder(images) for measure in self.overall])
+            if len(tally.grid) < self.protocol.grid[0]:
+                tally.grid.append(images[: self.protocol.grid[1]].cpu())
 
     def _sample(
         self, chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
@@ -120,21 +136,6 @@ class Evaluator(nn.Module):
         if len(samples.kl) == 0:
             return [{"kl_nats": 0.0} for _ in chunk]
         return [{"kl_nats": nats} for nats in samples.kl.unflatten(0, (len(chunk), -1)).mean(1).tolist()]
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """What is filled in for one denoiser."""
-
-    table: PerPrompt
-    grid: list[Tensor]
-
-    def evaluation(self) -> Evaluation:
-        """A collective."""
-        scores = {
-            name: values.view(-1) for name, values in self.table.compute().items()
-        }  # torchmetrics makes (1,) a ()
-        return Evaluation(scores, torch.stack(self.grid))
 
 
 def _shard(count: int, rank: int, world: int) -> range:

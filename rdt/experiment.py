@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import guidance
 from rdt.curve import modules
 from rdt.evaluation import Evaluator, Protocol
+from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.points import described, label
 from rdt.policy import Denoiser, Policy
@@ -65,12 +66,13 @@ class Experiment:
     @cached_property
     def evaluator(self) -> Evaluator:
         """The full evaluation on held-out prompts."""
-        return self._evaluator(self.cfg.evaluation.prompts, self.cfg.evaluation.kl_images)
+        overall = [instantiate(measure, _convert_="all") for measure in self.cfg.diversity.get("overall", {}).values()]
+        return self._evaluator(self.cfg.evaluation.prompts, self.cfg.evaluation.kl_images, overall)
 
     @cached_property
     def small_evaluator(self) -> Evaluator:
-        """The evaluation that runs during training: few training prompts, no KL."""
-        return self._evaluator(self.cfg.evaluation.small_prompts, 0, split="train")
+        """The evaluation that runs during training: few training prompts, no KL, too few images to compare sets."""
+        return self._evaluator(self.cfg.evaluation.small_prompts, 0, [], split="train")
 
     @cached_property
     def base(self) -> Denoiser:
@@ -102,7 +104,7 @@ class Experiment:
         limit = instantiate(self.cfg.evaluation.limit, _convert_="all")
         return limit(list(self.evaluator.protocol.prompts), images_per_prompt, self.reward, self.cfg.reward.name)
 
-    def _evaluator(self, prompts: int, kl_images: int, split: str = "held_out") -> Evaluator:
+    def _evaluator(self, prompts: int, kl_images: int, overall: list[Overall], split: str = "held_out") -> Evaluator:
         e, kind = self.cfg.evaluation, self.cfg.diversity
         chosen = subset(prompts=instantiate(self.cfg.prompts[split], _convert_="all"), count=prompts, seed=e.seed)
         protocol = Protocol(chosen, e.images_per_prompt, kl_images, e.batch_size, e.seed, tuple(e.grid))
@@ -113,4 +115,5 @@ class Experiment:
             own | {name: judge for name, judge in judges.items() if name not in own},
             [instantiate(measure, _convert_="all") for measure in kind.measures.values()],
             [instantiate(measure, _convert_="all") for measure in kind.fidelity.values()],
+            overall,
         )

@@ -15,11 +15,14 @@ BASE = {"name": "base"}
 def point(
     done: Evaluation, base: Mapping[str, Tensor] | None, protocol: Protocol, guidance: Mapping[str, Any]
 ) -> Point:
-    """Means and paired differences to the base's per-prompt scores, (P,) each, and the per-prompt values themselves."""
+    """Means and paired differences to the base's per-prompt scores, (P,) each, the values themselves, and totals."""
     made: Point = {"label": label(guidance), "guidance": dict(guidance), "reward": {}, "diversity": {}, "fidelity": {}}
     for name, values in done.scores.items():
         kind, _, short = name.rpartition("/")
         (made[kind] if kind else made)[short] = interval(values, base[name] if base else None)
+    for name, value in done.totals.items():
+        kind, _, short = name.rpartition("/")
+        made[kind][short] = {"mean": value}  # of all images at once: no interval over prompts
     return made | {
         "n_prompts": len(protocol.prompts),
         "n_per_prompt": protocol.images_per_prompt,
