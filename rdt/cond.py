@@ -1,11 +1,13 @@
 """What a network is conditioned on, and the type of everything that answers like one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+MEMORY = 2**30  # bytes of conditions that are kept at hand
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,11 @@ class Cond:
 
     def __len__(self) -> int:
         return len(self.embeds)
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors of what the prompt says."""
+        return sum(x.nbytes for x in (self.embeds, self.pooled) if x is not None)
 
     def __getitem__(self, rows: Any) -> "Cond":
         return self.map(lambda x: x[rows])
@@ -40,3 +47,22 @@ class Cond:
 
 
 Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network output
+
+
+class Conditions:
+    """The conditions of prompts, each encoded once while there is room; the oldest go first."""
+
+    def __init__(self, encode: Callable[[list[str]], Cond]) -> None:
+        self._encode = encode
+        self._known: dict[str, Cond] = {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], device: torch.device) -> Cond:
+        """One row a prompt; encoded alone, since in company the last bits depend on who else is new."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._known:
+                self._known[prompt] = self._encode([prompt])
+        asked = [self._known[prompt].to(device) for prompt in prompts]
+        while len(self._known) > max(1, MEMORY // asked[0].bytes):
+            del self._known[next(iter(self._known))]
+        return Cond.cat(*asked)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.cond import Cond as Cond
+from rdt.cond import Conditions
 from rdt.cond import Denoiser as Denoiser
 from rdt.parts import Adapter as Adapter
 from rdt.parts import Parts as Parts
@@ -24,6 +25,7 @@ class Policy(nn.Module):
     def __init__(self, parts: Parts, adapter: Adapter) -> None:
         super().__init__()
         self.network = parts.network.requires_grad_(False).eval()
+        self._autocast = next(self.network.parameters()).dtype == torch.bfloat16
         self.network.add_adapter(
             LoraConfig(
                 r=adapter.rank,
@@ -37,11 +39,14 @@ class Policy(nn.Module):
         self.process, self.latent_shape = parts.process, parts.latent_shape
         self._parts = parts
         self._views = Views(self.network)
-        self._prompts: dict[str, Cond] = {}
+        self._views.cast_inputs(not self._autocast)
+        self._conditions = Conditions(parts.encode)
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
         self.backward_passes = 0  # of these, those a gradient went back through
         for name, weight in self.network.named_parameters():
             weight.requires_grad_(f".{TUNED}." in name)
+            if weight.requires_grad:
+                weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Output of the frozen base."""
@@ -89,17 +94,19 @@ class Policy(nn.Module):
     def flops_per_pass(self) -> int:
         """Floating-point operations of one pass of one sample, counted once."""
         x = torch.zeros(1, *self.latent_shape, device=self.device)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), eager, self._precision(x), FlopCounterMode(display=False) as counter:
             self._parts.predict(self.network, x, torch.zeros((), device=self.device), self.encode([""]))
         return counter.get_total_flops()
 
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Told what will be asked for, text encoders that are not to stay encode it and go."""
+        with torch.no_grad():
+            self._parts.prepare(prompts)
+
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Conditions of prompts, each encoded once and alone: in company the last bits depend on who else is new."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._prompts:
-                with torch.no_grad():
-                    self._prompts[prompt] = self._parts.encode([prompt])
-        return Cond.cat(*(self._prompts[p].to(self.device) for p in prompts))
+        """Conditions of prompts."""
+        return self._conditions(prompts, self.device)
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""
@@ -131,5 +138,9 @@ class Policy(nn.Module):
         self.passes += len(x)
         if torch.is_grad_enabled() and (view == TUNED or x.requires_grad):
             self.backward_passes += len(x)
-        with self._views.use(view):
+        with self._views.use(view), self._precision(x):
             return self._parts.predict(self.network, x, t, cond)
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        """A half-precision network meets its full-precision adapter under autocast."""
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast)

@@ -109,17 +109,23 @@ class Diffusion(Process):
 class Flow(Process):
     """Rectified flow, x_t = (1 - t) x_0 + t e; the network gives the velocity e - x_0; eta 0 is the ODE."""
 
-    def __init__(self, *, shift: float = 1.0, sampler: str = "sde") -> None:
+    def __init__(self, *, shift: float = 1.0, sampler: str = "sde", last: float | None = None) -> None:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}")
         super().__init__("velocity", SAMPLERS[sampler])
-        self.shift = shift
+        self.shift, self.last = shift, last
 
     def times(self, num_steps: int) -> Tensor:
-        """(T + 1,) from 1 to 0, shifted by t -> shift t / (1 + (shift - 1) t), written so that both ends are exact."""
+        """(T + 1,) from 1 to 0, shifted by t -> shift t / (1 + (shift - 1) t), written so that both ends are exact.
+
+        Even before the shift; with `last` only T of them, down to there, as diffusers samples Stable Diffusion 3.
+        """
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps} must be at least 1")
-        return 1 / (1 + (1 / torch.linspace(1, 0, num_steps + 1) - 1) / self.shift)
+        even = torch.linspace(1, 0, num_steps + 1)
+        if self.last is not None:
+            even = torch.cat([torch.linspace(1, self.last, num_steps), torch.zeros(1)])
+        return 1 / (1 + (1 / even - 1) / self.shift)
 
     def level(self, t: Tensor) -> Tensor:
         return t

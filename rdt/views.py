@@ -19,6 +19,11 @@ class Views:
     def __init__(self, network: nn.Module) -> None:
         self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
 
+    def cast_inputs(self, enabled: bool) -> None:
+        """Whether adapters turn inputs into their own precision, a copy that autocast would undo."""
+        for layer in self.layers:
+            layer.cast_input_dtype_enabled = enabled
+
     @contextmanager
     def use(self, view: str | None) -> Iterator[None]:
         """Run under adapter `view`; None is the bare network."""

@@ -14,6 +14,7 @@ from minimal import minimal
 from rdt.checkpoints import BUNDLE
 from rdt.models import sd3
 from rdt.models.lora import read_lora
+from rdt.models.text import Text
 from rdt.policy import TUNED, Policy
 from rdt.process import Flow
 from rdt.rollout import Noise, replayed, rollout
@@ -111,7 +112,7 @@ def test_a_saved_transformer_is_read_back(tmp_path: Path) -> None:
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     flow.save(network, tmp_path)
-    made = sd3.parts(tmp_path, BUNDLE / "base", "cps")
+    made = sd3.parts(tmp_path, Text(BUNDLE / "base", sd3.KINDS), "cps")
     x, cond = tiny.normal(2, *made.latent_shape), made.encode(["a circle", ""])
     assert made.predict(made.network, x, T, cond).equal(
         network.float().eval()(x, cond.embeds, cond.pooled, 1000 * T)[0]

@@ -1,13 +1,19 @@
-"""The adapter of a run, read back from the file that stock diffusers reads."""
+"""Adapters in files: the run's own, written as stock diffusers and kohya's readers take it, and a consistency LoRA."""
 
 from pathlib import Path
+from typing import Any
 
-from diffusers.utils import convert_unet_state_dict_to_peft
-from torch import Tensor
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from rdt import checkpoints
 from rdt.checkpoints import load_tensors
+from rdt.views import CONSISTENCY
 
 COMPONENTS = ("unet.", "transformer.")  # what diffusers calls the network of a pipeline
+KOHYA = "pytorch_lora_weights_kohya.safetensors"
 
 
 def read_lora(file: Path) -> dict[str, Tensor]:
@@ -17,3 +23,40 @@ def read_lora(file: Path) -> dict[str, Tensor]:
     if foreign or not weights:
         raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
     return convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
+
+
+def save(kind: Any, component: str, weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors` for stock diffusers' `load_lora_weights`, and kohya's file beside it.
+
+    kind is the class of pipeline, component its network's name in it, unet or transformer.
+    """
+    layers = convert_state_dict_to_diffusers(weights) if component == "unet" else weights
+    named = {f"{component}_lora_layers": layers, f"{component}_lora_adapter_metadata": metadata}
+    kind.save_lora_weights(folder, **named)
+    save_file(kohya(component, weights, metadata["lora_alpha"]), Path(folder) / KOHYA)
+
+
+def kohya(component: str, weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """In the names that ComfyUI and its kin read: lora_<component>_<module>.lora_down.weight, lora_up.weight, alpha.
+
+    Without alpha such readers scale by 1; diffusers' own converter writes the rank in its place.
+    """
+    made: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        module, side = key.removesuffix(".weight").rsplit(".", 1)
+        name = f"lora_{component}_{module.replace('.', '_')}"
+        made[f"{name}.{({'lora_A': 'lora_down', 'lora_B': 'lora_up'})[side]}.weight"] = value.contiguous()
+        made[f"{name}.alpha"] = torch.tensor(float(alpha))
+    return made
+
+
+def load_consistency(kind: Any, unet: nn.Module, source: str) -> None:
+    """Put a published LCM LoRA, a file, into a UNet as its frozen consistency adapter."""
+    file = checkpoints.locate(source)
+    try:
+        state, alphas = kind.lora_state_dict(
+            file.parent, weight_name=file.name, unet_config=unet.config, local_files_only=True
+        )
+        kind.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)
+    except Exception as error:  # diffusers and peft raise whatever they trip over
+        raise ValueError(f"consistency adapter {file} does not fit this model: {error}") from None

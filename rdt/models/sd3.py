@@ -1,54 +1,50 @@
-"""Stable Diffusion 3's transformer, a rectified flow: the embedded world's twin, which borrows its base's encoders."""
+"""Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's twin of its base."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from rdt import checkpoints
-from rdt.models.sd15 import image_decoder, token_ids
-from rdt.policy import Adapter, Cond, Parts, Policy
+from rdt.models import lora, pipeline
+from rdt.models.text import Text, encoders
+from rdt.parts import PLAIN, Adapter, Parts, Setup
+from rdt.policy import Cond, Policy
 from rdt.process import Flow
+
+KINDS = ("StableDiffusion3Pipeline", "StableDiffusionPipeline")
+T5 = ("text_encoder_3", "tokenizer_3")
 
 
 def build(
-    *, source: str, companion: str, sampler: str, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool
-) -> Policy:
-    """The policy over the transformer and scheduler in `source`, with text encoder and autoencoder of `companion`."""
-    made = parts(checkpoints.locate(source), checkpoints.locate(companion), sampler)
-    policy = Policy(made, Adapter(rank, alpha, targets))
-    if checkpointing:
-        policy.checkpoint_blocks()
-    return policy
+    *, source: str, sampler: str, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
+    companion: str | None = None, grid: str = "even", tokens: int = 77, t5: bool = True, setup: Setup = PLAIN,
+) -> Policy:  # fmt: skip
+    """The policy over the transformer and scheduler in `source`, with text encoders and autoencoder of `companion`, or
+    its own; without T5 its tokens are zeros, as in training where it was dropped."""
+    texts = ("text_encoder", "text_encoder_2", "text_encoder_3")[: None if t5 else 2]
+    folder = pipeline.located(source, "transformer", "vae", *texts)
+    other = folder if companion is None else pipeline.located(companion, "vae", *texts)
+    made = parts(folder, Text(other, KINDS, tokens, () if t5 else T5), sampler, grid, setup)
+    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
 
 
-def parts(folder: Path, companion: Path, sampler: str) -> Parts:
-    """The pieces of a transformer's folder and of a Stable Diffusion folder with its latents; float32."""
-    network = _load(SD3Transformer2DModel, folder, "transformer")
-    text_encoder, vae = _load(CLIPTextModel, companion, "text_encoder"), _load(AutoencoderKL, companion, "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(companion, subfolder="tokenizer", local_files_only=True)
-    scheduler = FlowMatchEulerDiscreteScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
-
-    def encode(prompts: list[str]) -> Cond:
-        text = text_encoder(token_ids(tokenizer, prompts).to(text_encoder.device))
-        return Cond(text.last_hidden_state, text.pooler_output)
-
+def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:
+    """The pieces of a transformer's folder and of the pipeline folder that reads prompts and has its latents."""
+    network = pipeline.component(SD3Transformer2DModel, folder, "transformer", setup)
+    vae = pipeline.component(AutoencoderKL, text.folder, "vae", setup)
+    known = encoders(text, network, setup)
+    config = network.config
     return Parts(
         network=network,
         predict=predict,
-        process=Flow(shift=scheduler["shift"], sampler=sampler),
-        encode=encode,
-        decode=image_decoder(vae),
-        frozen=nn.ModuleList([text_encoder, vae]),
-        latent_shape=(network.config.in_channels, network.config.sample_size, network.config.sample_size),
+        process=_process(folder, sampler, grid),
+        encode=known.encode,
+        prepare=known.prepare,
+        decode=pipeline.image_decoder(vae, setup),
+        frozen=nn.ModuleList([*known.resident, vae]),
+        latent_shape=pipeline.latent_shape(config.in_channels, config.sample_size, config.patch_size, vae, setup),
         save_lora=save_lora,
     )
 
@@ -56,15 +52,17 @@ def parts(folder: Path, companion: Path, sampler: str) -> Parts:
 def predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The velocity (B, *latent); the network counts time to 1000."""
     timestep = (1000 * t).to(x.device, non_blocking=True).expand(len(x))
-    return network(x, cond.embeds, cond.pooled, timestep, return_dict=False)[0]
+    return network(x.to(network.dtype), cond.embeds, cond.pooled, timestep, return_dict=False)[0]
 
 
-def save_lora(weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
-    """Write `pytorch_lora_weights.safetensors`, which stock diffusers' `load_lora_weights` reads."""
-    StableDiffusion3Pipeline.save_lora_weights(
-        folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata
-    )
+def _process(folder: Path, sampler: str, grid: str) -> Flow:
+    """The scheduler's shift, on its published grid or on an even one."""
+    kind = FlowMatchEulerDiscreteScheduler
+    scheduler = pipeline.read(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
+    ends = {"even": None, "published": scheduler.sigma_min}
+    if grid not in ends:
+        raise ValueError(f"grid={grid} is not one of {', '.join(ends)}")
+    return Flow(shift=scheduler.config.shift, sampler=sampler, last=ends[grid])
 
 
-def _load(model: Any, folder: Path, name: str) -> Any:
-    return model.from_pretrained(folder, subfolder=name, local_files_only=True).float()
+save_lora = partial(lora.save, StableDiffusion3Pipeline, "transformer")

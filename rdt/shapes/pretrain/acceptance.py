@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.models import sd3, sd15
+from rdt.models.text import Text
 from rdt.policy import Adapter, Policy
 from rdt.prompts import subset
 from rdt.rollout import Noise, rollout
@@ -51,8 +52,9 @@ def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterato
     """Every acceptance figure of the bundle in `folder`."""
     oracle = Oracle.load(folder / "oracle.safetensors")
     chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
+    text = Text(folder / "base", sd3.KINDS)
     models = (Model("diffusion", Policy(sd15.parts(folder / "base"), UNUSED), 1.0),
-             Model("flow", Policy(sd3.parts(folder / "flow", folder / "base", "sde"), UNUSED), 0.7))  # fmt: skip
+             Model("flow", Policy(sd3.parts(folder / "flow", text, "sde"), UNUSED), 0.7))  # fmt: skip
     for model in models:
         yield from quality(model, oracle, chosen, images)
     yield Row("reconstructions read right, all attributes", reconstruction(models[0].policy, oracle), 0.99)

@@ -1,0 +1,109 @@
+"""The hub: what the local cache has of a repository, what can be had, and one line where it is neither."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE = 2.5  # seconds for the hub to answer
+
+
+class MissingCheckpoint(FileNotFoundError):
+    """A checkpoint is not there; the message names the file and how to get it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository, or a file in it, at a revision."""
+
+    repo: str
+    revision: str | None  # a branch, tag or commit
+    file: str | None
+
+    @staticmethod
+    def of(name: str) -> Place:
+        """From "owner/name", "owner/name:file", "owner/name@revision" or "owner/name@revision:file"."""
+        whole, _, file = name.partition(":")
+        repo, _, revision = whole.partition("@")
+        return Place(repo, revision or None, file or None)
+
+    def __str__(self) -> str:
+        return (
+            f"hub:{self.repo}" + (f"@{self.revision}" if self.revision else "") + (f":{self.file}" if self.file else "")
+        )
+
+    def missing(self, reason: str) -> MissingCheckpoint:
+        """What to say where it is not there."""
+        words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}"]
+        cure = f"where there is a network run: {' '.join(word for word in words if word)}"
+        return MissingCheckpoint(f"checkpoint {str(self)!r} is not in the local cache: {reason}; {cure}")
+
+
+def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
+    """The local path, downloaded where need be; of a folder only what matches `patterns`."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    silence = _silence(place)
+    how = {"revision": place.revision, "local_files_only": bool(silence), "etag_timeout": PATIENCE}
+    try:
+        if place.file:
+            return Path(hf_hub_download(place.repo, place.file, **how))
+        return Path(snapshot_download(place.repo, allow_patterns=list(patterns) if patterns else None, **how))
+    except Exception as error:  # the hub has a dozen unrelated error types, each several lines long
+        raise place.missing(silence or _reason(error)) from None
+
+
+def reachable(place: Place) -> None:
+    """MissingCheckpoint where the file or folder is neither in the cache nor to be had."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    if place.file and isinstance(try_to_load_from_cache(place.repo, place.file, revision=place.revision), str):
+        return
+    try:
+        snapshot_download(place.repo, revision=place.revision, local_files_only=True)
+    except Exception:  # not in the cache, for one of a dozen reasons
+        silence = _silence(place)
+    else:
+        silence = f"it has no {place.file} there" if place.file else ""
+    if silence:
+        raise place.missing(silence)
+
+
+def _silence(place: Place) -> str:
+    """Why the hub does not give this repository, "" if it does. Downloads retry for 23 s, so this asks first, in a
+    thread because a name lookup knows no timeout."""
+    from huggingface_hub import HfApi
+
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(place.repo, revision=place.revision, timeout=PATIENCE)
+            HfApi().auth_check(place.repo)  # whoever reads about a gated repository may still not read it
+            answers.append("")
+        except Exception as error:
+            answers.append(_reason(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return answers[0] if answers else f"no answer from the hub within {PATIENCE:g} s"
+
+
+def _reason(error: Exception) -> str:
+    """One line; what the hub refuses with a page of text, in words of ours."""
+    from huggingface_hub import errors
+
+    known = {
+        errors.GatedRepoError: "it is gated: accept its licence on its page, then run: hf auth login",
+        errors.RepositoryNotFoundError: "the hub has no such repository, or it is private: then run hf auth login",
+        errors.RevisionNotFoundError: "the repository has no such revision",
+        errors.EntryNotFoundError: "the repository has no such file",
+    }
+    return next((said for kind, said in known.items() if isinstance(error, kind)), None) or _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,122 @@
+"""The text encoders of a pipeline's folder: each kind of pipeline encodes prompts as its own stock class does."""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from rdt.cond import Cond
+from rdt.embeddings import Embeddings, Encode, identity
+from rdt.models.pipeline import declared, read
+from rdt.parts import Setup
+
+Pipeline = Any  # a diffusers pipeline without what images are made with
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where and how prompts become conditions."""
+
+    folder: Path
+    kinds: tuple[str, ...]  # the classes of pipeline it may be
+    tokens: int = 77  # of the T5 encoder, where there is one
+    without: tuple[str, ...] = ()  # components that are left out
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Prompts encoded; the fields are those of `Parts`."""
+
+    encode: Encode
+    prepare: Callable[[Sequence[str]], None]
+    resident: list[nn.Module]  # encoders that stay
+
+
+def encoders(text: Text, network: nn.Module, setup: Setup) -> Encoders:
+    """The encoders themselves, or conditions on disk that are made by them, and then they go."""
+    encode = KINDS[declared(text.folder, *text.kinds)]
+
+    def load(device: torch.device) -> tuple[Encode, list[nn.Module]]:
+        pipeline = _pipeline(text, network, setup)
+        modules = [m.eval() for m in pipeline.components.values() if isinstance(m, nn.Module) and m is not network]
+        return partial(encode, pipeline, text.tokens), [module.to(device) for module in modules]
+
+    if setup.embeddings is None:
+        resident, modules = load(torch.device("cpu"))
+        return Encoders(resident, lambda prompts: None, modules)
+    place = identity(text.folder, setup.precision, text.tokens, text.without)
+    stored = Embeddings(Path(setup.embeddings).expanduser() / place, lambda: load(_fastest())[0])
+    return Encoders(stored, stored.prepare, [])
+
+
+def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """(B, L), padded and cut to what the text encoder takes."""
+    length = tokenizer.model_max_length
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+
+
+def _pipeline(text: Text, network: nn.Module, setup: Setup) -> Pipeline:
+    kind = getattr(diffusers, declared(text.folder, *text.kinds))
+    unneeded = ("unet", "vae", "safety_checker", "feature_extractor", "image_encoder", *text.without)
+    own = inspect.signature(kind.__init__).parameters
+    left_out: dict[str, Any] = {name: None for name in unneeded if name in own}
+    if "transformer" in own:
+        left_out["transformer"] = network  # whose width Stable Diffusion 3 pads to where it has no T5
+    return read(text.folder, "text_encoder", lambda: kind.from_pretrained(
+        text.folder, torch_dtype=setup.dtype, local_files_only=True, **left_out
+    ))  # fmt: skip
+
+
+def _fastest() -> torch.device:
+    """This process's GPU, on which there is still room, or the host."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _one(pipeline: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Stable Diffusion 1.5; the flow twin takes what the prompt says as a whole too."""
+    text = pipeline.text_encoder(token_ids(pipeline.tokenizer, prompts).to(pipeline.text_encoder.device))
+    return Cond(text.last_hidden_state, text.pooler_output)
+
+
+def _two(pipeline: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """SDXL: the empty prompt, guidance's, is zeros where the folder says so."""
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        prompts, device=pipeline.text_encoder.device, do_classifier_free_guidance=False
+    )
+    zero = torch.tensor([pipeline.config.force_zeros_for_empty_prompt and not prompt for prompt in prompts])
+    zero = zero.to(embeds.device)
+    return Cond(embeds.masked_fill(zero[:, None, None], 0), pooled.masked_fill(zero[:, None], 0))
+
+
+def _three(pipeline: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Stable Diffusion 3: two CLIPs side by side, T5's tokens behind them, or zeros where T5 was left out."""
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        prompts, prompts, prompts, device=pipeline.text_encoder.device, do_classifier_free_guidance=False,
+        max_sequence_length=tokens,
+    )  # fmt: skip
+    return Cond(embeds, pooled)
+
+
+def _flux(pipeline: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """FLUX: T5's tokens, and CLIP's word for the whole."""
+    embeds, pooled, _ = pipeline.encode_prompt(
+        prompts, prompts, device=pipeline.text_encoder.device, max_sequence_length=tokens
+    )
+    return Cond(embeds, pooled)
+
+
+KINDS: dict[str, Callable[[Pipeline, int, list[str]], Cond]] = {
+    "StableDiffusionPipeline": _one,
+    "StableDiffusionXLPipeline": _two,
+    "StableDiffusion3Pipeline": _three,
+    "FluxPipeline": _flux,
+}
