@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+import published
 from minimal import minimal
 from rdt.compose import conf_dir
 from rdt.errors import Diverged
@@ -280,10 +281,16 @@ def test_a_reward_stays_frozen_inside_a_training_module(reward):
 # every choice of conf/reward
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, list[str]]:
+    """What a choice needs that the embedded model does not have."""
+    return published.write(tmp_path_factory.mktemp("published"))
+
+
 @pytest.fixture(scope="module", params=CHOICES)
-def chosen(request, tmp_path_factory) -> Reward:
+def chosen(request, given, tmp_path_factory) -> Reward:
     """As a run makes it."""
-    cfg = minimal(tmp_path_factory.mktemp("never") / "out", f"reward={request.param}")
+    cfg = minimal(tmp_path_factory.mktemp("never") / "out", f"reward={request.param}", *given.get(request.param, []))
     return instantiate(cfg.reward.module, _convert_="all").requires_grad_(False)
 
 
@@ -355,9 +362,9 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", [name for name in CHOICES if name != "hps"])  # which every method runs with
-def test_a_run_on_a_choice_ends_with_its_record(name, tmp_path):
+def test_a_run_on_a_choice_ends_with_its_record(name, given, tmp_path):
     """Rewards are reported once each: the optimised one, what it is made of, the judges."""
-    work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, [])))
+    work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, []), *given.get(name, [])))
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     parts = ["hps", "jpeg"] if name == "mixture" else []
     for point in (result["base"], *result["points"]):

@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from rdt.checkpoints import load_tensors, locate
+from rdt.checkpoints import load_tensors
 from rdt.rewards.base import Reward
 from rdt.rewards.open_clip import clip_model
 from rdt.rewards.preprocess import Fit, crop, pad, preprocess
+from rdt.rewards.towers import pinned, recompute, stock, words
 
-TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
-MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 CACHE = 4096  # prompts whose text features are kept
 
 
@@ -23,11 +22,13 @@ class ClipReward(Reward):
     """scale * cos(image, prompt), in float32; text features are computed once per prompt."""
 
     def __init__(
-        self, *, model: CLIPModel, tokenizer: CLIPTokenizer, fit: Fit, clean: Callable[[str], str], scale: float
-    ) -> None:
+        self, *, model: CLIPModel, tokenizer: CLIPTokenizer, fit: Fit, clean: Callable[[str], str], scale: float,
+        interpolation: str = "bicubic",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model.float().eval().requires_grad_(False)
         self.tokenizer, self.fit, self.clean, self.scale = tokenizer, fit, clean, scale
+        self.interpolation = interpolation
         self._cache: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -38,7 +39,7 @@ class ClipReward(Reward):
     def image_features(self, images: Tensor) -> Tensor:
         """Unit image features (B, D) of images in [0, 1]; carries gradient."""
         with torch.autocast(images.device.type, enabled=False):
-            pixels = preprocess(images, self.model.config.vision_config.image_size, self.fit)
+            pixels = preprocess(images, self.model.config.vision_config.image_size, self.fit, self.interpolation)
             return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     def text_features(self, prompts: list[str]) -> Tensor:
@@ -63,24 +64,38 @@ class ClipReward(Reward):
         return F.normalize(self.model.text_projection(hidden[torch.arange(len(ids)), end]), dim=-1)
 
 
-def hps(*, checkpoint: str, tokenizer: str, vision_heads: int, text_heads: int) -> ClipReward:
+# What has a default below came later: the config.yaml of an earlier run, which rdt.evaluate reads, does not have it.
+
+
+def hps(
+    *, checkpoint: str, tokenizer: str, vision_heads: int, text_heads: int,
+    sha256: str | None = None, interpolation: str = "bicubic", checkpointing: bool = False,
+) -> ClipReward:  # fmt: skip
     """HPS v2 or v2.1 (Wu et al. 2023) from its published file: the bare cosine, images padded to a square."""
-    words = _tokenizer(tokenizer)
-    model = clip_model(load_tensors(locate(checkpoint)), vision_heads, text_heads, words.eos_token_id)
-    return ClipReward(model=model, tokenizer=words, fit=pad, clean=open_clip_text, scale=1.0)
+    spoken = words(CLIPTokenizer, tokenizer)
+    model = clip_model(load_tensors(pinned(checkpoint, sha256)), vision_heads, text_heads, spoken.eos_token_id)
+    if checkpointing:
+        recompute(model.vision_model.encoder.layers)
+    return ClipReward(
+        model=model, tokenizer=spoken, fit=pad, clean=open_clip_text, scale=1.0, interpolation=interpolation
+    )
 
 
-def clipscore(*, checkpoint: str, tokenizer: str, scaled: bool) -> ClipReward:
+def clipscore(
+    *, checkpoint: str, tokenizer: str, scaled: bool,
+    sha256: str | None = None, interpolation: str = "bicubic", checkpointing: bool = False,
+) -> ClipReward:  # fmt: skip
     """A CLIPModel folder as CLIPScore (Hessel 2021) or, `scaled` by its logit scale, as PickScore (Kirstain 2023)."""
-    model = CLIPModel.from_pretrained(locate(checkpoint, MODEL_FILES), local_files_only=True)
+    model = stock(CLIPModel, checkpoint, sha256)
+    if checkpointing:
+        recompute(model.vision_model.encoder.layers)
     scale = model.logit_scale.exp().item() if scaled else 1.0
-    return ClipReward(model=model, tokenizer=_tokenizer(tokenizer), fit=crop, clean=str, scale=scale)
+    return ClipReward(
+        model=model, tokenizer=words(CLIPTokenizer, tokenizer), fit=crop, clean=str, scale=scale,
+        interpolation=interpolation,
+    )  # fmt: skip
 
 
 def open_clip_text(text: str) -> str:
     """The text as open_clip cleans it, which the tokenizer of transformers does not."""
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-
-
-def _tokenizer(source: str) -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(locate(source, TOKENIZER_FILES), local_files_only=True)
