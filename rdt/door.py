@@ -8,13 +8,14 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import checkpoints, curve, folder
+from rdt import checkpoints, curve, folder, offers
 from rdt.errors import UsageError
 from rdt.folder import writable as writable
 from rdt.plan import gpus, leaves, sources
 
 CHOICES = {
     "precision": ("fp32", "bf16"),
+    "reward.interpolation": ("bicubic", "bilinear"),
     "method.look_ahead": ("consistency", "tweedie", "n_step"),
     "method.replay": ("prioritized", "uniform", "on_policy"),
     "guidance.schedule": ("linear", "power", "step", "constant"),
@@ -27,10 +28,7 @@ POSITIVE = ("iterations", "batch_size", "devices", "num_nodes", "model.sampling.
 
 def check(cfg: DictConfig, hydra_config: Any) -> None:
     """Resolve the config in place; UsageError, in one line with the key and the value, where it cannot be run."""
-    for key in _unset(cfg):
-        raise UsageError(f"{key}=??? has no default; give {key}=...")
-    types(cfg, hydra_config)
-    OmegaConf.resolve(cfg)
+    resolve(cfg, hydra_config)
     _positive(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
@@ -40,6 +38,15 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
         if key in cfg.prompts:
             _prompts(f"prompts.{key}", Path(cfg.prompts[key]))
     folder.check(cfg, Path(cfg.output_dir))
+
+
+def resolve(cfg: DictConfig, hydra_config: Any) -> None:
+    """Resolve the config in place; UsageError where a value is not there or not of its type."""
+    for key in _unset(cfg):
+        raise UsageError(f"{key}=??? has no default; give {key}=...")
+    types(cfg, hydra_config)
+    offers.check(cfg, hydra_config.job.config_name)
+    OmegaConf.resolve(cfg)
 
 
 def types(cfg: DictConfig, hydra_config: Any) -> None:

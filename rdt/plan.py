@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rdt.curve import modules
 
 SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity")
-CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "oracle", "consistency", "companion")
+CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "backbone", "heads", "oracle", "consistency", "companion")
 
 
 def plan(cfg: DictConfig) -> str:
@@ -25,18 +25,25 @@ def plan(cfg: DictConfig) -> str:
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         f" {s.num_steps} sampling steps" + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
-        *(f"needs {key}: {source} (found)" for key, source in sources(cfg)),
+        *(f"needs {key}: {source} (found{_pin(cfg, key)})" for key, source in sources(cfg)),
         "dry run: nothing was loaded or written",
     ]
     return "\n".join(lines)
 
 
 def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """Every checkpoint the config names, by key."""
+    """Every checkpoint the config names, by the first key of a section that does."""
     for section in SECTIONS:
-        for key, value in leaves(OmegaConf.select(cfg, section), f"{section}."):
-            if key.rpartition(".")[2] in CHECKPOINT_KEYS and value is not None:
-                yield key, value
+        named = [(key, value) for key, value in leaves(OmegaConf.select(cfg, section), f"{section}.")
+                 if key.rpartition(".")[2] in CHECKPOINT_KEYS and value is not None]  # fmt: skip
+        yield from ((key, value) for value, key in {value: key for key, value in reversed(named)}.items())
+
+
+def _pin(cfg: DictConfig, key: str) -> str:
+    """The digest that stands beside a checkpoint."""
+    section, _, name = key.rpartition(".")
+    digest = OmegaConf.select(cfg, f"{section}.sha256") if name == "checkpoint" else None
+    return f"; loading it checks sha256={digest}" if digest else ""
 
 
 def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any]]:
