@@ -16,6 +16,7 @@ from rdt.methods.base import Method
 from rdt.points import described, label
 from rdt.policy import Denoiser, Policy
 from rdt.prompts import PromptData, PromptStream, subset
+from rdt.rewards.affine import Affine
 from rdt.rewards.base import Reward
 from rdt.rollout import Sampling
 
@@ -49,9 +50,10 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
+        own = self.cfg.reward  # of a run before there were these keys, without them
         return instantiate(self.cfg.method.module)(
             policy=self.policy,
-            reward=self.reward,
+            reward=Affine(self.reward, scale=own.get("scale", 1.0), offset=own.get("offset", 0.0)),
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             seed=self.cfg.seed,
