@@ -34,9 +34,11 @@ def plan(cfg: DictConfig) -> str:
 def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
     """Every checkpoint the config names, by the first key of a section that does."""
     for section in SECTIONS:
-        named = [(key, value) for key, value in leaves(OmegaConf.select(cfg, section), f"{section}.")
-                 if key.rpartition(".")[2] in CHECKPOINT_KEYS and value is not None]  # fmt: skip
-        yield from ((key, value) for value, key in {value: key for key, value in reversed(named)}.items())
+        seen = {None}
+        for key, value in leaves(OmegaConf.select(cfg, section), f"{section}."):
+            if key.rpartition(".")[2] in CHECKPOINT_KEYS and value not in seen:
+                seen.add(value)
+                yield key, value
 
 
 def _pin(cfg: DictConfig, key: str) -> str:

@@ -45,7 +45,8 @@ def lpips_files(tmp_path_factory):
                 heads[f"lin{len(heads)}.model.1.weight"] = torch.rand(1, width, 1, 1, generator=noise)
         torch.save(trunk, folder / f"{network}.pth")
         torch.save(heads, folder / f"{network}_heads.pth")
-        made[network] = {"backbone": str(folder / f"{network}.pth"), "checkpoint": str(folder / f"{network}_heads.pth")}
+        files = {"checkpoint": str(folder / f"{network}.pth"), "heads": str(folder / f"{network}_heads.pth")}
+        made[network] = files | {"sha256": None, "size": None}
     return made
 
 
@@ -99,7 +100,7 @@ def test_embedders_are_frozen_shared_and_blind_to_batches(folders, name, monkeyp
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_wrong_with_a_folder_is_one_line(folders, name, tmp_path):
     other = next(folder for key, folder in folders.items() if key != name)
-    with pytest.raises(ValueError, match=r"is no (CLIPModel|Dinov2Model)") as error:
+    with pytest.raises(ValueError, match=r"CLIPModel|Dinov2Model") as error:
         LOADERS[name](checkpoint=str(other))
     assert "\n" not in str(error.value)
     with pytest.raises(MissingCheckpoint, match="no file"):
@@ -122,7 +123,7 @@ def test_a_crop_that_clip_cannot_take_is_refused(folders, tmp_path):
 
 def reference_lpips(network, files, x, y):
     """LPIPS from its definition, through a plain stack of torch's layers."""
-    trunk, heads = torch.load(files["backbone"]), torch.load(files["checkpoint"])
+    trunk, heads = torch.load(files["checkpoint"]), torch.load(files["heads"])
     layout, total = lpips.NETWORKS[network], 0.0
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     both = [((2 * z - 1) - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for z in (x, y)]
@@ -161,7 +162,7 @@ def test_lpips_is_the_packages(lpips_files, network, monkeypatch):
     embedder = lpips.lpips(network=network, **lpips_files[network])
     pictures = images(2, 3, 70, 66)
     theirs = package.LPIPS(net=network, pretrained=False, pnet_rand=True, verbose=False).eval()
-    trunk, heads = (torch.load(lpips_files[network][key]) for key in ("backbone", "checkpoint"))
+    trunk, heads = (torch.load(lpips_files[network][key]) for key in ("checkpoint", "heads"))
     layers = {
         f"{n}.{kind}": layer for n in range(1, 6) for kind, layer in getattr(theirs.net, f"slice{n}").named_children()
     }
@@ -194,11 +195,18 @@ def test_lpips_says_what_does_not_fit(lpips_files, tmp_path):
     with pytest.raises(ValueError, match=r"lacks the key 'features\.2\.weight'"):
         lpips.lpips(network="vgg", **files)
     with pytest.raises(ValueError, match=r"heads do not fit the network: 3 weights for 4 channels of features\.0"):
-        lpips.lpips(network="alex", backbone=files["backbone"], checkpoint=lpips_files["vgg"]["checkpoint"])
-    heads = torch.load(files["checkpoint"]) | {"lin1.model.1.weight": -torch.ones(1, 6, 1, 1)}
+        lpips.lpips(network="alex", **files | {"heads": lpips_files["vgg"]["heads"]})
+    heads = torch.load(files["heads"]) | {"lin1.model.1.weight": -torch.ones(1, 6, 1, 1)}
     save_file(heads, tmp_path / "heads.safetensors")
     with pytest.raises(ValueError, match="head 1 has the negative weight -1"):
-        lpips.lpips(network="alex", backbone=files["backbone"], checkpoint=str(tmp_path / "heads.safetensors"))
+        lpips.lpips(network="alex", **files | {"heads": str(tmp_path / "heads.safetensors")})
+    with pytest.raises(ValueError, match="it is another file"):
+        lpips.lpips(network="alex", **files | {"sha256": "0" * 64})
+
+
+def test_lpips_can_squeeze_first(lpips_files):
+    squeezed = lpips.lpips(network="alex", **lpips_files["alex"] | {"size": 70})
+    assert squeezed(images(2, 3, 96, 80)).shape == squeezed(images(2, 3, 70, 70)).shape
 
 
 @pytest.mark.skipif(importlib.util.find_spec("dreamsim") is not None, reason="the package is there")

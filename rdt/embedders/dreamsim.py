@@ -1,6 +1,7 @@
 """DreamSim (Fu et al. 2023), through its own package, the extra `dreamsim`, which fetches its weights itself."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,5 +32,5 @@ def dreamsim(*, kind: str, folder: str) -> DreamSim:
         raise ValueError(
             f"diversity by DreamSim needs a package that is not there ({error}): pip install 'rdt[dreamsim]'"
         ) from None
-    model, _ = load(pretrained=True, device="cpu", cache_dir=folder, dreamsim_type=kind)
+    model, _ = load(pretrained=True, device="cpu", cache_dir=str(Path(folder).expanduser()), dreamsim_type=kind)
     return DreamSim(model)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rdt.checkpoints import load_tensors, locate
 from rdt.embedders.base import Embedder
+from rdt.rewards.towers import pinned
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
 TINY = 1e-10
@@ -40,9 +41,11 @@ NETWORKS = {
 class Lpips(Embedder):
     """Features (n, D) where D grows with the image; sizes of the layers are read from the weights."""
 
-    def __init__(self, layout: Layout, backbone: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
+    def __init__(
+        self, layout: Layout, backbone: dict[str, Tensor], heads: dict[str, Tensor], size: int | None = None
+    ) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.size = layout, size
         self.convolutions = nn.ModuleDict({str(i): _convolution(backbone, i, *how) for i, how in _places(layout)})
         weights = [_head(heads, layer) for layer in range(len(layout.tapped))]
         self.heads = nn.ParameterDict({str(i): w for i, w in zip(layout.tapped, weights, strict=True)})
@@ -53,6 +56,8 @@ class Lpips(Embedder):
         self.requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
+        if self.size is not None:
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
         shift, scale = (images.new_tensor(values)[:, None, None] for values in (SHIFT, SCALE))
         x, seen = (2 * images - 1 - shift) / scale, []
         for place, _ in _places(self.layout):
@@ -66,11 +71,15 @@ class Lpips(Embedder):
 
 
 @lru_cache
-def lpips(*, network: str, backbone: str, checkpoint: str) -> Lpips:
-    """LPIPS 0.1 on `network` alex or vgg: its ImageNet file, of which the classifier is not read, and the heads."""
+def lpips(*, network: str, checkpoint: str, sha256: str | None, heads: str, size: int | None) -> Lpips:
+    """LPIPS 0.1 on `network` alex or vgg: its ImageNet file, which sha256 pins, and LPIPS's own heads.
+
+    Images are squeezed to `size` pixels a side before, as they are where it is None.
+    """
     if network not in NETWORKS:
         raise ValueError(f"network={network!r} is not one of {', '.join(NETWORKS)}")
-    return Lpips(NETWORKS[network], load_tensors(locate(backbone)), load_tensors(locate(checkpoint)))
+    backbone = load_tensors(pinned(checkpoint, sha256))
+    return Lpips(NETWORKS[network], backbone, load_tensors(locate(heads)), size)
 
 
 def _places(layout: Layout) -> list[tuple[int, tuple[int, int]]]:

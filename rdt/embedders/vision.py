@@ -6,16 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, Dinov2Model
 
 from rdt.checkpoints import MissingCheckpoint, locate
 from rdt.embedders.base import Embedder
+from rdt.rewards.towers import stock
 
 PREPROCESSOR = "preprocessor_config.json"
-FILES = ("config.json", PREPROCESSOR, "*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,9 @@ def dinov2(*, checkpoint: str) -> Dinov2:
 
 
 def _loaded(kind: Any, checkpoint: str) -> tuple[Any, Preprocessing]:
-    """The frozen model and its preprocessing; ValueError where the folder holds another model or only part of one."""
-    folder = locate(checkpoint, FILES)
-    preprocessing = Preprocessing.read(folder)
-    try:
-        model, found = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except Exception as error:  # transformers raises whatever it trips over
-        said = str(error).strip().partition("\n")[0]
-        raise ValueError(f"checkpoint {checkpoint!r} is no {kind.__name__}: {said}") from None
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"checkpoint {checkpoint!r} is no {kind.__name__}: it lacks {len(missing)}, first {missing[0]}"
-        )
-    return model.eval().requires_grad_(False), preprocessing
+    """The frozen model and its preprocessing."""
+    preprocessing = Preprocessing.read(locate(checkpoint, (PREPROCESSOR,)))
+    return stock(kind, checkpoint, None).eval().requires_grad_(False), preprocessing
 
 
 def _side(size: int | dict[str, int], key: str) -> int:
