@@ -93,12 +93,11 @@ def _curve(points: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = 2000) -> Interval:
-    """Mean of values (P,) or (S, P) and its 95 % percentile interval over prompts P (and runs S, resampled too)."""
+    """Mean of values (P,) or (S, P) and its 95 % interval over prompts P and, where there are several, runs S."""
     v = np.atleast_2d(np.asarray(values, dtype=float))
     if v.ndim != 2 or v.size == 0 or not np.isfinite(v).all():
         raise ValueError(f"values has shape {v.shape}, finite={np.isfinite(v).all()}; want finite (P,) or (S, P)")
-    runs, prompts = v.shape
-    return interval(float(v.mean()), Draws(runs, prompts, seed, resamples).means(v))
+    return interval(float(v.mean()), Draws(*v.shape, seed, resamples).means(v))
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:
@@ -109,15 +108,28 @@ def interval(value: float, resampled: np.ndarray) -> Interval:
 
 
 class Draws:
-    """Bootstrap resamples of S runs and P prompts, the same for everything that is to be compared."""
+    """Multiplier bootstrap of S runs and P prompts: one set of weights for everything that is to be compared.
+
+    The multipliers make a mean of n vary as Student's t of n - 1 degrees: resampling 3 runs covers 80 %, this 95 %.
+    What run and prompt do together counts in both, so that where it dominates intervals are wide, not narrow.
+    """
 
     def __init__(self, runs: int, prompts: int, seed: int, resamples: int = 2000) -> None:
         rng = np.random.default_rng(seed)
-        self.runs, self.prompts = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (runs, prompts))
+        self.runs, self.prompts = (_weights(rng, n, resamples) for n in (runs, prompts))
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(resamples,) means of values (S, P)."""
-        return ((self.runs @ values) * self.prompts).sum(1)
+        return self.runs @ values.mean(1) + self.prompts @ values.mean(0) - values.mean()
+
+
+def _weights(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+    """(resamples, n), each of sum 1; a single run has no spread to tell of."""
+    if n == 1:
+        return np.ones((resamples, 1))
+    normal = rng.standard_normal((resamples, n))
+    student = (normal - normal.mean(1, keepdims=True)) * np.sqrt((n - 1) / rng.chisquare(n - 1, (resamples, 1)))
+    return 1 / n + student / np.sqrt(n * (n - 1))
 
 
 def paired_difference(values: ArrayLike, base: ArrayLike, seed: int) -> Interval:
