@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rdt import checkpoints
 from rdt.checkpoints import load_tensors
+from rdt.errors import flat
 from rdt.views import CONSISTENCY
 
 COMPONENTS = ("unet.", "transformer.")  # what diffusers calls the network of a pipeline
@@ -58,5 +59,7 @@ def load_consistency(kind: Any, unet: nn.Module, source: str) -> None:
             file.parent, weight_name=file.name, unet_config=unet.config, local_files_only=True
         )
         kind.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)
+        if not any(f".{CONSISTENCY}." in name for name, _ in unet.named_parameters()):
+            raise ValueError("none of its tensors belongs to a LoRA")
     except Exception as error:  # diffusers and peft raise whatever they trip over
-        raise ValueError(f"consistency adapter {file} does not fit this model: {error}") from None
+        raise ValueError(f"consistency adapter {file} does not fit this model: {flat(error)[:200]}") from None
