@@ -1,9 +1,9 @@
-"""The `rdt` command: `rdt run ...`, `rdt evaluate ...`, `rdt report ...`, `rdt sample ...`."""
+"""The `rdt` command: `rdt run ...`, `rdt evaluate ...`, `rdt report ...`, `rdt sample ...`, `rdt serve ...`."""
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "evaluate", "report", "sample")
+COMMANDS = ("run", "evaluate", "report", "sample", "serve")
 
 
 def main() -> None:

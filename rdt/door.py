@@ -16,6 +16,7 @@ from rdt.plan import gpus, leaves, sources
 CHOICES = {
     "precision": ("fp32", "bf16"),
     "reward.interpolation": ("bicubic", "bilinear"),
+    "reward.format": ("png", "float32"),
     "method.look_ahead": ("consistency", "tweedie", "n_step"),
     "method.replay": ("prioritized", "uniform", "on_policy"),
     "guidance.schedule": ("linear", "power", "step", "constant"),
@@ -28,7 +29,8 @@ POSITIVE = ("iterations", "batch_size", "devices", "num_nodes", "model.sampling.
 
 def check(cfg: DictConfig, hydra_config: Any) -> None:
     """Resolve the config in place; UsageError, in one line with the key and the value, where it cannot be run."""
-    resolve(cfg, hydra_config)
+    given(cfg, hydra_config)
+    OmegaConf.resolve(cfg)
     _positive(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
@@ -40,13 +42,12 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     folder.check(cfg, Path(cfg.output_dir))
 
 
-def resolve(cfg: DictConfig, hydra_config: Any) -> None:
-    """Resolve the config in place; UsageError where a value is not there or not of its type."""
+def given(cfg: DictConfig, hydra_config: Any) -> None:
+    """UsageError where a value is missing, is not of its type, or is one that the chosen model does not have."""
     for key in _unset(cfg):
         raise UsageError(f"{key}=??? has no default; give {key}=...")
     types(cfg, hydra_config)
     offers.check(cfg, hydra_config.job.config_name)
-    OmegaConf.resolve(cfg)
 
 
 def types(cfg: DictConfig, hydra_config: Any) -> None:

@@ -18,7 +18,10 @@ GROUPS = (
     "method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "trainer", "logger",
     "experiment",
 )  # fmt: skip
-GIVEN = {"prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"]}
+GIVEN = {
+    "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
+    "reward=remote": ["reward.url=http://127.0.0.1:8000"],
+}
 
 
 def choices(group):

@@ -1,6 +1,8 @@
 """Rewards: the preprocessing against PIL, the published layout against CLIPModel, and what holds of every choice."""
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from rdt.rewards import clip
 from rdt.rewards.base import Reward, check_images
 from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
 from rdt.rewards.preprocess import MEAN, STD, crop, pad, preprocess
+from rdt.rewards.server import Server
 from rdt.shapes.pretrain import annotator, preference
 from rdt.shapes.render import render
 from rdt.shapes.tokenizer import LENGTH, build
@@ -282,9 +285,16 @@ def test_a_reward_stays_frozen_inside_a_training_module(reward):
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory) -> dict[str, list[str]]:
-    """What a choice needs that the embedded model does not have."""
-    return published.write(tmp_path_factory.mktemp("published"))
+def given(tmp_path_factory) -> Iterator[dict[str, list[str]]]:
+    """What a choice needs that the embedded model does not have; the remote one is the bundled one, served."""
+    folder = tmp_path_factory.mktemp("published")
+    served = Server(instantiate(minimal(folder / "never").reward.module, _convert_="all"), "cpu", "127.0.0.1", 0)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield published.write(folder) | {"remote": [f"reward.url=http://127.0.0.1:{served.server_address[1]}"]}
+    served.shutdown()
+    served.server_close()
 
 
 @pytest.fixture(scope="module", params=CHOICES)
@@ -357,6 +367,7 @@ def test_a_choice_does_not_hide_what_is_not_finite(chosen, pictures):
 RUNS = {
     "jpeg": ["method=sqdf", LIMIT],
     "gold": ["method=grpo", "method.group=2", LIMIT],
+    "remote": ["method=grpo", "method.group=2"],
     "mixture": ["method=sqdf"],
 }
 
