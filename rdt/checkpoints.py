@@ -17,11 +17,11 @@ BUNDLE = Path(__file__).parent / "shapes" / "weights"
 
 def locate(source: str, patterns: tuple[str, ...] | None = None) -> Path:
     """The local path of "bundled:name", "hub:owner/name" (a folder, only its files that match `patterns`),
-    "hub:owner/name:file", either with @revision behind the name, or a plain path; MissingCheckpoint if it cannot be
-    had."""
+    "hub:owner/name:file", either with @revision behind the name, the same of a data set with "dataset:", or a plain
+    path; MissingCheckpoint if it cannot be had."""
     scheme, _, rest = source.partition(":")
-    if scheme == "hub":
-        return hub.fetched(hub.Place.of(rest), patterns)
+    if scheme in hub.SCHEMES:
+        return hub.fetched(hub.Place.of(rest, hub.SCHEMES[scheme]), patterns)
     path, cure = (BUNDLE / rest, _REBUILD) if scheme == "bundled" else (Path(source), _CURE)
     if not path.exists():
         raise MissingCheckpoint(f"checkpoint {source!r}: no file {path}; {cure}")
@@ -35,8 +35,8 @@ _CURE = "give an existing path, bundled:<file>, hub:<owner>/<name>[@revision] or
 def check(source: str) -> None:
     """MissingCheckpoint where `locate` would fail, ValueError on a broken safetensors file; nothing is loaded."""
     scheme, _, rest = source.partition(":")
-    if scheme == "hub":
-        return hub.reachable(hub.Place.of(rest))
+    if scheme in hub.SCHEMES:
+        return hub.reachable(hub.Place.of(rest, hub.SCHEMES[scheme]))
     path = locate(source)
     for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
         if file.suffix == ".safetensors":

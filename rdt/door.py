@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import checkpoints, curve, folder, offers
+from rdt import checkpoints, curve, folder, offers, prompt_sets
 from rdt.errors import UsageError
 from rdt.folder import writable as writable
 from rdt.plan import gpus, leaves, sources
@@ -34,11 +34,9 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     _positive(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
+    _prompts(cfg.prompts)
     for _, source in sources(cfg):
         checkpoints.check(source)
-    for key in ("train_file", "held_out_file"):
-        if key in cfg.prompts:
-            _prompts(f"prompts.{key}", Path(cfg.prompts[key]))
     folder.check(cfg, Path(cfg.output_dir))
 
 
@@ -121,12 +119,23 @@ def _devices(cfg: DictConfig) -> None:
             raise UsageError(f"evaluation.{key}={count} is fewer than the {world} devices; take {world} or more")
 
 
-def _prompts(key: str, file: Path) -> None:
-    if not file.is_file():
-        raise UsageError(f"{key}={file} does not exist; give a text file, one prompt per line")
-    try:
-        empty = not file.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise UsageError(f"{key}={file} is not UTF-8 text; give a text file, one prompt per line") from None
-    if empty:
-        raise UsageError(f"{key}={file} is empty; give one prompt per line")
+def _prompts(sets: DictConfig) -> None:
+    """What the files here hold is read; of those on the hub `sources` says whether they can be had."""
+    read = {}
+    for section, part in _sections(sets):
+        if "path" in part and not part.path.startswith("dataset:"):
+            named = next((key for key, value in sets.items() if value == part.path), f"{section}.path")
+            try:
+                read[section] = prompt_sets.from_file(path=part.path, key=part.get("key"))
+            except (ValueError, OSError) as error:
+                raise UsageError(f"prompts.{named}={error}") from None
+    if read.keys() == {"train", "held_out"}:
+        prompt_sets.apart(**read)
+
+
+def _sections(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Sections below a section, by dotted key."""
+    for key in node:
+        if isinstance(node[key], DictConfig):
+            yield f"{prefix}{key}", node[key]
+            yield from _sections(node[key], f"{prefix}{key}.")

@@ -15,6 +15,7 @@ from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.points import described, label
 from rdt.policy import Denoiser, Policy
+from rdt.prompt_sets import apart
 from rdt.prompts import PromptData, PromptStream, subset
 from rdt.rewards.affine import Affine
 from rdt.rewards.base import Reward
@@ -61,8 +62,15 @@ class Experiment:
         )
 
     @cached_property
+    def prompt_sets(self) -> dict[str, list[str]]:
+        """The training and the held-out prompts; ValueError where they share one."""
+        sets = {name: instantiate(self.cfg.prompts[name], _convert_="all") for name in ("train", "held_out")}
+        apart(**sets)
+        return sets
+
+    @cached_property
     def data(self) -> PromptData:
-        prompts = instantiate(self.cfg.prompts.train, _convert_="all")
+        prompts = self.prompt_sets["train"]
         return PromptData(PromptStream(prompts, self.method.prompts_per_iteration, self.cfg.iterations, self.cfg.seed))
 
     @cached_property
@@ -108,7 +116,7 @@ class Experiment:
 
     def _evaluator(self, prompts: int, kl_images: int, overall: list[Overall], split: str = "held_out") -> Evaluator:
         e, kind = self.cfg.evaluation, self.cfg.diversity
-        chosen = subset(prompts=instantiate(self.cfg.prompts[split], _convert_="all"), count=prompts, seed=e.seed)
+        chosen = subset(prompts=self.prompt_sets[split], count=prompts, seed=e.seed)
         protocol = Protocol(chosen, e.images_per_prompt, kl_images, e.batch_size, e.seed, tuple(e.grid))
         own = {self.cfg.reward.name: self.reward} | self.reward.components
         judges = {name: instantiate(judge, _convert_="all") for name, judge in e.judges.items()}

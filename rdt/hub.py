@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 2.5  # seconds for the hub to answer
+SCHEMES = {"hub": "model", "dataset": "dataset"}  # of a source -> what its repository holds
+ABSENT = "the repository has no such file"
 
 
 class MissingCheckpoint(FileNotFoundError):
@@ -20,24 +23,26 @@ class Place:
     repo: str
     revision: str | None  # a branch, tag or commit
     file: str | None
+    kind: str = "model"  # or dataset
 
     @staticmethod
-    def of(name: str) -> Place:
+    def of(name: str, kind: str = "model") -> Place:
         """From "owner/name", "owner/name:file", "owner/name@revision" or "owner/name@revision:file"."""
         whole, _, file = name.partition(":")
         repo, _, revision = whole.partition("@")
-        return Place(repo, revision or None, file or None)
+        return Place(repo, revision or None, file or None, kind)
 
     def __str__(self) -> str:
-        return (
-            f"hub:{self.repo}" + (f"@{self.revision}" if self.revision else "") + (f":{self.file}" if self.file else "")
-        )
+        scheme = next(scheme for scheme, kind in SCHEMES.items() if kind == self.kind)
+        return f"{scheme}:{self.repo}" + f"@{self.revision}" * bool(self.revision) + f":{self.file}" * bool(self.file)
 
     def missing(self, reason: str) -> MissingCheckpoint:
         """What to say where it is not there."""
-        words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}"]
+        kind = self.kind != "model" and f"--repo-type {self.kind}"
+        words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}", kind]
         cure = f"where there is a network run: {' '.join(word for word in words if word)}"
-        return MissingCheckpoint(f"checkpoint {str(self)!r} is not in the local cache: {reason}; {cure}")
+        what = "checkpoint" if self.kind == "model" else "data set"
+        return MissingCheckpoint(f"{what} {str(self)!r} is not in the local cache: {reason}; {cure}")
 
 
 def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
@@ -45,53 +50,68 @@ def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     silence = _silence(place)
-    how = {"revision": place.revision, "local_files_only": bool(silence), "etag_timeout": PATIENCE}
+    how = {
+        "revision": place.revision,
+        "repo_type": place.kind,
+        "local_files_only": bool(silence),
+        "etag_timeout": PATIENCE,
+    }
     try:
         if place.file:
             return Path(hf_hub_download(place.repo, place.file, **how))
         return Path(snapshot_download(place.repo, allow_patterns=list(patterns) if patterns else None, **how))
     except Exception as error:  # the hub has a dozen unrelated error types, each several lines long
-        raise place.missing(silence or _reason(error)) from None
+        raise place.missing(silence or reason(error)) from None
 
 
 def reachable(place: Place) -> None:
     """MissingCheckpoint where the file or folder is neither in the cache nor to be had."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
-
-    if place.file and isinstance(try_to_load_from_cache(place.repo, place.file, revision=place.revision), str):
-        return
-    try:
-        snapshot_download(place.repo, revision=place.revision, local_files_only=True)
-    except Exception:  # not in the cache, for one of a dozen reasons
-        silence = _silence(place)
-    else:
-        silence = f"it has no {place.file} there" if place.file else ""
-    if silence:
+    if not _cached(place) and (silence := _silence(place)):
         raise place.missing(silence)
 
 
+def _cached(place: Place) -> bool:
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    how = {"revision": place.revision, "repo_type": place.kind}
+    if place.file:
+        return isinstance(try_to_load_from_cache(place.repo, place.file, **how), str)
+    try:
+        return bool(snapshot_download(place.repo, local_files_only=True, **how))
+    except Exception:  # not in the cache, for one of a dozen reasons
+        return False
+
+
 def _silence(place: Place) -> str:
-    """Why the hub does not give this repository, "" if it does. Downloads retry for 23 s, so this asks first, in a
+    """Why the hub does not give this, "" if it does. Downloads retry for 23 s, so this asks first, in a
     thread because a name lookup knows no timeout."""
     from huggingface_hub import HfApi
 
+    def ask() -> None:
+        HfApi().model_info(place.repo, revision=place.revision, timeout=PATIENCE)
+        HfApi().auth_check(place.repo)  # whoever reads about a gated repository may still not read it
+
+    return answered(ask)
+
+
+def answered(ask: Callable[[], object]) -> str:
+    """What went wrong with a question to the hub, "" where nothing did."""
     answers: list[str] = []
 
-    def ask() -> None:
+    def asked() -> None:
         try:
-            HfApi().model_info(place.repo, revision=place.revision, timeout=PATIENCE)
-            HfApi().auth_check(place.repo)  # whoever reads about a gated repository may still not read it
+            ask()
             answers.append("")
         except Exception as error:
-            answers.append(_reason(error))
+            answers.append(reason(error))
 
-    asking = threading.Thread(target=ask, daemon=True)
+    asking = threading.Thread(target=asked, daemon=True)
     asking.start()
     asking.join(PATIENCE)
     return answers[0] if answers else f"no answer from the hub within {PATIENCE:g} s"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """One line; what the hub refuses with a page of text, in words of ours."""
     from huggingface_hub import errors
 
@@ -99,7 +119,7 @@ def _reason(error: Exception) -> str:
         errors.GatedRepoError: "it is gated: accept its licence on its page, then run: hf auth login",
         errors.RepositoryNotFoundError: "the hub has no such repository, or it is private: then run hf auth login",
         errors.RevisionNotFoundError: "the repository has no such revision",
-        errors.EntryNotFoundError: "the repository has no such file",
+        errors.EntryNotFoundError: ABSENT,
     }
     return next((said for kind, said in known.items() if isinstance(error, kind)), None) or _first_line(error)
 

@@ -9,8 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.curve import modules
 
-SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity")
-CHECKPOINT_KEYS = ("source", "checkpoint", "tokenizer", "backbone", "heads", "oracle", "consistency", "companion")
+SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity", "prompts")
+CHECKPOINT_KEYS = (
+    "source", "checkpoint", "tokenizer", "backbone", "heads", "oracle", "consistency", "companion", "path",
+)  # fmt: skip
 
 
 def plan(cfg: DictConfig) -> str:

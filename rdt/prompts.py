@@ -1,14 +1,14 @@
-"""Prompt sets, and the stream of prompts that training draws from them."""
+"""The stream of prompts that training draws from a prompt set, and the few that an evaluation takes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from rdt.prompt_sets import from_file as from_file
 from rdt.randomness import generator
 
 
@@ -18,17 +18,6 @@ class Batch:
 
     iteration: int
     prompts: list[str]
-
-
-def from_file(*, path: str) -> list[str]:
-    """One prompt per line of a text file; blank lines are skipped."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"prompts file {path!r} does not exist; give a text file with one prompt per line")
-    prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"prompts file {path!r} is empty; give one prompt per line")
-    return prompts
 
 
 def subset(*, prompts: Sequence[str], count: int, seed: int) -> list[str]:

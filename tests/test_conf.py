@@ -20,6 +20,7 @@ GROUPS = (
 )  # fmt: skip
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
+    "prompts=hub": ["prompts.data=dataset:owner/name:prompts.jsonl", "prompts.key=prompt"],
     "reward=remote": ["reward.url=http://127.0.0.1:8000"],
 }
 

@@ -97,6 +97,24 @@ def test_a_prompts_file_without_prompts_is_one_line(command, tmp_path, content, 
     refused(answer, f"prompts.held_out_file={bad}", words, "one prompt per line")
 
 
+def test_prompts_that_are_held_out_and_trained_on_are_one_line(command, tmp_path):
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.txt"
+    train.write_text('{"text": "a circle"}\n')
+    held_out.write_text("a ring\na circle\n")
+    answer = command("prompts=file", f"prompts.train_file={train}", f"prompts.held_out_file={held_out}")
+    refused(answer, f"prompts.train_file={train} line 1 is an object", "one of text")
+    held_out.write_text('{"text": "a ring"}\n{"text": "a circle"}\n')
+    files = f"prompts.train_file={train}", f"prompts.held_out_file={held_out.rename(tmp_path / 'held_out.jsonl')}"
+    refused(
+        command("prompts=file", *files, "prompts.key=text"), "1 of 2 held-out prompts are trained on too", "a circle"
+    )
+
+
+def test_a_data_set_that_cannot_be_had_is_one_line(command, monkeypatch):
+    monkeypatch.setattr("rdt.hub._silence", lambda place: "no answer")
+    refused(command("prompts=hpdv2", "dry_run=true"), "dataset:ymhao/HPDv2:train.json", "--repo-type dataset")
+
+
 @pytest.mark.parametrize("key", ["reward.module.checkpoint", "model.policy.consistency"])
 @pytest.mark.parametrize(
     "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"no tensors", lambda whole: b""]

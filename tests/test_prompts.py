@@ -1,0 +1,144 @@
+"""Prompt sets: every form of file, splits that never overlap, and what is said of files that cannot be meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from rdt import checkpoints, hub
+from rdt.hub import MissingCheckpoint, Place
+from rdt.prompt_sets import apart, from_file, joined, packaged, split, without
+from rdt.prompts import subset
+
+PROMPTS = ["a cat", "a dog, very happy", "Ünïcode “quotes”\u2028and a line mark", "x"]
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_text_file_gives_each_line_once(tmp_path):
+    assert from_file(path=written(tmp_path / "p.txt", "a cat\r\n\n  a dog \na cat\n")) == ["a cat", "a dog"]
+
+
+def test_json_lines_and_json_give_a_column(tmp_path):
+    rows = [{"caption": prompt, "n": 1} for prompt in PROMPTS]
+    lines = written(tmp_path / "p.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
+    assert from_file(path=lines, key="caption") == PROMPTS
+    assert from_file(path=written(tmp_path / "p.json", json.dumps(rows)), key="caption") == PROMPTS
+    assert from_file(path=written(tmp_path / "q.json", json.dumps(PROMPTS))) == PROMPTS
+    assert from_file(path=written(tmp_path / "q.jsonl", json.dumps("a cat"))) == ["a cat"]
+
+
+def test_parquet_gives_a_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "p.parquet"
+    parquet.write_table(pyarrow.table({"caption": [*PROMPTS, None], "n": [1, 2, 3, 4, 5]}), file)
+    assert from_file(path=str(file), key="caption") == PROMPTS
+    with pytest.raises(ValueError, match="has no column key=prompt; it has caption, n"):
+        from_file(path=str(file), key="prompt")
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no readable Parquet file"):
+        from_file(path=str(file), key="caption")
+
+
+def test_parquet_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'rdt\[parquet\]'"):
+        from_file(path=written(tmp_path / "p.parquet", "x"), key="caption")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "said"),
+    [
+        ("p.txt", "\n  \n", None, "is empty"),
+        ("p.txt", "a cat", "caption", "has no columns to find key=caption in"),
+        ("p.jsonl", '{"caption": "a"}\n\n{"caption": \n', "caption", "line 3 is no JSON"),
+        ("p.jsonl", '{"caption": "a"}\n{"text": "b", "n": 1}', "caption", "line 2 has no key=caption; it has text, n"),
+        ("p.jsonl", '{"caption": "a", "n": 1}', None, "line 1 is an object; say at which key .* caption, n"),
+        ("p.jsonl", '{"caption": 3}', "caption", "line 1 is int, expected a text"),
+        ("p.json", '{"caption": "a"}', "caption", "holds dict, expected a list"),
+        ("p.json", '["a", 3]', None, "entry 2 is int, expected a text"),
+        ("p.json", "[", None, "is no JSON"),
+        ("p.json", "[]", None, "is empty"),
+    ],
+)
+def test_what_a_file_has_wrong_is_one_line_that_names_it(tmp_path, name, text, key, said):
+    with pytest.raises(ValueError, match=said) as error:
+        from_file(path=written(tmp_path / name, text), key=key)
+    assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+def test_the_animals_are_the_published_ones():
+    train, held_out = packaged(name="simple_animals"), packaged(name="simple_animals_held_out")
+    assert (len(train), len(held_out)) == (45, 6)
+    assert train[0] == "cat" and train[-1] == "kangaroo" and held_out[0] == "snail"
+    apart(train, held_out)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_split_is_a_partition_and_stays(share):
+    prompts = [f"prompt {i}" for i in range(50)]
+    train, held_out = (split(prompts=prompts, name=name, share=share, seed=3) for name in ("train", "held_out"))
+    assert sorted([*train, *held_out]) == sorted(prompts) and len(held_out) == 50 * share
+    apart(train, held_out)
+    assert held_out == split(prompts=prompts, name="held_out", share=share, seed=3)
+    assert held_out != split(prompts=prompts, name="held_out", share=share, seed=4)
+
+
+def test_a_split_without_one_side_or_of_another_name_is_refused():
+    with pytest.raises(ValueError, match=r"share=0\.01 holds out 0 of 9"):
+        split(prompts=list("abcdefghi"), name="train", share=0.01, seed=0)
+    with pytest.raises(ValueError, match="split='test' is not one of train, held_out"):
+        split(prompts=list("abcdefghi"), name="test", share=0.5, seed=0)
+
+
+def test_sets_are_joined_and_told_apart():
+    both = joined(sets={"one": ["a", "b"], "two": ["b", "c"]})
+    assert both == ["a", "b", "c"]
+    assert without(prompts=["c", "d", "e"], others=both) == ["d", "e"]
+    with pytest.raises(ValueError, match="1 of 2 held-out prompts are trained on too, first 'b'"):
+        apart(["a", "b"], ["c", "b"])
+
+
+def test_a_subset_keeps_order_and_takes_all_where_there_are_fewer():
+    prompts = [f"prompt {i}" for i in range(20)]
+    chosen = subset(prompts=prompts, count=5, seed=1)
+    assert len(chosen) == 5 and chosen == sorted(chosen, key=prompts.index)
+    assert subset(prompts=prompts, count=99, seed=1) == prompts
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A data set's repository in the hub's cache, of which one file was fetched."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_silence", lambda place: "no answer")
+    folder = tmp_path / "datasets--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (folder / "snapshots" / ("0" * 40) / "train.json").write_text('[{"prompt": "a cat"}]')
+    return "dataset:owner/name"
+
+
+def test_a_data_set_of_the_hub_is_read_from_its_cache(cached, monkeypatch):
+    for name in ("try_to_load_from_cache", "hf_hub_download"):
+        whole = getattr(__import__("huggingface_hub"), name)
+        monkeypatch.setattr(
+            f"huggingface_hub.{name}", lambda *a, w=whole, **k: w(*a, cache_dir=constants.HF_HUB_CACHE, **k)
+        )
+    checkpoints.check(f"{cached}:train.json")
+    assert from_file(path=f"{cached}:train.json", key="prompt") == ["a cat"]
+    with pytest.raises(MissingCheckpoint, match=r"data set 'dataset:owner/name:test\.json'.*--repo-type dataset"):
+        checkpoints.check(f"{cached}:test.json")
+    with pytest.raises(MissingCheckpoint, match="no answer"):
+        from_file(path=f"{cached}:test.json", key="prompt")
+
+
+def test_a_source_says_what_it_is():
+    place = Place.of("owner/name@v2:data/train.jsonl", "dataset")
+    assert str(place) == "dataset:owner/name@v2:data/train.jsonl"
+    assert str(Place.of("owner/name")) == "hub:owner/name"
