@@ -43,8 +43,13 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
 
 def hypervolume_share(points: ArrayLike, limit: ArrayLike, reference: ArrayLike) -> float:
     """Hypervolume of points as a share of the concave curve through limit (M, 2); nan where the limit has none."""
-    whole = hypervolume(_dense(_pairs(limit, "limit")), reference)
+    whole = hypervolume_under(limit, reference)
     return hypervolume(points, reference) / whole if whole > 0 else float("nan")
+
+
+def hypervolume_under(curve: ArrayLike, reference: ArrayLike) -> float:
+    """Area between the straight lines through a curve (M, 2) and the reference (2,)."""
+    return hypervolume(_dense(_pairs(curve, "curve")), reference)
 
 
 def _dense(curve: np.ndarray, num: int = 2000) -> np.ndarray:
@@ -112,11 +117,13 @@ class Draws:
 
     The multipliers make a mean of n vary as Student's t of n - 1 degrees: resampling 3 runs covers 80 %, this 95 %.
     What run and prompt do together counts in both, so that where it dominates intervals are wide, not narrow.
+    Prompts have the same weights beside any number of runs.
     """
 
     def __init__(self, runs: int, prompts: int, seed: int, resamples: int = 2000) -> None:
-        rng = np.random.default_rng(seed)
-        self.runs, self.prompts = (_weights(rng, n, resamples) for n in (runs, prompts))
+        self.runs, self.prompts = (
+            _weights(np.random.default_rng((seed, axis, n)), n, resamples) for axis, n in enumerate((runs, prompts))
+        )
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(resamples,) means of values (S, P)."""

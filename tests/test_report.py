@@ -17,6 +17,7 @@ from rdt.pareto import bootstrap_mean, paired_difference
 from rdt.report import report
 from rdt.report.__main__ import main
 from rdt.report.curves import read_curves
+from rdt.report.duels import duels
 from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.runs import command
@@ -108,7 +109,8 @@ def sweep(tmp_path):
 
 def test_report_writes_whole_files_that_need_no_network(sweep):
     page = report([sweep], sweep / "out")
-    assert {path.name for path in (sweep / "out").iterdir()} == {"report.html", "front.png", "front.csv"}
+    fronts = {f"front.{form}" for form in ("png", "svg", "csv", "tex")}
+    assert {path.name for path in (sweep / "out").iterdir()} == {"report.html", "duels.csv"} | fronts
     parsed = Page(page.read_text())
     assert parsed.open == []
     assert len(parsed.addresses) == 1 + 3  # the figure, the base's grid and one for each method
@@ -279,3 +281,29 @@ def test_wandb_run_of_the_front_is_written_offline(sweep, monkeypatch):
     (run,) = (sweep / "out" / "wandb").glob("offline-run-*")
     assert list(run.glob("run-*.wandb")) and list(run.glob("files/media/images/**/*.png"))
     assert list(run.glob("files/media/table/**/*.json"))
+
+
+def test_methods_fight_over_common_resamples(tmp_path):
+    """One gains the same reward at less of a price, in every seed; a method beside itself is not told apart."""
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", "sqdf", seed, {"reward/hps": 0.05, "diversity/entropy": -0.05})
+        write_run(tmp_path / f"b{seed}", "draft", seed, {"reward/hps": 0.05, "diversity/entropy": -0.4})
+        write_run(tmp_path / f"c{seed}", "refl", seed, {"reward/hps": 0.05, "diversity/entropy": -0.05})
+    comparison = compare(read_runs([tmp_path])[0])[0]
+    found = {(d.ours, d.theirs): d.found for d in duels(comparison) if d.reward == "reward/hps"}
+    assert {pair: one.verdict for pair, one in found.items()} == {
+        ("draft", "refl"): "worse", ("draft", "sqdf"): "worse", ("refl", "sqdf"): "not told apart",
+    }  # fmt: skip
+    assert found["draft", "sqdf"].larger == 0 and found["draft", "sqdf"].diversity.hi < 0
+    page = report([tmp_path], tmp_path / "out").read_text()
+    assert "Fronts against each other" in page and "not told apart" in page
+    rows = list(csv.DictReader((tmp_path / "out" / "duels.csv").open()))
+    assert [row["verdict"] for row in rows if row["in"] == "reward/hps"] == ["worse", "worse", "not told apart"]
+
+
+def test_the_latex_table_says_what_latex_would_not_print(tmp_path):
+    write_run(tmp_path / "0", "sqdf_x", 0, label="50% & more")
+    report([tmp_path], tmp_path / "out")
+    table = (tmp_path / "out" / "front.tex").read_text()
+    assert r"sqdf\_x" in table and table.count(r"\\") == 3 and r"\pm" in table  # head, base, one group
+    assert not (tmp_path / "out" / "duels.csv").exists()  # of one method

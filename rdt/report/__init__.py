@@ -1,4 +1,4 @@
-"""Points of many runs -> fronts: report.html, front.png, front.csv and a table in the terminal.
+"""Points of many runs -> fronts: report.html, front.png, .svg, .csv and .tex, duels.csv, a table in the terminal.
 
 `python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true]`
 """
@@ -16,7 +16,7 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
 
     Folders without a usable result are listed as failed. ValueError: no run is left; OSError: out is not writable.
     """
-    from rdt.report import figure, grids, page, rows, terminal
+    from rdt.report import duels, figure, grids, latex, page, rows, terminal
 
     runs, failures = read_runs([Path(folder) for folder in run_dirs])
     if not runs:
@@ -25,10 +25,16 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     shown = grids.grids_of(comparisons[0], most=4)
     _write(out / "front.png", lambda path: figure.draw(comparisons, shown, path))
-    _write(out / "front.csv", lambda path: path.write_text(rows.front_csv(comparisons), "utf-8"))
-    _write(
-        out / "report.html", lambda path: path.write_text(page.page(comparisons, failures, out / "front.png"), "utf-8")
-    )
+    _write(out / "front.svg", lambda path: figure.draw(comparisons, [], path, "svg"))
+    texts = {
+        "front.csv": rows.front_csv(comparisons),
+        "front.tex": latex.front_tex(comparisons),
+        "report.html": page.page(comparisons, failures, out / "front.png"),
+    }
+    if any(len(comparison.methods) > 1 for comparison in comparisons):
+        texts["duels.csv"] = duels.duels_csv(comparisons)
+    for name, text in texts.items():
+        _write(out / name, lambda path, text=text: path.write_text(text, "utf-8"))
     terminal.print_tables(comparisons, failures)
     if wandb:
         from rdt.report.board import log_pareto

@@ -1,4 +1,4 @@
-"""front.png: reward against diversity with the exact limit, and under it what the models draw."""
+"""front.png and front.svg: reward against diversity with the exact limit, and under it what the models draw."""
 
 from pathlib import Path
 from textwrap import fill, shorten
@@ -9,7 +9,7 @@ from rdt.report.grids import Grid
 from rdt.report.panel import BEYOND, INK, QUIET, colour_of, draw_panel
 
 STYLE = {
-    "text.parse_math": False, "font.family": "sans-serif",
+    "text.parse_math": False, "font.family": "sans-serif", "svg.fonttype": "none",
     "font.size": 9, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": QUIET, "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.linewidth": 0.8, "axes.titlelocation": "left", "figure.facecolor": "white",
@@ -18,8 +18,8 @@ WIDTH, MARGIN, HEAD, PANEL, ROW = 10.4, 0.35, 1.12, 3.6, 4.6  # inches; a row is
 ROW_LABELS, BETWEEN, OVER = 1.35, 0.35, 0.42  # inches beside, between and over the sample grids
 
 
-def draw(comparisons: list[Comparison], grids: list[Grid], path: Path) -> None:
-    """Write the picture as PNG, 200 dpi."""
+def draw(comparisons: list[Comparison], grids: list[Grid], path: Path, form: str = "png") -> None:
+    """Write the picture, as PNG of 200 dpi or as SVG; no grids, no strip of samples."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def draw(comparisons: list[Comparison], grids: list[Grid], path: Path) -> None:
             _panels(figure, comparison, (HEAD + ROW * row, height))
         for grid, place in zip(grids, places, strict=True):
             _picture(figure, grid, comparisons[0], place, height)
-        figure.savefig(path, dpi=200, format="png")
+        figure.savefig(path, dpi=200, format=form)
 
 
 def _axes(figure: Any, left: float, top: float, size: tuple[float, float], height: float) -> Any:

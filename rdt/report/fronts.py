@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rdt.pareto import front, hypervolume_share, largest_gap
+from rdt.pareto import front, hypervolume, hypervolume_under, largest_gap
 from rdt.report.records import Point, Run, Score
 
 
@@ -31,7 +31,7 @@ class Curve:
     sampled: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is itself alone, so that what is found about it can be remembered
 class Comparison:
     """Groups measured on the same model, prompts and number of images."""
 
@@ -80,7 +80,15 @@ class Comparison:
         plane = self.plane([g.scores for g in groups], reward)[mask]
         limit, start = np.stack([curve.reward, curve.sampled], axis=1), self.base[reward].value.mean
         flat = np.maximum(plane, [limit[0, 0], -np.inf])  # below its first reward the limit is as diverse as can be
-        return hypervolume_share(plane, _above(limit, start), (start, 0.0)), largest_gap(flat, limit)
+        return hypervolume(plane, (start, 0.0)) / self.limit_above(reward, start), largest_gap(flat, limit)
+
+    def limit_above(self, reward: str, start: float) -> float:
+        """The limit's hypervolume above (start, no diversity); 1 where no limit is known, nan where it has none."""
+        curve = self.curve(reward)
+        if curve is None:
+            return 1.0
+        limit = np.stack([curve.reward, curve.sampled], axis=1)
+        return hypervolume_under(_above(limit, start), (start, 0.0)) or float("nan")
 
 
 def _above(limit: np.ndarray, reward: float) -> np.ndarray:

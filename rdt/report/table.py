@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
+from rdt.report.duels import HEAD, duels
 from rdt.report.fronts import Comparison
 from rdt.report.panel import INK, colour_of
 from rdt.report.records import Score
@@ -29,7 +30,7 @@ def table_html(comparison: Comparison) -> str:
             rows += [_row("seed", f"seed {run.seed}", hue, point.scores, names) for run, point in pairs]
     head = "".join(f"<th>{escape(short(name))}</th>" for name in names)
     scores = f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
-    return scores + _limit_html(comparison)
+    return scores + _limit_html(comparison) + _duels_html(comparison)
 
 
 def _row(kind: str, name: str, hue: str, scores: dict[str, Score], names: list[str]) -> str:
@@ -72,4 +73,19 @@ def _limit_html(comparison: Comparison) -> str:
         f'<h2>Against the limit</h2><p class="quiet">Hypervolume above the base\'s reward and no {lost}. The gap is '
         f"{lost} lost at equal reward. The limit is measured on as many images.</p>"
         f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    )
+
+
+def _duels_html(comparison: Comparison) -> str:
+    fought = [duel.cells for duel in duels(comparison)]
+    if not fought:
+        return ""
+    head, rows = "".join(f"<th>{escape(name)}</th>" for name in HEAD), ""
+    for cells in fought:
+        rows += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    return (
+        '<h2>Fronts against each other</h2><p class="quiet">Base and settings of each method, first minus second, over '
+        "common resamples of prompts and seeds. Hypervolume as a share of the limit's where one is known; epsilon: "
+        "what the first lacks to dominate the second, in shares of what the fronts span; at equal levels inside "
+        f'the common range only.</p><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
     )

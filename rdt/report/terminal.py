@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rdt.pareto import Interval
+from rdt.report.duels import duels
 from rdt.report.fronts import Comparison
 from rdt.report.records import Failure, Score
 from rdt.report.table import columns, limit_rows
@@ -22,6 +23,10 @@ def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None
             console.print(
                 f"{method}: {share:.1%} of the limit's hypervolume in {reward}{known}", style="dim", markup=False
             )
+        for duel in duels(comparison):
+            share, larger, verdict = (duel.cells[k] for k in (3, 4, -1))
+            said = f"{duel.ours} against {duel.theirs} in {short(duel.reward)}: {verdict}, hypervolume {share}"
+            console.print(f"{said}, P(larger) {larger}", style="dim", markup=False)
     for failure in failures:
         console.print(f"failed: {failure.path}: {failure.reason}", style="red", markup=False, soft_wrap=True)
 
