@@ -102,7 +102,7 @@ def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = 2000) -> Inter
     v = np.atleast_2d(np.asarray(values, dtype=float))
     if v.ndim != 2 or v.size == 0 or not np.isfinite(v).all():
         raise ValueError(f"values has shape {v.shape}, finite={np.isfinite(v).all()}; want finite (P,) or (S, P)")
-    return interval(float(v.mean()), Draws(*v.shape, seed, resamples).means(v))
+    return interval(float(v.mean()), Draws(v.shape[0], v.shape[1], seed, resamples).means(v))
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:

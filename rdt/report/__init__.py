@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rdt.report.folders import read_runs
@@ -34,7 +35,7 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     if any(len(comparison.methods) > 1 for comparison in comparisons):
         texts["duels.csv"] = duels.duels_csv(comparisons)
     for name, text in texts.items():
-        _write(out / name, lambda path, text=text: path.write_text(text, "utf-8"))
+        _write(out / name, partial(_text, text))
     terminal.print_tables(comparisons, failures)
     if wandb:
         from rdt.report.board import log_pareto
@@ -55,6 +56,10 @@ def _nothing(run_dirs: list[Path], failures: list[str]) -> str:
     if not failures:
         return f"no runs in {where}: want folders that hold a result.json"
     return f"no usable run in {where}: {failures[0]}" + f" (and {len(failures) - 1} more)" * (len(failures) > 1)
+
+
+def _text(text: str, path: Path) -> None:
+    path.write_text(text, "utf-8")
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

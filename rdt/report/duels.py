@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -85,17 +85,17 @@ def _traced(comparison: Comparison, method: str, reward: str) -> np.ndarray | No
     names, points = (reward, comparison.diversity), []
     groups = [group for group in comparison.groups if group.method == method]
     for members in [[run.base for run in groups[0].runs], *(group.points for group in groups)]:
-        rows = [_values(members, name) for name in names]
-        if any(row is None or row.shape[1] != comparison.n_prompts for row in rows):
+        rows = [row for name in names if (row := _values(members, name)) is not None]
+        if len(rows) < len(names) or any(row.shape[1] != comparison.n_prompts for row in rows):
             return None
-        draws = Draws(*rows[0].shape, seed=0, resamples=RESAMPLES)
+        draws = Draws(len(members), comparison.n_prompts, seed=0, resamples=RESAMPLES)
         points.append([np.concatenate([[row.mean()], draws.means(row)]) for row in rows])
     front = np.array(points).transpose(2, 0, 1)
     front[..., 0] -= front[:, :1, 0] - front[0, 0, 0]
     return front
 
 
-def _values(points: list[Point] | tuple[Point, ...], name: str) -> np.ndarray | None:
+def _values(points: Sequence[Point], name: str) -> np.ndarray | None:
     """(S, P) of one score; None where a seed or a prompt lacks it."""
     rows = [point.per_prompt.get(name) or [] for point in points]
     if not rows[0] or len({len(row) for row in rows}) > 1 or not np.isfinite(rows).all():

@@ -24,9 +24,9 @@ def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None
                 f"{method}: {share:.1%} of the limit's hypervolume in {reward}{known}", style="dim", markup=False
             )
         for duel in duels(comparison):
-            share, larger, verdict = (duel.cells[k] for k in (3, 4, -1))
-            said = f"{duel.ours} against {duel.theirs} in {short(duel.reward)}: {verdict}, hypervolume {share}"
-            console.print(f"{said}, P(larger) {larger}", style="dim", markup=False)
+            ours, theirs, where, area, larger, *_, verdict = duel.cells
+            said = f"{ours} against {theirs} in {where}: {verdict}, hypervolume {area}, P(larger) {larger}"
+            console.print(said, style="dim", markup=False)
     for failure in failures:
         console.print(f"failed: {failure.path}: {failure.reason}", style="red", markup=False, soft_wrap=True)
 
