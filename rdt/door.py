@@ -32,6 +32,7 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     given(cfg, hydra_config)
     OmegaConf.resolve(cfg)
     _positive(cfg)
+    _possible(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     _prompts(cfg.prompts)
@@ -99,6 +100,15 @@ def _positive(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not value > 0:
             raise UsageError(f"{key}={value} must be greater than 0")
+
+
+def _possible(cfg: DictConfig) -> None:
+    """What is asked for exists."""
+    if cfg.method.get("look_ahead") == "consistency" and not cfg.model.policy.get("consistency"):
+        right = "set method.look_ahead=tweedie or n_step"
+        raise UsageError(f"method.look_ahead=consistency: model={cfg.model.name} has no consistency adapter; {right}")
+    if cfg.push_to_hub is not None and str(cfg.push_to_hub).count("/") != 1:
+        raise UsageError(f"push_to_hub={cfg.push_to_hub} is no repository; give <owner>/<name>")
 
 
 def _devices(cfg: DictConfig) -> None:

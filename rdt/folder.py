@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rdt.errors import UsageError
 
 FREE = {"iterations", "max_passes", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation",
-        "sweep", "dry_run", "tags", "overrides"}  # fmt: skip
+        "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # what may differ between a run and its continuation
 
 

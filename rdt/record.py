@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import resource
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdt import board
+from rdt import board, card
 from rdt.evaluation import Evaluation
 from rdt.experiment import Experiment
 from rdt.fingerprint import fingerprint
@@ -39,7 +38,6 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path) -> None:
     base, protocol = done.pop("base"), evaluator.protocol
     names = ["tuned", *(slug(name) for name in list(done)[1:])]
     save_samples(out, list(protocol.prompts), {"base": base} | dict(zip(names, done.values(), strict=True)))
-    save_lora(experiment, out)
     result = {
         "schema": 1,
         "method": experiment.cfg.method.name,
@@ -52,9 +50,12 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path) -> None:
         "limit": experiment.limit(protocol.images_per_prompt),
         "compute": cost | {"seconds": method.seconds},
         "weights": fingerprint(method.policy, evaluator.rewards),
+        "prompts": experiment.prompt_counts,
         "versions": {name: version(name) for name in PACKAGES},
     }
+    card.save(method.policy, experiment.cfg, result, out)
     save_json(out / "result.json", result)
+    print(spent(result["compute"]))
     board.conclude(trainer.loggers, experiment.cfg, out)
 
 
@@ -74,8 +75,15 @@ def compute(experiment: Experiment, world: int) -> dict[str, Any]:
         "passes_per_iteration": (passes + backward) / max(1, experiment.method.iteration),
         "tflop": (passes + backward) * policy.flops_per_pass / 1e12,
         "peak_memory_bytes": memory,
+        "images_per_second": world * experiment.method.images / experiment.method.seconds,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }
+
+
+def spent(cost: Mapping[str, Any]) -> str:
+    """A line about what training took."""
+    rate, memory = cost["images_per_second"], cost["peak_memory_bytes"] / 2**30
+    return f"trained  {cost['images']} images at {rate:.3g} a second, peak memory {memory:.2f} GiB on {cost['device']}"
 
 
 def save_samples(out: Path, prompts: list[str], evaluations: Mapping[str, Evaluation]) -> None:
@@ -125,29 +133,3 @@ def add_point(folder: Path, new: Point) -> None:
         save_json(folder / "result.json", result | {"points": joined(result["points"], new)})
     finally:
         os.close(handle)
-
-
-def save_lora(experiment: Experiment, out: Path) -> None:
-    """lora/: the adapter in diffusers' format and a model card."""
-    partial, folder = out / "lora.partial", out / "lora"
-    experiment.policy.save_lora(partial)
-    (partial / "README.md").write_text(card(experiment), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-
-
-def card(experiment: Experiment) -> str:
-    """The model card: what this adapter is and how to load it."""
-    cfg = experiment.cfg
-    return f"""---
-library_name: diffusers
-tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
----
-# {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
-
-A LoRA of rank {cfg.model.lora.rank} for `{cfg.model.policy.source}`, trained {cfg.iterations} iterations with rdt.
-
-    pipe = DiffusionPipeline.from_pretrained("{cfg.model.policy.source}")
-    pipe.load_lora_weights("this/folder")
-"""

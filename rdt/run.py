@@ -1,5 +1,6 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from rdt import door
 from rdt.compose import alone, command, conf_dir
 from rdt.plan import plan
+from rdt.push import push
 from rdt.sweep import SweepReport
 
 
@@ -53,6 +55,8 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
     launch(cfg)
     page = report([Path(cfg.output_dir)], Path(cfg.output_dir))
     print(f"report   {page}\npicture  {page.with_name('front.png')}")
+    if cfg.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
+        print(f"pushed   {push(Path(cfg.output_dir) / 'lora', cfg.push_to_hub)}")
 
 
 def entry() -> None:

@@ -110,6 +110,9 @@ def unet_sdxl() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
+UNET_OF = {"sd15": unet_sd15, "sdxl": unet_sdxl}
+
+
 def transformer_sd3() -> SD3Transformer2DModel:
     return SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, num_attention_heads=2,
