@@ -69,6 +69,12 @@ class Experiment:
         return sets
 
     @cached_property
+    def prompt_counts(self) -> dict[str, dict[str, int]]:
+        """By split, how many prompts there are, and of how many the model reads only the beginning."""
+        sets = self.prompt_sets.items()
+        return {name: {"prompts": len(found), "overlong": self.policy.overlong(found)} for name, found in sets}
+
+    @cached_property
     def data(self) -> PromptData:
         prompts = self.prompt_sets["train"]
         return PromptData(PromptStream(prompts, self.method.prompts_per_iteration, self.cfg.iterations, self.cfg.seed))

@@ -52,3 +52,4 @@ class Parts:
     latent_shape: tuple[int, ...]
     save_lora: Callable[[dict[str, Tensor], dict[str, Any], Any], None]  # (weights, metadata, folder), diffusers format
     prepare: Callable[[Sequence[str]], None] = lambda prompts: None  # told beforehand what encode will be asked for
+    overlong: Callable[[Sequence[str]], int] = lambda prompts: 0  # how many of them it reads only the beginning of

@@ -37,6 +37,7 @@ class Policy(nn.Module):
         )
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape
+        self.overlong = parts.overlong  # (prompts) -> how many are longer than the model reads
         self._parts = parts
         self._views = Views(self.network)
         self._views.cast_inputs(not self._autocast)

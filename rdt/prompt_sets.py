@@ -70,6 +70,15 @@ def apart(train: Sequence[str], held_out: Sequence[str]) -> None:
         raise ValueError(f"{len(both)} of {len(held_out)} held-out prompts are trained on too, first {both[0]!r}")
 
 
+def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each set with prompts that are longer than the model reads."""
+    cut = {name: of for name, of in counts.items() if of["overlong"]}
+    return [
+        f"prompts  {of['overlong']} of {of['prompts']} in {name} are longer than the model reads: their ends do nothing"
+        for name, of in cut.items()
+    ]
+
+
 def _lines(file: Path, key: str | None) -> list[str]:
     return file.read_text(encoding="utf-8").split("\n")
 

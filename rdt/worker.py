@@ -25,6 +25,7 @@ from rdt import folder, record, tracking
 from rdt.callbacks import Checkpoints, EvaluateEvery, Progress
 from rdt.errors import Terminated, UsageError, one_line
 from rdt.experiment import Experiment
+from rdt.prompt_sets import notices
 
 PATIENCE = 3.0  # seconds in which the launcher ends a process whose peer failed
 
@@ -37,6 +38,8 @@ def work(cfg: DictConfig) -> None:
         experiment = built(cfg)
         if int(os.environ.get("RANK", 0)) == 0:
             folder.begin(cfg, out)
+            for line in notices(experiment.prompt_counts):
+                print(line, flush=True)
         trainer = make_trainer(experiment, out)
         trainer.fit(experiment.method, experiment.data, ckpt_path=folder.resumed_from(cfg, out), weights_only=True)
         record.write(experiment, trainer, out)

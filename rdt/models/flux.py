@@ -43,6 +43,7 @@ def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup
         process=Flow(shift=_shift(folder, shape[1] * shape[2] // 4), sampler=sampler),
         encode=text.encode,
         prepare=text.prepare,
+        overlong=text.overlong,
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,

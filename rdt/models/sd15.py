@@ -41,6 +41,7 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
         process=pipeline.diffusion(folder),
         encode=text.encode,
         prepare=text.prepare,
+        overlong=text.overlong,
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup),

@@ -42,6 +42,7 @@ def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Set
         process=_process(folder, sampler, grid),
         encode=known.encode,
         prepare=known.prepare,
+        overlong=known.overlong,
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*known.resident, vae]),
         latent_shape=pipeline.latent_shape(config.in_channels, config.sample_size, config.patch_size, vae, setup),

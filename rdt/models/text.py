@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 from rdt.cond import Cond
 from rdt.embeddings import Embeddings, Encode, identity
 from rdt.models.pipeline import declared, read
+from rdt.models.tokens import counter
 from rdt.parts import Setup
 
 Pipeline = Any  # a diffusers pipeline without what images are made with
@@ -37,12 +38,13 @@ class Encoders:
 
     encode: Encode
     prepare: Callable[[Sequence[str]], None]
+    overlong: Callable[[Sequence[str]], int]
     resident: list[nn.Module]  # encoders that stay
 
 
 def encoders(text: Text, network: nn.Module, setup: Setup) -> Encoders:
     """The encoders themselves, or conditions on disk that are made by them, and then they go."""
-    encode = KINDS[declared(text.folder, *text.kinds)]
+    encode, overlong = KINDS[declared(text.folder, *text.kinds)], counter(text.folder, text.tokens, text.without)
 
     def load(device: torch.device) -> tuple[Encode, list[nn.Module]]:
         pipeline = _pipeline(text, network, setup)
@@ -51,10 +53,10 @@ def encoders(text: Text, network: nn.Module, setup: Setup) -> Encoders:
 
     if setup.embeddings is None:
         resident, modules = load(torch.device("cpu"))
-        return Encoders(resident, lambda prompts: None, modules)
+        return Encoders(resident, lambda prompts: None, overlong, modules)
     place = identity(text.folder, setup.precision, text.tokens, text.without)
     stored = Embeddings(Path(setup.embeddings).expanduser() / place, lambda: load(_fastest())[0])
-    return Encoders(stored, stored.prepare, [])
+    return Encoders(stored, stored.prepare, overlong, [])
 
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
