@@ -368,6 +368,10 @@ RUNS = {
     "jpeg": ["method=sqdf", LIMIT],
     "gold": ["method=grpo", "method.group=2", LIMIT],
     "remote": ["method=grpo", "method.group=2"],
+    **{
+        name: ["method=sqdf", "guidance=aig"]
+        for name in ("hps_v2", "pickscore", "clipscore", "aesthetic", "imagereward")
+    },
     "mixture": ["method=sqdf"],
 }
 
