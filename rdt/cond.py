@@ -52,16 +52,17 @@ Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network o
 class Conditions:
     """The conditions of prompts, each encoded once while there is room; the oldest go first."""
 
-    def __init__(self, encode: Callable[[list[str]], Cond]) -> None:
-        self._encode = encode
+    def __init__(self, encode: Callable[[list[str]], Cond], prepare: Callable[[Sequence[str]], None]) -> None:
+        self._encode, self._prepare = encode, prepare
         self._known: dict[str, Cond] = {}
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], device: torch.device) -> Cond:
         """One row a prompt; encoded alone, since in company the last bits depend on who else is new."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._known:
-                self._known[prompt] = self._encode([prompt])
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if new:
+            self._prepare(new)
+        self._known |= {prompt: self._encode([prompt]) for prompt in new}
         asked = [self._known[prompt].to(device) for prompt in prompts]
         while len(self._known) > max(1, MEMORY // asked[0].bytes):
             del self._known[next(iter(self._known))]

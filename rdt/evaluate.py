@@ -38,6 +38,7 @@ def evaluate(run: saved.Saved) -> Path:
 
     experiment = run.experiment()
     check(run, experiment)
+    experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,

@@ -79,6 +79,13 @@ class Experiment:
         prompts = self.prompt_sets["train"]
         return PromptData(PromptStream(prompts, self.method.prompts_per_iteration, self.cfg.iterations, self.cfg.seed))
 
+    def prompts(self) -> list[str]:
+        """All that the run will condition on; the empty one is guidance's."""
+        stream = self.data.stream
+        trained = (prompt for k in range(stream.iterations) for prompt in stream.batch(k).prompts)
+        evaluated = (*self.evaluator.protocol.prompts, *self.small_evaluator.protocol.prompts)
+        return list(dict.fromkeys(["", *evaluated, *trained]))
+
     @cached_property
     def evaluator(self) -> Evaluator:
         """The full evaluation on held-out prompts."""

@@ -41,7 +41,7 @@ class Policy(nn.Module):
         self._parts = parts
         self._views = Views(self.network)
         self._views.cast_inputs(not self._autocast)
-        self._conditions = Conditions(parts.encode)
+        self._conditions = Conditions(parts.encode, parts.prepare)
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
         self.backward_passes = 0  # of these, those a gradient went back through
         for name, weight in self.network.named_parameters():
@@ -104,6 +104,7 @@ class Policy(nn.Module):
         """Told what will be asked for, text encoders that are not to stay encode it and go."""
         with torch.no_grad():
             self._parts.prepare(prompts)
+        torch.cuda.empty_cache()
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Conditions of prompts."""

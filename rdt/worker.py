@@ -34,7 +34,7 @@ def work(cfg: DictConfig) -> None:
     """Train, evaluate base and tuned with paired noise, write everything of the contract, rank 0 doing the writing."""
     quiet()
     out = Path(cfg.output_dir)
-    with stoppable(out):
+    with stoppable(out), roomy():
         experiment = built(cfg)
         if int(os.environ.get("RANK", 0)) == 0:
             folder.begin(cfg, out)
@@ -53,6 +53,7 @@ def built(cfg: DictConfig) -> Experiment:
     if count % world:
         right = f"take batch_size={cfg.batch_size * math.lcm(count, world) // count}"
         raise UsageError(f"batch_size={cfg.batch_size} makes {count} rollouts for {world} devices; {right}")
+    experiment.policy.prepare(experiment.prompts())  # before the network takes the GPU's memory
     _ = (experiment.data, experiment.evaluator, experiment.small_evaluator, experiment.guided())
     return experiment
 
@@ -73,6 +74,21 @@ def stoppable(out: Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def roomy() -> Iterator[None]:
+    """Memory that ran out is one line about what saves some."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not lacking:
+            raise
+        raise UsageError(
+            f"not enough memory: {str(error).splitlines()[0][:160]}; lower batch_size or evaluation.batch_size, or set"
+            " precision=bf16, model.policy.checkpointing=true or model.policy.setup.slicing=true"
+        ) from None
 
 
 def quiet() -> None:
@@ -97,7 +113,6 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         devices=cfg.devices if distributed or not torch.cuda.is_available() else 1,
         num_nodes=cfg.num_nodes,
         strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if distributed else "auto",
-        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[cfg.precision],
         max_epochs=1,
         logger=tracking.loggers(cfg, out),
         callbacks=[

@@ -1,0 +1,70 @@
+"""Whole runs on tiny checkpoints in the published formats: train, evaluate, record, and come back from the record."""
+
+import json
+import math
+
+import pytest
+from safetensors import safe_open
+
+import features
+import pipelines
+from minimal import minimal
+from rdt import saved
+from rdt.evaluate import check
+from rdt.worker import work
+
+LCM = ("sd15", "sdxl")
+METHODS = {
+    "sqdf": ["batch_size=2"],
+    "drift": ["batch_size=4", "method.group=4", "method.keep=2"],
+    "draft": ["batch_size=2"],
+    "aig": ["batch_size=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """By model, the overrides that name a tiny checkpoint in place of the published one."""
+    root = tmp_path_factory.mktemp("published")
+    eyes = features.clip_folder(root / "clip")
+    made = {}
+    for name, make in pipelines.MAKERS.items():
+        given = [f"model.policy.source={make(root / name)}", f"diversity.embedders.clip.checkpoint={eyes}"]
+        if name in LCM:
+            network = pipelines.UNET_OF[name]()
+            given.append(f"model.policy.consistency={pipelines.lcm_lora(network, root / name / 'lcm.safetensors')}")
+        small = [f"model.policy.setup.resolution={pipelines.SIDE}", f"cache={root / 'cache'}", "precision=fp32"]
+        made[name] = [f"model={name}", "diversity=clip", "~diversity.overall.clip", "reward=jpeg", *given, *small]
+    return made
+
+
+def config(published, name, method, out, *overrides):
+    return minimal(out, "logger=csv", f"method={method}", *published[name], *METHODS[method], *overrides)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", pipelines.MAKERS)
+def test_a_run_trains_and_records(published, name, method, tmp_path):
+    out = tmp_path / "out"
+    work(config(published, name, method, out))
+    result = json.loads((out / "result.json").read_text())
+    assert result["model"] == name and result["iterations"] == 2
+    assert len(result["points"]) == (4 if method == "aig" else 1)
+    assert all(math.isfinite(one["reward"]["jpeg"]["mean"]) for one in result["points"])
+    assert result["compute"]["images_per_second"] > 0 and result["compute"]["peak_memory_bytes"] > 0
+    with safe_open(out / "lora" / "pytorch_lora_weights.safetensors", "pt") as file:
+        assert any(file.get_tensor(key).any() for key in file.keys() if "lora_B" in key or "up" in key)  # noqa: SIM118
+
+
+def test_a_run_leaves_a_card_and_no_text_encoder_and_can_be_taken_up_again(published, tmp_path):
+    out = tmp_path / "out"
+    work(config(published, "sdxl", "draft", out))
+    files = {file.name for file in (out / "lora").iterdir()}
+    weights = {"pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}
+    assert files == {"README.md", "config.yaml", "base.png", "tuned.png"} | weights
+    card = (out / "lora" / "README.md").read_text()
+    assert "| reward/jpeg |" in card and "load_lora_weights" in card and "![base](base.png)" in card
+    run = saved.read(out, None)
+    experiment = run.experiment()
+    assert len(experiment.policy.frozen) == 1
+    check(run, experiment)  # the same prompts and weights
