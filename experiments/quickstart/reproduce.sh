@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SQDF at its defaults and without its safeguards, three seeds each, on the embedded world.
-# Run from the repository root; about 15 minutes on two CPU cores. Finished runs are kept: start it again after an interruption.
+# SQDF at its defaults and without its safeguards, five seeds each, on the embedded world.
+# Run from the repository root; about 30 minutes on two CPU cores. Finished runs are kept: start it again after an interruption.
 set -euo pipefail
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # two runs at a time, a core each
 export python=${PYTHON:-.venv/bin/python} runs=${RUNS:-outputs/quickstart}
@@ -9,14 +9,14 @@ one() {
   read -r name seed overrides <<<"$1"
   [ -f "$runs/$name-s$seed/result.json" ] && return
   # shellcheck disable=SC2086
-  $python -m rdt.run method=sqdf reward=hps seed="$seed" logger=csv evaluation.prompts=48 output_dir="$runs/$name-s$seed" \
+  $python -m rdt.run method=sqdf reward=hps seed="$seed" logger=csv evaluation.prompts=96 output_dir="$runs/$name-s$seed" \
     $overrides </dev/null >"$runs/$name-s$seed.log" 2>&1
 }
 export -f one
 
 mkdir -p "$runs"
 while read -r name overrides; do
-  for seed in 0 1 2; do echo "$name $seed $overrides"; done
+  for seed in 0 1 2 3 4; do echo "$name $seed $overrides"; done
 done <<'VARIANTS' | xargs -P "${JOBS:-2}" -d '\n' -I{} bash -c 'one "$1"' _ {}
 default
 collapse method.kl_coef=0 method.gamma=1 method.replay=on_policy method.replay_ratio=1
