@@ -110,7 +110,7 @@ def test_a_real_config_names_each_checkpoint_once_and_plans(folders, tmp_path):
     assert "diversity.embedders.clip.checkpoint" in plan(cfg)
 
 
-@pytest.mark.parametrize("choice", ["clip", "dino", "lpips", "dreamsim", "real"])
+@pytest.mark.parametrize("choice", ["clip", "dino", "inception", "lpips", "dreamsim", "real"])
 def test_measures_of_a_choice_bear_different_names(choice, tmp_path):
     """Else one would hide the other in the record."""
     kind = minimal(tmp_path / "out", f"diversity={choice}").diversity

@@ -1,0 +1,100 @@
+"""FID's Inception: the published layout, TensorFlow's resizing, and torch-fidelity where it is installed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rdt.embedders import inception
+
+WIDTH = 2  # of every convolution here
+SIDES = {
+    "5x5_2": (5, 5), "7x7_2": (1, 7), "7x7_3": (7, 1), "dbl_4": (7, 1), "dbl_5": (1, 7), "7x7dbl_2": (7, 1),
+    "7x7dbl_3": (1, 7), "7x7x3_2": (1, 7), "7x7x3_3": (7, 1), "_2a": (1, 3), "_2b": (3, 1), "3a": (1, 3), "3b": (3, 1),
+}  # fmt: skip
+ONE = ("1x1", "_1", "pool")  # the endings of what has a kernel of one pixel
+
+
+def side(name):
+    found = next((sides for end, sides in SIDES.items() if name.endswith(end)), None)
+    return found or ((1, 1) if name.endswith(ONE) else (3, 3))
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Random weights under the file's names; a block's input is as wide as the branches before it together."""
+    noise, tensors, into = torch.Generator().manual_seed(0), {"fc.weight": torch.zeros(3, 3)}, 3
+
+    def add(name, into):
+        weight = torch.randn(WIDTH, into, *side(name), generator=noise)
+        tensors[f"{name}.conv.weight"] = 2 * weight / weight[0].numel() ** 0.5  # so that ReLU leaves something
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            value = torch.rand(WIDTH, generator=noise)
+            tensors[f"{name}.bn.{key}"] = 0.5 + value if key in ("weight", "running_var") else value - 0.5
+
+    for name in (name for name in inception.STEM if name != "max"):
+        add(name, into)
+        into = WIDTH
+    for block, branches in inception.BLOCKS.items():
+        width = 0
+        for branch in branches:
+            now = into
+            for step in branch.split():
+                for name in (name for name in step.split("|") if name.startswith("branch")):
+                    add(f"{block}.{name}", now)
+                now = WIDTH * len(step.split("|")) if step.startswith("branch") else now
+            width += now
+        into = width
+    return tensors
+
+
+def test_features_are_finite_and_of_the_last_blocks_width(published):
+    pictures = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(1)) * torch.tensor([1, 0.2]).view(
+        2, 1, 1, 1
+    )
+    features = inception.Inception(published)(pictures)
+    assert features.shape == (2, 6 * WIDTH) and features.isfinite().all()
+    assert (features[0] - features[1]).abs().max() > 0.01
+
+
+def test_batch_norm_is_folded_in(published):
+    name = "Conv2d_1a_3x3"
+    x = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(2))
+    plain = F.conv2d(x, published[f"{name}.conv.weight"], stride=2)
+    mean, variance, gain, shift = (
+        published[f"{name}.bn.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+    )
+    expected = F.batch_norm(plain, mean, variance, gain, shift, eps=0.001)
+    assert torch.allclose(inception.Inception(published).convolutions[name](x), expected, atol=1e-6)
+
+
+def test_every_convolution_of_the_file_is_asked_for(published):
+    assert len(list(inception.convolutions())) == 94
+    for key in ("Mixed_6e.branch7x7dbl_5.conv.weight", "Mixed_7c.branch3x3_2b.bn.running_var"):
+        with pytest.raises(ValueError, match=r"lacks the key 'Mixed.*it is not FID's Inception"):
+            inception.Inception({name: value for name, value in published.items() if name != key})
+
+
+@pytest.mark.parametrize("shape", [(40, 512), (299, 299)])
+def test_resizing_is_tensorflows(shape):
+    x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    made = inception.resized(x)
+    for i, j in [(0, 0), (7, 298), (298, 298), (150, 33)]:
+        y, z = i * shape[0] / 299, j * shape[1] / 299
+        y0, z0 = int(y), int(z)
+        y1, z1 = min(y0 + 1, shape[0] - 1), min(z0 + 1, shape[1] - 1)
+        top = x[0, 0, y0, z0] * (1 - z + z0) + x[0, 0, y0, z1] * (z - z0)
+        bottom = x[0, 0, y1, z0] * (1 - z + z0) + x[0, 0, y1, z1] * (z - z0)
+        assert float(made[0, 0, i, j]) == pytest.approx(float(top * (1 - y + y0) + bottom * (y - y0)), abs=1e-9)
+
+
+def test_it_is_torch_fidelitys(monkeypatch):
+    """At full size, with their random weights."""
+    theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError)
+    kind = theirs.FeatureExtractorInceptionV3
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "load_state_dict", lambda self, state: None)
+        extractor = kind("inception", ["2048"])
+    images = (torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
+    expected = extractor((images * 255).round().byte())[0]
+    assert torch.allclose(inception.Inception(extractor.state_dict())(images), expected, atol=1e-5)
