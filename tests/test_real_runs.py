@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 from safetensors import safe_open
@@ -9,7 +10,7 @@ from safetensors import safe_open
 import features
 import pipelines
 from minimal import minimal
-from rdt import saved
+from rdt import run, saved
 from rdt.evaluate import check
 from rdt.worker import work
 
@@ -64,7 +65,26 @@ def test_a_run_leaves_a_card_and_no_text_encoder_and_can_be_taken_up_again(publi
     assert files == {"README.md", "config.yaml", "base.png", "tuned.png"} | weights
     card = (out / "lora" / "README.md").read_text()
     assert "| reward/jpeg |" in card and "load_lora_weights" in card and "![base](base.png)" in card
-    run = saved.read(out, None)
-    experiment = run.experiment()
+    done = saved.read(out, None)
+    experiment = done.experiment()
     assert len(experiment.policy.frozen) == 1
-    check(run, experiment)  # the same prompts and weights
+    check(done, experiment)  # the same prompts and weights
+
+
+@pytest.mark.parametrize("name", pipelines.MAKERS)
+def test_a_dry_run_finds_everything_and_loads_nothing(published, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rdt", *published[name], "method=sqdf", "logger=csv", "dry_run=true"])
+    run.entry()
+    said = capsys.readouterr().out
+    assert f"model={name}" in said and "needs model.policy.source" in said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_look_ahead_that_no_adapter_exists_for_is_refused_at_the_door(published, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["method=sqdf", "method.look_ahead=consistency", "logger=csv"]
+    monkeypatch.setattr(sys, "argv", ["rdt", *published[name], *arguments])
+    with pytest.raises(SystemExit):
+        run.entry()
+    assert "set method.look_ahead=tweedie or n_step" in capsys.readouterr().err and not list(tmp_path.iterdir())
