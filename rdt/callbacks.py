@@ -62,9 +62,9 @@ class Checkpoints(L.Callback):
         self.settle(trainer)
 
     def spent(self, trainer: L.Trainer, method: Method) -> bool:
-        """Whether training has cost what it may; all ranks agree."""
+        """Whether training has cost what it may, or was ended; all ranks agree."""
         passes = trainer.world_size * (method.policy.passes + method.policy.backward_passes)
-        over = self.max_passes is not None and passes >= self.max_passes
+        over = bool(method.ended) or (self.max_passes is not None and passes >= self.max_passes)
         return trainer.strategy.reduce_boolean_decision(over, all=False)
 
     def save(self, trainer: L.Trainer, method: Method) -> None:
@@ -108,7 +108,9 @@ class EvaluateEvery(L.Callback):
 
     def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int) -> None:
         self.evaluator, self.guided, self.every = evaluator, guided, every
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float] = {}  # of the tuned policy, by short name, at iteration `at`
+        self.base: dict[str, float] = {}
+        self.at = -1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, method: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -116,14 +118,18 @@ class EvaluateEvery(L.Callback):
         if not self.every or (batch.iteration + 1) % self.every:
             return
         passes = method.policy.passes  # evaluation is not training compute
-        views, base = {"tuned": self.guided}, method.guided(method.policy.base)
+        base = method.guided(method.policy.base)
+        views = {"tuned": self.guided} | ({} if self.base else {"base": base})
         done = self.evaluator.to(method.device).run(
             method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
-        )["tuned"]
+        )
         method.policy.passes = passes
-        self.latest = {f"eval/{name.split('/')[-1]}": value for name, value in done.summary().items()}
+        short = {
+            view: {name.split("/")[-1]: value for name, value in one.summary().items()} for view, one in done.items()
+        }
+        self.latest, self.base, self.at = short["tuned"], short.get("base", self.base), batch.iteration
         for logger in trainer.loggers:
-            logger.log_metrics(self.latest, step=batch.iteration)
+            logger.log_metrics({f"eval/{name}": value for name, value in self.latest.items()}, step=batch.iteration)
 
 
 class Progress(RichProgressBar):
@@ -136,7 +142,7 @@ class Progress(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, method: L.LightningModule) -> dict[str, Any]:
         """Short names, three digits."""
         metrics = super().get_metrics(trainer, method) | {
-            name: value for name, value in self.evaluations.latest.items() if name in ("eval/entropy", "eval/gold")
+            name: value for name, value in self.evaluations.latest.items() if name in ("entropy", "gold")
         }
         metrics.pop("v_num", None)
         return {name.split("/")[-1]: f"{float(value):.3g}" for name, value in metrics.items()}

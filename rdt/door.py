@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import checkpoints, curve, folder, offers, prompt_sets
+from rdt import budgets, checkpoints, curve, folder, offers, prompt_sets
 from rdt.errors import UsageError
 from rdt.folder import writable as writable
 from rdt.plan import gpus, leaves, sources
@@ -35,6 +35,7 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     _possible(cfg)
     curve.modules(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
+    budgets.check(cfg)
     _prompts(cfg.prompts)
     for _, source in sources(cfg):
         checkpoints.check(source)

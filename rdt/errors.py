@@ -87,7 +87,7 @@ def _(error: ConfigCompositionException) -> str:
     cause = error.__cause__
     if cause is None:
         return str(error)
-    typed = str(error).split()[-1].lstrip("+")
+    typed = (str(error).split() or ["the config"])[-1].lstrip("+")
     if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{typed}: {str(cause).splitlines()[0]}"
     section, _, _ = (cause.full_key or typed.partition("=")[0]).rpartition(".")

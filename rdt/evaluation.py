@@ -94,7 +94,7 @@ class Evaluator(nn.Module):
         kl = self._kl(chunk, samples, sampling.eta)
         for index, x0, nats in zip(chunk, samples.x0.unflatten(0, (len(chunk), -1)), kl, strict=True):
             images = policy.decode(x0)
-            values = self._measure(images, self.protocol.prompts[index]) | nats
+            values = self._measure(images, self.protocol.prompts[index]) | nats | _levels(x0, images)
             tally.note(index, values, [measure.embedder(images) for measure in self.overall])
             if len(tally.grid) < self.protocol.grid[0]:
                 tally.grid.append(images[: self.protocol.grid[1]].cpu())
@@ -136,6 +136,11 @@ class Evaluator(nn.Module):
         if len(samples.kl) == 0:
             return [{"kl_nats": 0.0} for _ in chunk]
         return [{"kl_nats": nats} for nats in samples.kl.unflatten(0, (len(chunk), -1)).mean(1).tolist()]
+
+
+def _levels(x0: Tensor, images: Tensor) -> dict[str, float]:
+    """Where drift shows that no score sees: the size of the latents, the brightness of the images."""
+    return {"latent_rms": x0.square().mean().sqrt().item(), "brightness": images.mean().item()}
 
 
 def _shard(count: int, rank: int, world: int) -> range:

@@ -22,10 +22,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import folder, record, tracking
+from rdt.budgets import budgets
 from rdt.callbacks import Checkpoints, EvaluateEvery, Progress
 from rdt.errors import Terminated, UsageError, one_line
 from rdt.experiment import Experiment
 from rdt.prompt_sets import notices
+from rdt.sentinels import Sentinels
 
 PATIENCE = 3.0  # seconds in which the launcher ends a process whose peer failed
 
@@ -117,6 +119,7 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         logger=tracking.loggers(cfg, out),
         callbacks=[
             evaluations,
+            Sentinels(budgets(cfg.constraint), evaluations, cfg.reward.name, cfg.constraint.judge),
             Checkpoints(out, cfg.trainer.checkpoint_every, cfg.max_passes),
             Progress(evaluations),
         ],

@@ -15,8 +15,8 @@ from rdt.worker import work
 
 CONF = Path(conf_dir())
 GROUPS = (
-    "method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "trainer", "logger",
-    "experiment",
+    "method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "constraint", "trainer",
+    "logger", "experiment",
 )  # fmt: skip
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],

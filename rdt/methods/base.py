@@ -47,6 +47,7 @@ class Method(L.LightningModule):
         self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
         self.iteration = 0  # the one that runs, or runs next
         self.images = 0
+        self.ended = ""  # what ended training before its last iteration
         self.began = time.time()  # less what a run spent before it was continued
         self.times = policy.process.times(sampling.num_steps)
 
@@ -131,12 +132,13 @@ class Method(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["progress"] = {"iteration": self.iteration, "images": self.images}
+        checkpoint["progress"] = {"iteration": self.iteration, "images": self.images, "ended": self.ended}
         checkpoint["seconds"] = self.seconds
         checkpoint["passes"] = [self.policy.passes, self.policy.backward_passes]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.iteration, self.images = checkpoint["progress"]["iteration"], checkpoint["progress"]["images"]
+        progress = checkpoint["progress"]
+        self.iteration, self.images, self.ended = progress["iteration"], progress["images"], progress["ended"]
         self.began -= checkpoint["seconds"]
         self.policy.passes, self.policy.backward_passes = checkpoint["passes"]
 
