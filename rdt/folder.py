@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rdt.errors import UsageError
 FREE = {"iterations", "max_passes", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation",
         "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # what may differ between a run and its continuation
+ERROR = "error.txt"  # why a sweep's job failed
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -51,9 +53,27 @@ def writable(key: str, folder: Path) -> None:
         raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
 
 
+def finished(cfg: DictConfig, out: Path) -> bool:
+    """Whether a run of this very config has written all it writes; resume=never wants it anew."""
+    written = all((out / name).is_file() for name in ("config.yaml", "result.json", "report.html"))
+    if cfg.resume == "never" or not written:
+        return False
+    whole = (OmegaConf.to_container(config, resolve=True) for config in (OmegaConf.load(out / "config.yaml"), cfg))
+    was, now = ({key: value for key, value in one.items() if key not in ("output_dir", "dry_run")} for one in whole)
+    return was == now
+
+
+def fail(out: Path, why: str) -> None:
+    """Leave a line for the report of the sweep; one that cannot be written is lost."""
+    with suppress(OSError):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ERROR).write_text(why + "\n", "utf-8")
+
+
 def begin(cfg: DictConfig, out: Path) -> None:
     """Write config.yaml; resume=never first removes what an earlier run would be continued from."""
     out.mkdir(parents=True, exist_ok=True)
+    (out / ERROR).unlink(missing_ok=True)
     if cfg.resume == "never":
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         for name in ("metrics.csv", "result.json", "wandb_id"):

@@ -1,6 +1,7 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from rdt import door
+from rdt import door, folder
+from rdt.budgets import spelt_out
 from rdt.compose import alone, command, conf_dir
+from rdt.errors import FORESEEN, flat
 from rdt.plan import plan
 from rdt.push import push
 from rdt.sweep import SweepReport
@@ -23,12 +26,27 @@ def main(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     with alone(hydra_config):
         name_outputs(cfg, hydra_config)
-        try:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            one_of_many(cfg, hydra_config)
+        else:
             job(cfg, hydra_config)
-        finally:
-            if hydra_config.mode == RunMode.MULTIRUN:
-                with suppress(OSError):  # Hydra made the job's folder; where nothing ran it is empty
-                    Path(hydra_config.runtime.output_dir).rmdir()
+
+
+def one_of_many(cfg: DictConfig, hydra_config: Any) -> None:
+    """A sweep's job: not run again where it is finished; one that fails leaves its line for the sweep's report."""
+    out = Path(cfg.output_dir)
+    try:
+        if folder.finished(cfg, out):
+            print(f"finished {out}")
+        else:
+            job(cfg, hydra_config)
+    except FORESEEN as error:
+        if not cfg.dry_run:
+            folder.fail(out, flat(error))
+        raise
+    finally:
+        with suppress(OSError):  # Hydra made the job's folder; where nothing ran it is empty
+            Path(hydra_config.runtime.output_dir).rmdir()
 
 
 def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
@@ -61,6 +79,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
 
 def entry() -> None:
     """The command."""
+    sys.argv[1:] = [word for argument in sys.argv[1:] for word in spelt_out(argument)]
     with command():
         try:
             main()

@@ -1,11 +1,14 @@
-"""The report at the end of a multirun, drawn over every job that left a result, also where others failed."""
+"""A multirun continues where the same command broke off, and ends in a report over every job that left a result."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+FINISHED = "finished"  # in a sweep's folder, once no job of it failed
+WHERE = "hydra.sweep.dir="
 
 
 class SweepReport(Callback):
@@ -14,8 +17,19 @@ class SweepReport(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Remember the sweep's folder."""
+        """Choose the sweep's folder: the jobs that Hydra composes learn of it as of an override."""
+        own = any(override.startswith(WHERE) for override in config.hydra.overrides.hydra)
+        older = None if own else interrupted(config.hydra)
+        if older is not None:
+            with open_dict(config):
+                config.hydra.sweep.dir = str(older)
+                config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{WHERE}{older}"]
+            print(f"continues {older}", flush=True)
         SweepReport.folder = Path(config.hydra.sweep.dir)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Hydra calls this where no job failed."""
+        (Path(config.hydra.sweep.dir) / FINISHED).touch()
 
     @staticmethod
     def draw() -> None:
@@ -27,3 +41,17 @@ class SweepReport(Callback):
 
         page = report([folder], folder)
         print(f"report   {page}\npicture  {page.with_name('front.png')}", file=sys.stdout)
+
+
+def interrupted(hydra_config: DictConfig) -> Path | None:
+    """The newest unfinished sweep that the same overrides began, beside where a new one would go."""
+    typed = _typed(hydra_config)
+    for file in sorted(Path(hydra_config.sweep.dir).parents[1].glob("*/*/multirun.yaml"), reverse=True):
+        if not (file.parent / FINISHED).exists() and _typed(OmegaConf.load(file).hydra) == typed:
+            return file.parent
+    return None
+
+
+def _typed(hydra_config: DictConfig) -> tuple[list[str], list[str]]:
+    overrides = hydra_config.overrides
+    return list(overrides.task), [o for o in overrides.hydra if not o.startswith(WHERE)]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from rdt import folder
 from rdt.pareto import bootstrap_mean, paired_difference
 from rdt.report import report
 from rdt.report.__main__ import main
@@ -164,9 +165,9 @@ def test_a_number_that_is_none_fails_its_run(sweep):
 
 
 def test_a_job_that_died_before_its_config_is_a_failure(sweep):
-    (sweep / "multirun.yaml").write_text("")
-    (sweep / "2" / ".hydra").mkdir(parents=True)
-    assert [failure.path.name for failure in read_runs([sweep])[1]] == ["2"]
+    folder.fail(sweep / "2", "method.lr=0 must be greater than 0")
+    (failure,) = read_runs([sweep])[1]
+    assert (failure.path.name, failure.reason) == ("2", "method.lr=0 must be greater than 0")
 
 
 def test_runs_are_found_once_at_any_depth(sweep):

@@ -10,6 +10,7 @@ import yaml
 from rdt.report.records import Failure, Run, read_point
 
 SCHEMA = 1
+ERROR = "error.txt"  # why a sweep's job failed, as rdt.folder leaves it
 PRUNED = {"wandb", "checkpoints", "lora", "samples"}
 
 
@@ -19,8 +20,7 @@ def run_folders(sources: list[Path]) -> list[Path]:
     for source in sources:
         for folder, folders, files in os.walk(source):
             here = Path(folder)
-            broken_job = ".hydra" in folders and (here.parent / "multirun.yaml").is_file()  # died before its config
-            if {"result.json", "config.yaml"} & set(files) or broken_job:
+            if {"result.json", "config.yaml", ERROR} & set(files):
                 found.setdefault(here.resolve(), here)
             folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in PRUNED)
     return [found[key] for key in sorted(found)]
@@ -61,6 +61,8 @@ def read_run(folder: Path) -> Run:
 
 def _result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
+    if (folder / ERROR).is_file():
+        raise ValueError((folder / ERROR).read_text("utf-8", errors="replace"))
     if not path.is_file():
         raise ValueError("no result.json: the run is unfinished or broke off")
     try:
