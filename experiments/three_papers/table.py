@@ -84,12 +84,18 @@ class Study:
         return interval(float((ours - theirs).mean()), self.draws.means(ours - theirs))
 
     def front(self, points: list[dict], reward: str, diversity: str = ENTROPY) -> np.ndarray:
-        """(1 + resamples, N, 2): the points' means, first of everything, then of each resample."""
+        """(1 + resamples, N, 2): the points' means, first of everything, then of each resample.
+
+        What hard or easy prompts a resample has is taken out: its rewards are moved to where the base, the first of the
+        points, has its own.
+        """
         planes = [
             np.stack([np.concatenate([[p[name].mean()], self.draws.means(p[name])]) for name in (reward, diversity)])
             for p in points
         ]
-        return np.stack(planes).transpose(2, 0, 1)
+        front = np.stack(planes).transpose(2, 0, 1)
+        front[..., 0] -= front[:, :1, 0] - front[0, 0, 0]
+        return front
 
     def share(self, front: np.ndarray, reward: str) -> np.ndarray:
         """(1 + resamples,) shares of the limit's hypervolume above the base's reward and no diversity."""
