@@ -1,8 +1,9 @@
 """The command line of the report: plain key=value, so that it answers at once."""
 
-import glob
 import sys
 from pathlib import Path
+
+from rdt.report.folders import home, matches
 
 USAGE = """usage: python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true|false]
 
@@ -21,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         given = _parsed(arguments)
-        sources = [path for pattern in given["runs"].split(",") for path in _matches(pattern)]
-        out = Path(given["out"]).expanduser() if given["out"] else _home(given["runs"].split(",")[0])
+        sources = [path for pattern in given["runs"].split(",") for path in matches(pattern)]
+        out = Path(given["out"]).expanduser() if given["out"] else home(given["runs"].split(",")[0])
         from rdt.report import report
 
         page = report(sources, out, wandb=FLAGS[given["wandb"]])
@@ -45,23 +46,6 @@ def _parsed(arguments: list[str]) -> dict[str, str]:
     if given["wandb"] not in FLAGS:
         raise ValueError(f"wandb={given['wandb']}; want true or false")
     return given
-
-
-def _matches(pattern: str) -> list[Path]:
-    """Folders that a path or glob names."""
-    found = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
-    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.name == "result.json"]
-    if not folders:
-        raise ValueError(f"runs={pattern} names no folder")
-    return folders
-
-
-def _home(pattern: str) -> Path:
-    """The folder itself, or the deepest one that a glob fixes."""
-    path = Path(pattern).expanduser()
-    while glob.has_magic(str(path)) or not path.is_dir():
-        path = path.parent
-    return path
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Run folders found and read; a folder that cannot be read becomes a Failure that says why."""
 
+import glob
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,23 @@ from rdt.report.records import Failure, Run, read_point
 SCHEMA = 1
 ERROR = "error.txt"  # why a sweep's job failed, as rdt.folder leaves it
 PRUNED = {"wandb", "checkpoints", "lora", "samples"}
+
+
+def matches(pattern: str) -> list[Path]:
+    """The folders that a path or glob names; ValueError where there is none."""
+    found = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
+    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.name == "result.json"]
+    if not folders:
+        raise ValueError(f"runs={pattern} names no folder")
+    return folders
+
+
+def home(pattern: str) -> Path:
+    """The folder itself, or the deepest one that a glob fixes."""
+    path = Path(pattern).expanduser()
+    while glob.has_magic(str(path)) or not path.is_dir():
+        path = path.parent
+    return path
 
 
 def run_folders(sources: list[Path]) -> list[Path]:
