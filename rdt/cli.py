@@ -1,9 +1,9 @@
-"""The `rdt` command: `rdt run ...`, `rdt evaluate ...`, `rdt report ...`, `rdt sample ...`, `rdt serve ...`."""
+"""The `rdt` command: `rdt run ...`, and `evaluate`, `report`, `sample`, `serve`, `study` in the same way."""
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "evaluate", "report", "sample", "serve")
+COMMANDS = ("run", "evaluate", "report", "sample", "serve", "study")
 
 
 def main() -> None:
