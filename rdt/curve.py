@@ -21,7 +21,7 @@ def modules(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
     if knob is None:
         raise UsageError(
             f"guidance.curve={curve}: guidance={guidance['name']} has nothing to turn as it is set; take guidance=aig"
-            " with schedule=power, step or constant, lora_scale, or cads"
+            " with schedule=power, step or constant, lora_scale, cads or cfg"
         )
     return [_turned(guidance["module"], knob, value) for value in dict.fromkeys(curve)]
 

@@ -37,8 +37,7 @@ def check(cfg: DictConfig, hydra_config: Any) -> None:
     _devices(cfg)
     budgets.check(cfg)
     _prompts(cfg.prompts)
-    for _, source in sources(cfg):
-        checkpoints.check(source)
+    checkpoints.check_all((source for _, source in sources(cfg)), planned=cfg.dry_run)
     folder.check(cfg, Path(cfg.output_dir))
 
 
@@ -48,6 +47,7 @@ def given(cfg: DictConfig, hydra_config: Any) -> None:
         raise UsageError(f"{key}=??? has no default; give {key}=...")
     types(cfg, hydra_config)
     offers.check(cfg, hydra_config.job.config_name)
+    offers.check_parts(cfg.method.name, hydra_config.runtime.choices.get("without") or "nothing")
 
 
 def types(cfg: DictConfig, hydra_config: Any) -> None:

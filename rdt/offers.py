@@ -32,6 +32,13 @@ def check(cfg: DictConfig, config_name: str) -> None:
     )
 
 
+def check_parts(method: str, without: str) -> None:
+    """UsageError where the part that is to be left out is another method's."""
+    owner, _, part = without.rpartition("/")
+    if owner not in ("", method):
+        raise UsageError(f"without={without} takes {part} from {owner}; method={method} has none: take method={owner}")
+
+
 def _offers(cfg: DictConfig, key: str) -> bool:
     section, _, name = key.rpartition(".")
     known = name in (OmegaConf.select(cfg, section) or {})

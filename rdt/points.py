@@ -69,6 +69,6 @@ def _arguments(module: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in module.items():
         if isinstance(value, Mapping):
             flat |= ({key: value["_target_"].rpartition(".")[2]} if "_target_" in value else {}) | _arguments(value)
-        elif not key.startswith("_"):
+        elif not key.startswith("_") and value is not None:
             flat[key] = float(value) if type(value) is int else value
     return flat

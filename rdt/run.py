@@ -1,5 +1,6 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -21,15 +22,23 @@ from rdt.sweep import SweepReport
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """One job."""
+def main(cfg: DictConfig) -> tuple[float, float] | None:
+    """One job; what it reached, for a sweeper that searches."""
     hydra_config = HydraConfig.get()
     with alone(hydra_config):
         name_outputs(cfg, hydra_config)
         if hydra_config.mode == RunMode.MULTIRUN:
             one_of_many(cfg, hydra_config)
-        else:
-            job(cfg, hydra_config)
+            return None if cfg.dry_run else reached(Path(cfg.output_dir))
+        job(cfg, hydra_config)
+    return None
+
+
+def reached(out: Path) -> tuple[float, float]:
+    """Means of the reward that was trained on and of the first measure of diversity, on held-out prompts."""
+    result = json.loads((out / "result.json").read_text("utf-8"))
+    point = result["points"][0]
+    return point["reward"][result["reward"]]["mean"], next(iter(point["diversity"].values()))["mean"]
 
 
 def one_of_many(cfg: DictConfig, hydra_config: Any) -> None:

@@ -16,17 +16,19 @@ from rdt.worker import work
 CONF = Path(conf_dir())
 GROUPS = (
     "method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "constraint", "trainer",
-    "logger", "experiment",
+    "logger", "experiment", "without",
 )  # fmt: skip
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
     "prompts=hub": ["prompts.data=dataset:owner/name:prompts.jsonl", "prompts.key=prompt"],
+    **{f"without=drift/{part}": ["method=drift"] for part in ("concentration", "prompt_noise", "shaping")},
     "reward=remote": ["reward.url=http://127.0.0.1:8000"],
 }
 
 
 def choices(group):
-    return [file.stem for file in sorted((CONF / group).glob("*.yaml"))]
+    files = (CONF / group).glob("**/*.yaml" if group == "without" else "*.yaml")  # a part is its method's
+    return sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in files)
 
 
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in choices(group)])

@@ -49,7 +49,7 @@ def test_a_curve_leaves_the_config_alone():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["guidance=cfg", "guidance.curve=[1,2]"], "guidance.curve=[1, 2]: guidance=cfg has nothing to turn"),
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1,2]"], "guidance.curve=[1, 2]: guidance=aig"),
         (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "schedule=power, step or constant"),
         (["guidance=aig", "guidance.curve=3"], "guidance.curve=3 is not a list; give its values as guidance.curve=[3]"),
         (["guidance=aig", "guidance.curve=[1,two]"], "holds two, which is no number"),

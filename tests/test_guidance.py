@@ -181,9 +181,11 @@ def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tens
 
 def views(policy: Policy) -> guidance.Views:
     empty = policy.encode([""])
-    return guidance.Views(
-        policy, guidance.remembered(policy.base), lambda view: guidance.cfg(view, empty, 3.0), NUM_STEPS
-    )
+
+    def guided(view: guidance.Denoiser, scale: float | None = None) -> guidance.Denoiser:
+        return guidance.cfg(view, empty, 3.0 if scale is None else scale)
+
+    return guidance.Views(policy, guidance.remembered(policy.base), guided, NUM_STEPS)
 
 
 def adapted_convolutions() -> Policy:
@@ -265,3 +267,12 @@ def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: 
     found = latents(policy, instantiate(module)(views(policy)))
     assert found.isfinite().all()
     assert found[:, -1].equal(latents(policy, views(policy).guided(policy.tuned))[:, -1]) == (kind == "cfg")
+
+
+def test_classifier_free_guidance_takes_another_scale() -> None:
+    """guidance=cfg guidance.curve=[..] on one checkpoint: the run's own scale is the default."""
+    policy = tiny.policy()
+    seen = views(policy)
+    other = guidance.tuned(seen, scale=1.0)
+    assert latents(policy, guidance.tuned(seen)).equal(latents(policy, seen.guided(policy.tuned)))
+    assert latents(policy, other).equal(latents(policy, policy.tuned))

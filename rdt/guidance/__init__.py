@@ -23,13 +23,13 @@ class Views:
 
     policy: Policy
     base: Denoiser  # of the policy; points of one sweep share its memory
-    guided: Callable[[Denoiser], Denoiser]  # puts the run's classifier-free guidance around a view
+    guided: Callable[..., Denoiser]  # (view, scale=None): puts classifier-free guidance around a view
     num_steps: int  # of the sampler
 
 
-def tuned(views: Views) -> Denoiser:
-    """guidance=cfg: the tuned policy itself."""
-    return views.guided(views.policy.tuned)
+def tuned(views: Views, *, scale: float | None = None) -> Denoiser:
+    """guidance=cfg: the tuned policy itself, under the run's classifier-free guidance or another scale of it."""
+    return views.guided(views.policy.tuned, scale)
 
 
 def aig(views: Views, *, schedule: Schedule) -> Denoiser:

@@ -56,9 +56,9 @@ class Method(L.LightningModule):
         """How many prompts, over all ranks, `training_step` wants."""
         return self.batch_size
 
-    def guided(self, view: Denoiser) -> Denoiser:
-        """A view of the policy under this run's classifier-free guidance."""
-        return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale)
+    def guided(self, view: Denoiser, scale: float | None = None) -> Denoiser:
+        """A view of the policy under classifier-free guidance, this run's unless another scale is given."""
+        return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale if scale is None else scale)
 
     def sample(self, batch: Batch, stop: int | None = None) -> Trajectory:
         """On-policy rollouts of this rank's share of the batch, without gradient; of all steps or the first `stop`."""
