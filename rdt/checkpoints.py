@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,32 @@ _REBUILD = "rebuild it with: python -m rdt.shapes.pretrain"
 _CURE = "give an existing path, bundled:<file>, hub:<owner>/<name>[@revision] or hub:<owner>/<name>:<file>"
 
 
-def check(source: str) -> None:
-    """MissingCheckpoint where `locate` would fail, ValueError on a broken safetensors file; nothing is loaded."""
+def check_all(sources: Iterable[str], planned: bool) -> None:
+    """As `check`; a plan needs no answer from the hub, which is then asked no more."""
+    asked = True
+    for source in sources:
+        try:
+            check(source, asked)
+        except hub.Unanswered:
+            if not planned:
+                raise
+            asked = False
+
+
+def here(source: str) -> bool:
+    """Whether nothing need be fetched of a source that was checked."""
+    scheme, _, rest = source.partition(":")
+    return scheme not in hub.SCHEMES or hub.cached(hub.Place.of(rest, hub.SCHEMES[scheme]))
+
+
+def check(source: str, asked: bool = True) -> None:
+    """MissingCheckpoint where `locate` would fail, ValueError on a broken safetensors file; nothing is loaded.
+
+    Where the hub is not to be asked, what it may have counts as found.
+    """
     scheme, _, rest = source.partition(":")
     if scheme in hub.SCHEMES:
-        return hub.reachable(hub.Place.of(rest, hub.SCHEMES[scheme]))
+        return hub.reachable(hub.Place.of(rest, hub.SCHEMES[scheme])) if asked else None
     path = locate(source)
     for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
         if file.suffix == ".safetensors":

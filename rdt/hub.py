@@ -9,11 +9,18 @@ from pathlib import Path
 
 PATIENCE = 2.5  # seconds for the hub to answer
 SCHEMES = {"hub": "model", "dataset": "dataset"}  # of a source -> what its repository holds
-ABSENT = "the repository has no such file"
+GATED = "it is gated: accept its licence on its page, then run: hf auth login"
+UNKNOWN = "the hub has no such repository, or it is private: then run hf auth login"
+NO_REVISION, ABSENT = "the repository has no such revision", "the repository has no such file"
+REFUSALS = (GATED, UNKNOWN, NO_REVISION, ABSENT)
 
 
 class MissingCheckpoint(FileNotFoundError):
     """A checkpoint is not there; the message names the file and how to get it."""
+
+
+class Unanswered(MissingCheckpoint):
+    """It is not here, and the hub did not say whether it can be had."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Place:
         words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}", kind]
         cure = f"where there is a network run: {' '.join(word for word in words if word)}"
         what = "checkpoint" if self.kind == "model" else "data set"
-        return MissingCheckpoint(f"{what} {str(self)!r} is not in the local cache: {reason}; {cure}")
+        error = MissingCheckpoint if reason in REFUSALS else Unanswered
+        return error(f"{what} {str(self)!r} is not in the local cache: {reason}; {cure}")
 
 
 def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
@@ -66,11 +74,12 @@ def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
 
 def reachable(place: Place) -> None:
     """MissingCheckpoint where the file or folder is neither in the cache nor to be had."""
-    if not _cached(place) and (silence := _silence(place)):
+    if not cached(place) and (silence := _silence(place)):
         raise place.missing(silence)
 
 
-def _cached(place: Place) -> bool:
+def cached(place: Place) -> bool:
+    """Whether the file or folder is in the cache."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     how = {"revision": place.revision, "repo_type": place.kind}
@@ -88,8 +97,8 @@ def _silence(place: Place) -> str:
     from huggingface_hub import HfApi
 
     def ask() -> None:
-        HfApi().model_info(place.repo, revision=place.revision, timeout=PATIENCE)
-        HfApi().auth_check(place.repo)  # whoever reads about a gated repository may still not read it
+        HfApi().repo_info(place.repo, revision=place.revision, repo_type=place.kind, timeout=PATIENCE)
+        HfApi().auth_check(place.repo, repo_type=place.kind)  # who reads about a gated repository may not read it
 
     return answered(ask)
 
@@ -116,9 +125,9 @@ def reason(error: Exception) -> str:
     from huggingface_hub import errors
 
     known = {
-        errors.GatedRepoError: "it is gated: accept its licence on its page, then run: hf auth login",
-        errors.RepositoryNotFoundError: "the hub has no such repository, or it is private: then run hf auth login",
-        errors.RevisionNotFoundError: "the repository has no such revision",
+        errors.GatedRepoError: GATED,
+        errors.RepositoryNotFoundError: UNKNOWN,
+        errors.RevisionNotFoundError: NO_REVISION,
         errors.EntryNotFoundError: ABSENT,
     }
     return next((said for kind, said in known.items() if isinstance(error, kind)), None) or _first_line(error)

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import checkpoints
 from rdt.curve import modules
 
 SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity", "prompts")
@@ -25,9 +26,10 @@ def plan(cfg: DictConfig) -> str:
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
-        f" {s.num_steps} sampling steps" + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
+        f" {_steps(cfg)} sampling steps" + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
+        f"sample for that: {_rollouts(cfg) * doubled:,} network passes, and those of gradients on top",
         f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
-        *(f"needs {key}: {source} (found{_pin(cfg, key)})" for key, source in sources(cfg)),
+        *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
         "dry run: nothing was loaded or written",
     ]
     return "\n".join(lines)
@@ -41,6 +43,21 @@ def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
             if key.rpartition(".")[2] in CHECKPOINT_KEYS and value not in seen:
                 seen.add(value)
                 yield key, value
+
+
+def _rollouts(cfg: DictConfig) -> int:
+    """Sampling steps of all trajectories of training; ReFL stops some short."""
+    shared = cfg.method.get("replay_ratio", cfg.method.get("updates_per_rollout", 1))  # by so many gradient samples
+    return cfg.iterations * cfg.batch_size * _steps(cfg) // shared
+
+
+def _steps(cfg: DictConfig) -> int:
+    """Of a trajectory in training."""
+    return cfg.method.get("num_steps") or cfg.model.sampling.num_steps
+
+
+def _state(source: str) -> str:
+    return "found" if checkpoints.here(source) else "not here: the first run fetches it"
 
 
 def _pin(cfg: DictConfig, key: str) -> str:

@@ -1,0 +1,67 @@
+"""Experiments on real models, planned where neither their weights nor a network are."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdt import checkpoints, hub, run
+from rdt.compose import conf_dir
+
+README = Path(__file__).resolve().parents[1] / "experiments/real/README.md"
+ROW = re.compile(r"`python -m rdt\.run experiment=real/(\w+)` \|[^|]*\| ([\d,]+) \|[^|]*\| ([\d,]+) \|")
+COSTS = {name: counts for name, *counts in ROW.findall(README.read_text("utf-8"))}  # passes to sample, to evaluate
+NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("*.yaml"))]
+
+
+@pytest.fixture
+def dry(monkeypatch, capsys, tmp_path):
+    """`rdt run ... dry_run=true` in an empty folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "cached", lambda place: False)
+
+    def answer(*overrides, silence="no answer"):
+        asked = []
+        monkeypatch.setattr(hub, "_silence", lambda place: asked.append(place) or silence)
+        monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "logger=csv"])
+        status = 0
+        try:
+            run.entry()
+        except SystemExit as stop:
+            status = stop.code
+        assert not list(tmp_path.iterdir())
+        return status, *capsys.readouterr(), len(asked)
+
+    return answer
+
+
+def test_every_experiment_is_in_the_table():
+    assert sorted(COSTS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_without_weights_or_network_at_the_cost_it_says(name, dry):
+    status, out, err, asked = dry(f"experiment=real/{name}", "dry_run=true")
+    assert status == 0 and err == "" and asked == 1
+    method, model, reward = name.split("_", 2)
+    assert out.startswith(f"method={method} reward={reward} model={model} ")
+    needs = [line for line in out.splitlines() if line.startswith("needs ")]
+    assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
+    assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
+
+
+@pytest.mark.parametrize(("silence", "planned"), [("no answer", False), (hub.GATED, True), (hub.UNKNOWN, True)])
+def test_a_run_without_an_answer_and_a_plan_that_the_hub_refuses_end_at_the_door(silence, planned, dry):
+    status, out, err, _ = dry(f"experiment=real/{NAMES[0]}", f"dry_run={planned}".lower(), silence=silence)
+    assert status == 1 and out == "" and err.count("\n") == 1
+    assert silence in err and "hf download" in err
+
+
+def test_the_hub_is_asked_about_a_data_set_as_such(monkeypatch):
+    asked = []
+    for name in ("repo_info", "auth_check"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda self, repo, **how: asked.append(how["repo_type"]))
+    checkpoints.check("dataset:nosuch/prompts:train.json")
+    checkpoints.check("hub:nosuch/weights")
+    assert asked == ["dataset", "dataset", "model", "model"]
