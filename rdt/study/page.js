@@ -21,15 +21,14 @@ function remember() {
   try { localStorage.setItem(SLOT, JSON.stringify(state)); } catch { say("This browser keeps nothing: save before you close."); }
 }
 
-function say(words) { find("saved").textContent = words; }
-
-function view() { return document.body.dataset.view; }
-
+const say = (words) => { find("saved").textContent = words; };
+const view = () => document.body.dataset.view;
 function show(name) {
   document.body.dataset.view = name;
   for (const part of document.querySelectorAll("[data-of]")) part.hidden = part.dataset.of !== name;
   const step = state.answers.length, bar = find("bar");
-  find("count").textContent = name === "start" ? `${study.pairs.length} pairs` : `${Math.floor(step / QUESTIONS.length)} of ${study.pairs.length}`;
+  const pair = Math.min(Math.floor(step / QUESTIONS.length) + 1, study.pairs.length);
+  find("count").textContent = name === "start" ? `${study.pairs.length} pairs` : `${pair} of ${study.pairs.length}`;
   bar.setAttribute("aria-valuemax", TOTAL);
   bar.setAttribute("aria-valuenow", step);
   bar.firstElementChild.style.width = `${100 * step / TOTAL}%`;
@@ -63,7 +62,13 @@ function ask() {
   since = performance.now();
 }
 
+function flash(button) {
+  button.classList.add("given");
+  setTimeout(() => button.classList.remove("given"), 150);
+}
+
 function answer(given) {
+  flash(document.querySelector(`[data-answer=${given}]`));
   const seconds = Math.round(performance.now() - since) / 1000;
   state.answers.push({ answer: given, seconds, at: new Date().toISOString() });
   say("");

@@ -48,18 +48,15 @@ def page(key: dict[str, Any], pairs: list[Pair]) -> str:
 
 def _shown(key: dict[str, Any], pairs: list[Pair]) -> dict[str, Any]:
     """What the page is told; every image once, in an order that says nothing."""
-    sides = [side for pair in pairs for side in (pair.left, pair.right)]
-    images = sorted({image for side in sides for image in _addresses(side)})
+    drawn = [(_addresses(pair.left), _addresses(pair.right)) for pair in pairs]
+    images = sorted({image for sides in drawn for side in sides for image in side})
     random.Random(key["study"]).shuffle(images)
     place = {image: k for k, image in enumerate(images)}
-
-    def told(side: Side, ids: dict[str, Any]) -> dict[str, Any]:
-        return {"id": ids["id"], "images": [place[image] for image in _addresses(side)]}
-
     shown = [
-        {"id": ids["id"], "prompt": pair.prompt, "left": told(pair.left, ids["left"]),
-         "right": told(pair.right, ids["right"])}
-        for pair, ids in zip(pairs, key["pairs"], strict=True)
+        {"id": ids["id"], "prompt": ids["prompt"]}
+        | {name: {"id": ids[name]["id"], "images": [place[image] for image in side]}
+           for name, side in zip(("left", "right"), sides, strict=True)}
+        for ids, sides in zip(key["pairs"], drawn, strict=True)
     ]  # fmt: skip
     asked = {name: (SETS if key["set"] > 1 else ONE)[name] for name in key["questions"]}
     return {"study": key["study"], "version": VERSION, "questions": asked, "pairs": shown, "images": images}

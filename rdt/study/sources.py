@@ -48,7 +48,7 @@ class Grid:
         except OSError as error:
             raise ValueError(f"{self.path} is no whole picture: {error}") from error
         rows = len(self.prompts)
-        if not rows or image.height % rows or image.width % self.columns:
+        if not rows * self.columns or image.height % rows or image.width % self.columns:
             raise ValueError(f"{self.path} is {image.size} pixels: no {rows} rows of {self.columns} images")
 
     @property
@@ -92,12 +92,21 @@ def chosen(settings: list[Setting], names: str) -> list[Setting]:
     kept = [one for one in settings if not wanted or any(_named(one.name, name) for name in wanted)]
     if len(kept) < 2:
         raise ValueError(f"only {', '.join(one.name for one in kept)}: a comparison wants two settings or more")
-    twice = [name for name, count in Counter(one.name for one in kept).items() if count > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} was evaluated in two ways (prompts, images per prompt): study those runs apart")
-    for grid in (grid for one in kept for grid in one.grids.values()):
-        grid.check()
+    _check(kept)
     return kept
+
+
+def _check(settings: list[Setting]) -> None:
+    """ValueError where a name or a picture is not one setting's alone, or a picture cannot be used."""
+    grids = [grid for one in settings for grid in one.grids.values()]
+    for name, count in Counter(one.name for one in settings).items():
+        if count > 1:
+            raise ValueError(f"{name} was evaluated in two ways (prompts, images per prompt): study those runs apart")
+    for path, count in Counter(grid.path for grid in grids).items():
+        if count > 1:
+            raise ValueError(f"{path} is named after {count} settings: it shows the last that was evaluated")
+    for grid in grids:
+        grid.check()
 
 
 def _named(name: str, pattern: str) -> bool:

@@ -1,0 +1,118 @@
+"""A headless Chromium spoken to over a pipe, by its DevTools protocol: no driver, no package, no port."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--remote-debugging-pipe"]  # fmt: skip
+CODES = {"Enter": 13, "Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+
+
+def installed() -> str | None:
+    """The browser's path, None where there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Chromium:
+    """One page; what it asks of the network and what it says on its console is remembered."""
+
+    def __init__(self, home: Path, size: tuple[int, int] = (1280, 860)) -> None:
+        read, write = os.pipe(), os.pipe()
+        theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (read[0], write[1])]
+
+        def plug() -> None:
+            os.dup2(theirs[0], 3)
+            os.dup2(theirs[1], 4)
+
+        flags = [*FLAGS, f"--user-data-dir={home / 'profile'}", f"--window-size={size[0]},{size[1]}", "about:blank"]
+        with (home / "chromium.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [installed(), *flags], preexec_fn=plug, close_fds=False, stdout=log, stderr=log
+            )
+        for fd in (*theirs, read[0], write[1]):
+            os.close(fd)
+        self.to, self.back, self.rest, self.count = read[1], write[0], b"", 0
+        self.requests, self.complaints, self.session = [], [], None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **params):
+        """One command's result."""
+        self.count += 1
+        asked = {"id": self.count, "method": method, "params": params}
+        asked |= {"sessionId": self.session} if self.session and not method.startswith("Browser.") else {}
+        os.write(self.to, json.dumps(asked).encode() + b"\0")
+        while True:
+            answer = self._message()
+            if answer.get("id") == self.count:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._note(answer)
+
+    def open(self, page: Path) -> None:
+        """Load a file and wait until it is drawn."""
+        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def js(self, expression: str):
+        """What an expression is worth in the page."""
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60) -> None:
+        """Wait for an expression to hold."""
+        last = time.monotonic() + seconds
+        while not self.js(expression):
+            assert time.monotonic() < last, expression
+            time.sleep(0.02)
+
+    def press(self, *keys: str) -> None:
+        """Press and release keys, as a person does."""
+        for key in keys:
+            code = CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
+            event = {"key": key, "windowsVirtualKeyCode": code}
+            text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+            self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **event, **text)
+            self.ask("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def downloads(self, folder: Path) -> None:
+        """Let the page save files there."""
+        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def screenshot(self, file: Path) -> None:
+        """What is to be seen, as PNG."""
+        file.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        """End the browser."""
+        self.process.terminate()
+        self.process.wait(20)
+        os.close(self.to)
+        os.close(self.back)
+
+    def _message(self) -> dict:
+        while b"\0" not in self.rest:
+            assert select.select([self.back], [], [], 90)[0], "the browser is silent"
+            got = os.read(self.back, 1 << 16)
+            assert got, "the browser is gone"
+            self.rest += got
+        message, _, self.rest = self.rest.partition(b"\0")
+        return json.loads(message)
+
+    def _note(self, event: dict) -> None:
+        method, params = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"][:80])
+        elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+            self.complaints.append(params)
