@@ -32,9 +32,9 @@ def test_a_wheel_installed_elsewhere_plans_a_run(installed, tmp_path):
     assert "method=sqdf reward=hps model=shapes" in done.stdout and not list(tmp_path.iterdir())
 
 
-def test_a_wheel_holds_config_and_weights_and_the_command(installed):
+def test_a_wheel_holds_config_and_weights_and_pages_and_the_command(installed):
     assert (installed / "rdt" / "conf" / "config.yaml").is_file()
-    for file in (ROOT / "rdt" / "shapes" / "weights").rglob("*"):
+    for file in [*(ROOT / "rdt" / "shapes" / "weights").rglob("*"), *ROOT.glob("rdt/*/page.*")]:
         copy = installed / file.relative_to(ROOT)
         assert file.is_dir() or copy.read_bytes() == file.read_bytes(), file
     (entry,) = installed.glob("rdt-*.dist-info/entry_points.txt")

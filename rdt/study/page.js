@@ -77,8 +77,7 @@ function answer(given) {
 }
 
 function undo() {
-  if (!state.answers.length) return;
-  state.answers.pop();
+  if (!state.answers.pop()) return;
   state.saved = 0;
   remember();
   ask();
@@ -132,7 +131,8 @@ function begin(event) {
 }
 
 function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || view() === "start") return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (view() === "start") return event.key === "Enter" && event.target === document.body ? begin(event) : undefined;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const voting = view() === "vote", act = voting && ANSWER[key] ? () => answer(ANSWER[key])
     : { u: undo, Backspace: undo, s: save, n: next, Enter: voting ? null : save }[key];
