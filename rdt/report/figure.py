@@ -118,7 +118,7 @@ def _picture(figure: Any, grid: Grid, comparison: Comparison, place: tuple[float
     )
     shown = [name for name in (*comparison.rewards, comparison.diversity) if name in scores]
     says = "   ".join(f"{name.partition('/')[2]} {scores[name].value.mean:#.3g}" for name in shown)
-    size = min(10, 240 / len(grid.title))  # a long title leaves the scores their room
+    size = min(10, 200 / len(grid.title))  # a long title leaves the scores their room
     axes.set_title(grid.title, fontsize=size, fontweight="bold", color=colour, pad=6)
     axes.annotate(says, (1, 1), (0, 7), "axes fraction", "offset points", ha="right", fontsize=8.5, color=QUIET)
     for row, prompt in enumerate(grid.prompts if left < MARGIN + ROW_LABELS + 0.01 else ()):
