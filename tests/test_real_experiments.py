@@ -1,15 +1,20 @@
 """Experiments on real models, planned where neither their weights nor a network are."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import fullsize
 from rdt import checkpoints, hub, run
 from rdt.compose import conf_dir
 
-README = Path(__file__).resolve().parents[1] / "experiments/real/README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "experiments/real/README.md"
 ROW = re.compile(r"`python -m rdt\.run experiment=real/(\w+)` \|[^|]*\| ([\d,]+) \|[^|]*\| ([\d,]+) \|")
 COSTS = {name: counts for name, *counts in ROW.findall(README.read_text("utf-8"))}  # passes to sample, to evaluate
 NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("*.yaml"))]
@@ -65,3 +70,21 @@ def test_the_hub_is_asked_about_a_data_set_as_such(monkeypatch):
     checkpoints.check("dataset:nosuch/prompts:train.json")
     checkpoints.check("hub:nosuch/weights")
     assert asked == ["dataset", "dataset", "model", "model"]
+
+
+@pytest.mark.parametrize("name", fullsize.COMPONENTS)
+def test_what_the_benchmark_runs_has_as_many_parameters_as_what_is_published(name):
+    with torch.device("meta"):
+        made = {part: make() for part, make in fullsize.COMPONENTS[name].items() if part != "unet"}
+    found = {part: sum(weight.numel() for weight in module.parameters()) for part, module in made.items()}
+    published = {"vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}
+    assert found == {part: published[part] for part in made}
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_unattended_and_says_what_it_ran_on():
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "benchmarks/real.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny random checkpoints" in done.stdout and done.stdout.count("attention flash_attention") == 4
