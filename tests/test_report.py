@@ -23,6 +23,7 @@ from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.runs import command
 from rdt.report.table import limit_rows
+from rdt.report.text import slug
 
 PROMPTS = [f"a circle number {i}" for i in range(12)]
 FRONTIER = [
@@ -308,3 +309,8 @@ def test_the_latex_table_says_what_latex_would_not_print(tmp_path):
     table = (tmp_path / "out" / "front.tex").read_text()
     assert r"sqdf\_x" in table and table.count(r"\\") == 3 and r"\pm" in table  # head, base, one group
     assert not (tmp_path / "out" / "duels.csv").exists()  # of one method
+
+
+def test_file_names_keep_a_number_s_sign():
+    assert slug("lora_scale scale=-1") != slug("lora_scale scale=1")
+    assert slug("Adam 1e-05 / 2026-11") == "adam-1e-05-2026-11"

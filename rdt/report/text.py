@@ -38,5 +38,6 @@ def verdict(score: Score, name: str) -> str:
 
 
 def slug(words: str) -> str:
-    """A file name of them."""
-    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")[:80] or "samples"
+    """A file name of them; a number keeps its sign."""
+    signed = re.sub(r"(?<![a-z0-9])-(?=\d)", "minus", words.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", signed).strip("-.")[:80] or "samples"
