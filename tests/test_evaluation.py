@@ -26,7 +26,7 @@ def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
 def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
     """The guided base and points of every guidance, all on one memory."""
     empty, base = policy.encode([""]), guidance.remembered(policy.base)
-    views = guidance.Views(policy, base, lambda view: guidance.cfg(view, empty, 3.0), T)
+    views = guidance.Views(policy, base, lambda view, scale=None: guidance.cfg(view, empty, 3.0), T)
     points = {f"step {f}": guidance.aig(views, schedule=guidance.step(f)) for f in (0.25, 0.5, 0.75)}
     points |= {f"power {p}": guidance.aig(views, schedule=guidance.power(p)) for p in (0, 2)}
     points |= {f"scale {s}": guidance.lora_scale(views, scale=s) for s in (0.0, 0.5)}
