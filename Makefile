@@ -13,8 +13,8 @@ help:  ## Say what can be made
 run: $(INSTALLED)  ## Train SQDF on the embedded world, evaluate it, draw the reward-diversity front
 	$(BIN)/python -m rdt.run method=sqdf reward=hps $(ARGS)
 
-test: $(INSTALLED)  ## Run the tests (the slow ones: make test ARGS="-m slow")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## Run the tests, a core each (the slow ones: make test ARGS="-m slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(INSTALLED)  ## Check format, lint, import contract and types
 	$(BIN)/ruff format --check .
