@@ -86,6 +86,16 @@ class Chromium:
             self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **event, **text)
             self.ask("Input.dispatchKeyEvent", type="keyUp", **event)
 
+    def hover(self, found: str) -> None:
+        """Move the mouse onto the middle of the element that an expression finds, scrolled to where it can be seen."""
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", **self._middle(found))
+
+    def click(self, found: str) -> None:
+        """Press and release the mouse there."""
+        at = self._middle(found) | {"button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, **at)
+
     def downloads(self, folder: Path) -> None:
         """Let the page save files there."""
         self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
@@ -100,6 +110,10 @@ class Chromium:
         self.process.wait(20)
         os.close(self.to)
         os.close(self.back)
+
+    def _middle(self, found: str) -> dict:
+        box = f"(e => (e.scrollIntoView({{block: 'center'}}), e.getBoundingClientRect()))({found})"
+        return self.js(f"(b => ({{x: b.x + b.width / 2, y: b.y + b.height / 2}}))({box})")
 
     def _message(self) -> dict:
         while b"\0" not in self.rest:

@@ -10,7 +10,8 @@ from rdt.report.fronts import Comparison, Group
 from rdt.report.records import Run
 from rdt.report.text import slug
 
-MOST = 900  # pixels across, for a picture inside a page
+MOST, MANY, SMALL = 900, 24, 480  # pixels across, for a picture inside a page; of more pictures than MANY
+BUDGET = 16_000_000  # bytes of all grids of a page, past which they are JPEG
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,22 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def data_uri(path: Path, most: int = MOST) -> str:
-    """The picture inside its own address; large ones are shrunk and become JPEG."""
+def embedded(grid: Grid, count: int) -> str:
+    """data_uri of one of that many grids of a page."""
+    return data_uri(grid.path, MOST if count <= MANY else SMALL, BUDGET // count)
+
+
+def data_uri(path: Path, most: int, light: int) -> str:
+    """The picture inside its own address: PNG of at most that many bytes, else at most that wide and JPEG."""
     from PIL import Image
 
     with Image.open(path) as image:
         picture, out = image.convert("RGB"), io.BytesIO()
-    kind = "png" if picture.width <= most else "jpeg"
-    if kind == "jpeg":
+    kind = "png"
+    if picture.width <= most:
+        picture.save(out, kind)
+    if not 0 < out.tell() <= light:
+        kind, out = "jpeg", io.BytesIO()
         picture.thumbnail((most, most * picture.height // picture.width + 1))
-    picture.save(out, kind, **({"quality": 90} if kind == "jpeg" else {}))
+        picture.save(out, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -36,43 +36,84 @@ function limits(data, sx, sy, x, y) {
   }).join("");
 }
 
-function mark(p, index, sx, sy, x, y) {
+// Per method, what neither the base nor another of its settings dominates; nothing where an axis has no better side.
+function fronts(points, better, x, y) {
+  const a = better[x], b = better[y], means = points.filter((p) => p.kind === "mean");
+  const beats = (q, p) => {
+    const over = a * (q.scores[x][0] - p.scores[x][0]), up = b * (q.scores[y][0] - p.scores[y][0]);
+    return over >= 0 && up >= 0 && (over > 0 || up > 0);
+  };
+  return a && b ? [...new Set(means.map((p) => p.method))].map((method) => {
+    const own = points.filter((p) => p.kind === "base" || (p.kind === "mean" && p.method === method));
+    const best = own.filter((p) => !own.some((q) => beats(q, p))).sort((p, q) => p.scores[x][0] - q.scores[x][0]);
+    return { method, own, best, colour: own.at(-1).colour };
+  }) : [];
+}
+
+// A front's line through its means, in a band between the worse and the better corners of their intervals.
+function band(front, better, sx, sy, x, y) {
+  const at = (p, side) => `${sx.at(p.scores[x][side && 1 + (side * better[x] + 1) / 2])},${sy.at(p.scores[y][side && 1 + (side * better[y] + 1) / 2])}`;
+  const edge = [...front.best.map((p) => at(p, 1)), ...front.best.map((p) => at(p, -1)).reverse()];
+  return `<g data-front="${safe(front.method)}"><polygon points="${edge.join(" ")}" fill="${front.colour}" opacity=".12"/>
+    <polyline points="${front.best.map((p) => at(p, 0)).join(" ")}" fill="none" stroke="${front.colour}" stroke-width="1.8" opacity=".6"/></g>`;
+}
+
+function mark(p, index, hollow, sx, sy, x, y) {
   const a = p.scores[x], b = p.scores[y], cx = sx.at(a[0]), cy = sy.at(b[0]);
   const bars = p.kind === "seed" ? "" : `<path d="M${sx.at(a[1])} ${cy}H${sx.at(a[2])}M${cx} ${sy.at(b[1])}V${sy.at(b[2])}" stroke="${p.colour}" stroke-width="1.3"/>`;
+  const hue = hollow.has(p) ? `fill="#fff" stroke="${p.colour}" stroke-width="1.5"` : `fill="${p.colour}" stroke="#fff"`;
   const dot = p.kind === "base" ? `<path d="M${cx} ${cy - 7}l7 7l-7 7l-7 -7z" fill="${p.colour}" stroke="#fff"/>`
-    : `<circle cx="${cx}" cy="${cy}" r="${p.kind === "seed" ? 3.5 : 6.5}" fill="${p.colour}" fill-opacity="${p.kind === "seed" ? 0.5 : 1}" stroke="#fff"/>`;
+    : `<circle cx="${cx}" cy="${cy}" r="${p.kind === "seed" ? 3.5 : 6.5}" ${hue} fill-opacity="${p.kind === "seed" ? 0.5 : 1}"/>`;
   return `<g data-tip="${index}">${bars}${dot}</g>`;
 }
 
+function line(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+// What a point is: its name, config, scores and command, and the grid that the page holds already.
 function tip(p) {
-  const rows = Object.entries(p.scores).map(([name, s]) => {
-    const bounds = s[1] === s[2] ? "" : ` [${brief(s[1])}, ${brief(s[2])}]`;
-    return `${name}  ${brief(s[0])}${bounds}`;
-  });
-  return [p.name, ...rows].join("\n");
+  const words = document.createElement("div"), grid = p.grid && document.getElementById(p.grid);
+  const rows = Object.entries(p.scores).map(([name, s]) => `${name}  ${brief(s[0])}${s[1] === s[2] ? "" : ` [${brief(s[1])}, ${brief(s[2])}]`}`);
+  words.append(line("b", p.name), line("p", p.config || ""), line("p", rows.join("\n")), line("code", p.command || ""));
+  if (!grid) return [words];
+  const picture = document.createElement("figure"), copy = new Image();
+  copy.src = grid.src;
+  copy.alt = grid.alt;
+  picture.append(copy, line("figcaption", p.drawn || ""));
+  return [words, picture];
+}
+
+function place(hover, event) {
+  const fits = (at, size, room) => Math.max(8, at + 16 + size > room - 8 ? Math.min(at - 16 - size, room - 8 - size) : at + 16);
+  hover.style.left = `${fits(event.clientX, hover.offsetWidth, innerWidth)}px`;
+  hover.style.top = `${Math.max(8, Math.min(event.clientY + 12, innerHeight - hover.offsetHeight - 8))}px`;
 }
 
 function chart(box) {
   const data = JSON.parse(box.querySelector("script").textContent);
   const [selectX, selectY] = box.querySelectorAll("select"), plot = box.querySelector(".plot"), hover = box.querySelector(".tip");
   const off = new Set();
+  let shown = null;
   const draw = () => {
     const x = selectX.value, y = selectY.value;
     const points = data.points.filter((p) => p.scores[x] && p.scores[y] && !off.has(p.method));
     if (!points.length) { plot.innerHTML = "<p class='quiet'>Nothing carries both of these scores.</p>"; return; }
     const sx = scale(points, x, LEFT, W - RIGHT), sy = scale(points, y, H - BOTTOM, TOP);
+    const found = fronts(points, data.better, x, y), hollow = new Set(found.flatMap((f) => f.own.filter((p) => p.kind === "mean" && !f.best.includes(p))));
+    const bands = found.map((f) => band(f, data.better, sx, sy, x, y)).join("");
     const clip = `<clipPath id="${data.id}-clip"><rect x="${LEFT}" y="${TOP}" width="${W - LEFT - RIGHT}" height="${H - TOP - BOTTOM}"/></clipPath>`;
-    const marks = points.map((p) => mark(p, data.points.indexOf(p), sx, sy, x, y)).join("");
-    plot.innerHTML = `<svg viewBox="0 0 ${W} ${H}" role="img">${clip}${axes(sx, sy, x, y)}${limits(data, sx, sy, x, y)}${marks}</svg>`;
+    const marks = points.map((p) => mark(p, data.points.indexOf(p), hollow, sx, sy, x, y)).join("");
+    plot.innerHTML = `<svg viewBox="0 0 ${W} ${H}" role="img">${clip}${axes(sx, sy, x, y)}${limits(data, sx, sy, x, y)}${bands}${marks}</svg>`;
   };
   plot.addEventListener("pointermove", (event) => {
     const target = event.target.closest("[data-tip]");
     hover.hidden = !target;
     if (!target) return;
-    hover.textContent = tip(data.points[target.dataset.tip]);
-    const frame = box.getBoundingClientRect(), left = event.clientX - frame.left;
-    hover.style.left = `${Math.max(0, left + 16 + hover.offsetWidth > frame.width ? left - hover.offsetWidth - 12 : left + 16)}px`;
-    hover.style.top = `${event.clientY - frame.top + 12}px`;
+    if (shown !== target.dataset.tip) hover.replaceChildren(...tip(data.points[shown = target.dataset.tip]));
+    place(hover, event);
   });
   plot.addEventListener("pointerleave", () => { hover.hidden = true; });
   box.querySelectorAll(".keys button").forEach((key) => key.addEventListener("click", () => {

@@ -8,7 +8,7 @@ from string import Template
 
 from rdt.report.curves import curve_svg, names_of, read_curves
 from rdt.report.fronts import Comparison, Group
-from rdt.report.grids import Grid, data_uri, grids_of
+from rdt.report.grids import Grid, data_uri, embedded, grids_of
 from rdt.report.panel import INK, colour_of
 from rdt.report.records import Failure, Run
 from rdt.report.runs import run_html
@@ -16,7 +16,8 @@ from rdt.report.scatter import scatter_html
 from rdt.report.table import table_html
 from rdt.report.text import difference, number, short, verdict
 
-GRIDS, CURVES = 24, 12  # per comparison; the rest stays in the run folders
+GRIDS, CURVES = 200, 12  # per comparison; the rest stays in the run folders
+HERO = (2080, 4_000_000)  # pixels across and bytes of the figure at the head
 
 
 def page(comparisons: list[Comparison], failures: list[Failure], figure: Path) -> str:
@@ -47,12 +48,14 @@ def _body(comparisons: list[Comparison], failures: list[Failure], figure: Path) 
         yield f'<section class="failed"><b>{len(failures)} failed</b><ul>{items}</ul></section>'
     for comparison in comparisons:
         yield f'<div class="cards">{"".join(_card(comparison, group) for group in comparison.groups)}</div>'
-    yield f'<img class="hero" alt="Reward against diversity" src="{data_uri(figure, most=2080)}">'
-    for index, comparison in enumerate(comparisons):
+    yield f'<img class="hero" alt="Reward against diversity" src="{data_uri(figure, *HERO)}">'
+    grids = [grids_of(comparison, GRIDS) for comparison in comparisons]
+    for index, (comparison, own) in enumerate(zip(comparisons, grids, strict=True)):
         where = f" ({escape(comparison.model)})" if len(comparisons) > 1 else ""
-        yield f"<h2>Any score against any other{where}</h2>{scatter_html(comparison, f'scatter{index}')}"
+        ids = {_key(grid): f"grid{index}-{place}" for place, grid in enumerate(own)}
+        yield f"<h2>Any score against any other{where}</h2>{scatter_html(comparison, f'scatter{index}', ids)}"
         yield f"<h2>Scores{where}</h2>{table_html(comparison)}"
-        yield from _pictures(comparison)
+        yield from _pictures(comparison, own, ids, sum(map(len, grids)))
     runs = [run for comparison in comparisons for run in members(comparison)]
     yield f"<h2>Runs</h2>{''.join(run_html(run, opened=len(runs) == 1) for run in runs)}"
 
@@ -78,11 +81,12 @@ def _gain(group: Group, name: str) -> str:
     return f'<span class="{verdict(score, name)}">{difference(score.diff)}</span>'
 
 
-def _pictures(comparison: Comparison) -> Iterator[str]:
-    grids = grids_of(comparison, GRIDS)
+def _pictures(comparison: Comparison, grids: list[Grid], ids: dict[str, str], count: int) -> Iterator[str]:
+    """Grids under their ids, count of them on the whole page, and training curves."""
     if grids:
+        drawn = [_grid(comparison, grid, ids[_key(grid)], count) for grid in grids]
         yield '<h2>Samples</h2><p class="quiet">One prompt per row, the same noise in every column.</p>'
-        yield f'<div class="grids">{"".join(_grid(comparison, grid) for grid in grids)}</div>'
+        yield f'<div class="grids">{"".join(drawn)}</div>'
     hues = {run.path: colour_of(comparison, group.method) for group in comparison.groups for run in group.runs}
     curves = {path: (read_curves(path / "metrics.csv"), hue) for path, hue in hues.items()}
     names = names_of([curve for curve, _ in curves.values()])[:CURVES]
@@ -91,9 +95,16 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
         yield f'<h2>Training</h2><div class="curves">{"".join(drawn)}</div>'
 
 
-def _grid(comparison: Comparison, grid: Grid) -> str:
+def _key(grid: Grid) -> str:
+    return grid.group.name if grid.group else ""
+
+
+def _grid(comparison: Comparison, grid: Grid, name: str, count: int) -> str:
     hue = colour_of(comparison, grid.group.method) if grid.group else INK
     rows = "".join(f"<span>{escape(prompt)}</span>" for prompt in grid.prompts)
-    picture = f'<img alt="samples of {escape(grid.title)}" src="{data_uri(grid.path)}">'
+    picture = (
+        f'<img id="{name}" loading="lazy" decoding="async" alt="samples of {escape(grid.title)}" '
+        f'src="{embedded(grid, count)}">'
+    )
     body = f'<div class="pair"><div class="rows">{rows}</div>{picture}</div>' if rows else picture
     return f'<figure style="--hue:{hue}"><figcaption><b>{escape(grid.title)}</b></figcaption>{body}</figure>'

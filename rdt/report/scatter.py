@@ -4,16 +4,16 @@ import json
 from html import escape
 from typing import Any
 
+from rdt.report.dots import COSTS, dots
 from rdt.report.fronts import Comparison
-from rdt.report.panel import INK, colour_of
-from rdt.report.records import Score
+from rdt.report.panel import colour_of
 from rdt.report.text import short
 
 
-def scatter_html(comparison: Comparison, name: str) -> str:
-    """The box that page.js fills; name is its id."""
-    points = _points(comparison)
-    scores = list(dict.fromkeys(score for point in points for score in point["scores"]))
+def scatter_html(comparison: Comparison, name: str, pictures: dict[str, str]) -> str:
+    """The box that page.js fills; name is its id, pictures are the ids of the page's grids by group, "" the base's."""
+    points = dots(comparison, pictures)
+    scores = sorted(dict.fromkeys(score for point in points for score in point["scores"]), key=COSTS.__contains__)
     x, y = short(comparison.diversity), short(comparison.rewards[-1]) if comparison.rewards else scores[0]
     hues = [(method, colour_of(comparison, method)) for method in comparison.methods]
     keys = "".join(
@@ -22,7 +22,8 @@ def scatter_html(comparison: Comparison, name: str) -> str:
         for method, hue in hues
     )
     choices = f"<label>across {_select(scores, x)}</label><label>up {_select(scores, y)}</label>"
-    data = json.dumps({"id": name, "points": points, "curves": _curves(comparison)}).replace("<", "\\u003c")
+    record = {"id": name, "points": points, "curves": _curves(comparison), "better": _better(comparison)}
+    data = json.dumps(record).replace("<", "\\u003c")
     return (
         f'<div class="scatter" id="{name}">{choices}'
         f'<div class="keys">{keys}</div><div class="plot"></div><div class="tip" hidden></div>'
@@ -35,25 +36,13 @@ def _select(names: list[str], chosen: str) -> str:
     return f"<select>{options}</select>"
 
 
-def _points(comparison: Comparison) -> list[dict[str, Any]]:
-    points = [_point("base", "base", "", INK, comparison.base)]
-    for group in comparison.groups:
-        hue, several = colour_of(comparison, group.method), len(group.points) > 1
-        mean = (
-            f"{group.name} · mean of {len(group.points)} seeds"
-            if several
-            else f"{group.name} · seed {group.runs[0].seed}"
-        )
-        points.append(_point("mean", mean, group.method, hue, group.scores))
-        for run, point in zip(group.runs, group.points, strict=True):
-            if several:
-                points.append(_point("seed", f"{group.name} · seed {run.seed}", group.method, hue, point.scores))
-    return points
-
-
-def _point(kind: str, name: str, method: str, colour: str, scores: dict[str, Score]) -> dict[str, Any]:
-    values = {short(key): [s.value.mean, s.value.lo, s.value.hi] for key, s in scores.items()}
-    return {"kind": kind, "name": name, "method": method, "colour": colour, "scores": values}
+def _better(comparison: Comparison) -> dict[str, int]:
+    """1 for what is the better the more there is of it, -1 for what is paid; what has no better side is left out."""
+    names = dict.fromkeys(
+        name for scores in (comparison.base, *(g.scores for g in comparison.groups)) for name in scores
+    )
+    gained = {short(name): 1 for name in names if name.startswith(("reward/", "diversity/"))}
+    return gained | dict.fromkeys((short("kl_nats"), *COSTS), -1)
 
 
 def _curves(comparison: Comparison) -> list[dict[str, Any]]:
