@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fullsize
+from minimal import minimal
 from rdt import checkpoints, hub, run
 from rdt.compose import conf_dir
 
@@ -54,6 +55,15 @@ def test_it_is_planned_without_weights_or_network_at_the_cost_it_says(name, dry)
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
     assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
     assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
+
+
+@pytest.mark.parametrize("method", ["grpo", "drift"])
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
+def test_groups_fit_into_the_batch_of_every_model(model, method, tmp_path, monkeypatch):
+    monkeypatch.setattr("minimal.OVERRIDES", ())
+    cfg = minimal(tmp_path, f"model={model}", f"method={method}", "logger=none")
+    assert cfg.batch_size % cfg.method.group == 0 and cfg.batch_size % cfg.method.updates_per_rollout == 0
+    assert cfg.method.num_steps < cfg.model.sampling.num_steps
 
 
 @pytest.mark.parametrize(("silence", "planned"), [("no answer", False), (hub.GATED, True), (hub.UNKNOWN, True)])
