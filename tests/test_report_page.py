@@ -85,7 +85,7 @@ def _hover(browser, config):
     )
     words = browser.js("document.querySelector('.tip').innerText")
     assert f"method.{config}" in words and "python -m rdt.run" in words
-    under = "[...document.querySelectorAll('.grids figure')].filter(f => f.innerText.includes('kl_coef 1'))"
+    under = "[...document.querySelectorAll('.grids figure')].filter(f => f.textContent.includes('kl_coef 1'))"
     assert browser.js(f"{under}.map(f => f.querySelector('img').src === document.querySelector('.tip img').src)") == [
         True
     ]

@@ -68,9 +68,7 @@ function mark(p, index, hollow, sx, sy, x, y) {
 }
 
 function line(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
+  return Object.assign(document.createElement(tag), { textContent: text });
 }
 
 // What a point is: its name, config, scores and command, and the grid that the page holds already.
