@@ -1,15 +1,19 @@
-"""What a finished run shows on W&B: final scalars, sample grids, its front, and the adapter as an artifact."""
+"""What a run shows on W&B: final scalars, sample grids, its front, and once trained the adapter as an artifact."""
 
 import json
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
+from rdt import tracking
 from rdt.points import Point, means
+
+GRIDS = 24  # shown at most; the rest stays in the folder
 
 
 def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
@@ -18,15 +22,29 @@ def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
-            run.summary.update(scalars(result))
-            run.log(pictures(out) | fronts(result) | {"iteration": result["iterations"]})
+            show(run, out, result["points"][-1])
             run.log_artifact(artifact(cfg, result, out / "lora"))
             run.finish()
 
 
-def scalars(result: dict[str, Any]) -> dict[str, float]:
-    """final/<score> of the run's point, its paired difference, base/<score>, compute/<cost>."""
-    final, base = means(result["points"][-1]), means(result["base"])
+def evaluation(cfg: DictConfig, out: Path) -> AbstractContextManager[Any]:
+    """A W&B run of job type eval, in the group of the run that was trained; None where that logged to none."""
+    if cfg.logger.wandb is None:
+        return nullcontext()
+    run: AbstractContextManager[Any] = tracking.of_config(cfg, out, "eval")
+    return run
+
+
+def show(run: Any, out: Path, last: Point) -> None:
+    """Scalars of that point, and the pictures and fronts of the whole record."""
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    run.summary.update(scalars(result, last))
+    run.log(pictures(out) | fronts(result) | {"iteration": result["iterations"]})
+
+
+def scalars(result: dict[str, Any], last: Point) -> dict[str, float]:
+    """final/<score> of that point, its paired difference, base/<score>, compute/<cost>."""
+    final, base = means(last), means(result["base"])
     cost = {key: value for key, value in result["compute"].items() if isinstance(value, int | float)}
     values = {"final": final, "base": base, "compute": cost}
     values["difference"] = {name: final[name] - base[name] for name in final if name in base}
@@ -34,7 +52,7 @@ def scalars(result: dict[str, Any]) -> dict[str, float]:
 
 
 def pictures(out: Path) -> dict[str, Any]:
-    """The sample grids, at equal noise, and the report's front."""
+    """The sample grids of base and points, at equal noise, and the report's front."""
     import wandb
 
     from rdt.report.figure import draw
@@ -43,9 +61,10 @@ def pictures(out: Path) -> dict[str, Any]:
     from rdt.report.grids import grids_of
 
     comparisons = compare([read_run(out)])
-    draw(comparisons, grids_of(comparisons[0], most=4), out / "front.png")
-    files = {"samples/base": "samples/base.png", "samples/tuned": "samples/tuned.png", "front/picture": "front.png"}
-    return {key: wandb.Image(str(out / name)) for key, name in files.items()}
+    grids = grids_of(comparisons[0], most=GRIDS)
+    draw(comparisons, grids[:4], out / "front.png")
+    samples = {f"samples/{grid.path.stem}": wandb.Image(str(grid.path), caption=grid.title) for grid in grids}
+    return samples | {"front/picture": wandb.Image(str(out / "front.png"))}
 
 
 def fronts(result: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,13 @@ class SweepReport(Callback):
 
     @staticmethod
     def draw() -> None:
-        """The report over the sweep's jobs; nothing where no sweep ran or no job left a result."""
+        """The report over the sweep's jobs, on W&B where any job is; nothing where no job left a result."""
         folder = SweepReport.folder
         if folder is None or not any(folder.rglob("result.json")):
             return
         from rdt.report import report
 
-        page = report([folder], folder)
+        page = report([folder], folder, wandb=any(folder.rglob("wandb_id")))
         print(f"report   {page}\npicture  {page.with_name('front.png')}", file=sys.stdout)
 
 

@@ -4,6 +4,7 @@ import csv
 import netrc
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from rdt.errors import UsageError
+
+ID = "wandb_id"  # in the output folder of a run that logs to W&B
 
 
 class Metrics(Logger):
@@ -61,7 +64,7 @@ def loggers(cfg: DictConfig, out: Path) -> list[Logger]:
     """The run's loggers; the run's W&B id is kept in the output folder, so that a resumed run goes on in it."""
     found: list[Logger] = [Metrics(out)]
     if cfg.logger.wandb is not None and int(os.environ.get("RANK", 0)) == 0:
-        found.append(_wandb(cfg, out))
+        found.append(Board(experiment=of_config(cfg, out, "train")))
     return found
 
 
@@ -74,24 +77,36 @@ class Board(WandbLogger):
         self.experiment.log(values if step is None else values | {"iteration": step})
 
 
-def _wandb(cfg: DictConfig, out: Path) -> Board:
+@dataclass(frozen=True)
+class Job:
+    """What a W&B run says of itself."""
+
+    kind: str  # train, eval or pareto
+    name: str
+    tags: tuple[str, ...]
+    config: Any
+    id: str | None = None  # of the run to go on in; None: a new one
+
+
+def start(wanted: Mapping[str, Any], out: Path, job: Job) -> Any:
+    """A W&B run of that project, entity, group and mode, kept below out; UsageError where it is refused."""
     import wandb
 
-    wanted = cfg.logger.wandb.mode or os.environ.get("WANDB_MODE")
-    mode: Any = wanted or ("online" if has_account() else "offline")
-    if wanted is None and mode == "offline":
+    asked = wanted["mode"] or os.environ.get("WANDB_MODE")
+    mode: Any = asked or ("online" if has_account() else "offline")
+    if asked is None and mode == "offline":
         print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
     try:
-        run = wandb.init(
-            project=cfg.logger.wandb.project,
-            entity=cfg.logger.wandb.entity,
-            group=cfg.logger.wandb.group,
-            job_type="train",
-            name=f"{cfg.method.name}-{cfg.reward.name}-kl{cfg.method.get('kl_coef', '')}-s{cfg.seed}",
-            tags=[cfg.method.name, cfg.reward.name, cfg.model.name, *cfg.tags],
-            config=OmegaConf.to_container(cfg, resolve=True),
+        return wandb.init(
+            project=wanted["project"],
+            entity=wanted["entity"],
+            group=wanted["group"],
+            job_type=job.kind,
+            name=job.name,
+            tags=job.tags,
+            config=job.config,
             dir=out,
-            id=_run_id(out),
+            id=job.id,
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="finish_previous",  # a job of this process that broke off
@@ -99,9 +114,21 @@ def _wandb(cfg: DictConfig, out: Path) -> Board:
         )
     except wandb.errors.Error as error:
         raise UsageError(f"logger.wandb: {error}; logger.wandb.mode=offline or logger=csv need no account") from None
+
+
+def of_config(cfg: DictConfig, out: Path, kind: str) -> Any:
+    """The W&B run of a config: one that trains goes on where it was resumed, and all is drawn over iterations."""
+    job = Job(
+        kind=kind,
+        name=f"{cfg.method.name}-{cfg.reward.name}-kl{cfg.method.get('kl_coef', '')}-s{cfg.seed}",
+        tags=(cfg.method.name, cfg.reward.name, cfg.model.name, *cfg.tags),
+        config=OmegaConf.to_container(cfg, resolve=True),
+        id=kept_id(out / ID) if kind == "train" else None,
+    )
+    run = start(cfg.logger.wandb, out, job)
     run.define_metric("iteration", hidden=True)
     run.define_metric("*", step_metric="iteration")
-    return Board(experiment=run)
+    return run
 
 
 def has_account() -> bool:
@@ -114,9 +141,9 @@ def has_account() -> bool:
         return False
 
 
-def _run_id(out: Path) -> str:
-    file = out / "wandb_id"
+def kept_id(file: Path) -> str:
+    """The id in the file, made where there is none: what writes it again goes on in the same W&B run."""
     if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(os.urandom(4).hex(), encoding="utf-8")
     return file.read_text(encoding="utf-8")

@@ -2,40 +2,23 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from collections import defaultdict
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from minimal import minimal
+from offline import merged, records, runs
 from rdt import board, tracking
 from rdt.points import means
+from rdt.run import name_outputs
+from rdt.sweep import SweepReport
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-
-
-def records(out):
-    """What wandb itself reads in the one run below out, by type."""
-    (file,) = out.glob("wandb/offline-run-*/run-*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-    found = defaultdict(list)
-    for record in map(json.loads, lines):
-        found[record["type"]].append(record.get(record["type"]))
-    return found
-
-
-def merged(found, kind):
-    """All updates of "config" or "summary" or all items of "history", the later over the earlier."""
-    flat = {}
-    for record in found[kind]:
-        flat |= record.get("update") or record.get("item") or {}
-    return flat
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +93,49 @@ def test_jobs_of_one_process_are_runs_of_their_own_also_after_one_broke_off(run_
     assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
     assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
     assert [len(found["artifact"]) > 0 for found in (first, second)] == [False, True]
+
+
+def job(run_folder, sweep, number):
+    """A finished job of a sweep, named and logged as `rdt.run -m` does."""
+    out = shutil.copytree(run_folder, sweep / str(number), ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
+    multirun = {"overrides": {"task": [f"seed={number}"]}, "runtime": {"output_dir": str(out)}}
+    cfg = minimal(out, f"seed={number}")
+    name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
+    OmegaConf.save(cfg, out / "config.yaml")
+    board.conclude(tracking.loggers(cfg, out), cfg, out)
+    return records(out)
+
+
+def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_folder, tmp_path, monkeypatch, result):
+    sweep = tmp_path / "sweep"
+    jobs = [job(run_folder, sweep, number) for number in (0, 1)]
+    monkeypatch.setattr(SweepReport, "folder", sweep)
+    SweepReport.draw()
+    front = records(sweep)
+    described = [found["run"][0] for found in (*jobs, front)]
+    assert len({run["run_id"] for run in described}) == 3 and {run["run_group"] for run in described} == {str(sweep)}
+    assert [run["job_type"] for run in described] == ["train", "train", "pareto"]
+    history, (media,) = merged(front, "history"), sweep.glob("wandb/offline-run-*/files/media")
+    assert next(media.glob("images/pareto/front_*.png")).read_bytes() == (sweep / "front.png").read_bytes()
+    assert {"pareto/front._type", "pareto/table._type", "pareto/samples._type"} <= set(history)
+    assert history["pareto/samples.captions"][0] == "base" and len(list(media.glob("images/pareto/samples_*"))) == 2
+    table = json.loads(next(media.glob("table/pareto/table_*.json")).read_text())
+    base, *points = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert {name: base[name] for name in means(result["base"])} == pytest.approx(means(result["base"]))
+    assert {name: points[0][name] for name in means(result["points"][0])} == pytest.approx(means(result["points"][0]))
+    assert len(points) == len(result["points"]) * 2 and all(point["on front of reward/hps"] for point in points)
+    charts = [value for key, value in merged(front, "config").items() if "visualize" in key]
+    axes = {tuple(chart["panel_config"]["fieldSettings"].values()) for chart in charts}
+    assert axes == {("diversity/entropy", "reward/hps"), ("diversity/entropy", "reward/gold")}
+    SweepReport.draw()  # again: the same run goes on
+    assert {found["run"][0]["run_id"] for found in runs(sweep)} == {described[-1]["run_id"]}
+
+
+def test_a_sweep_without_wandb_has_no_pareto_run(run_folder, tmp_path, monkeypatch):
+    shutil.copytree(run_folder, tmp_path / "0", ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
+    monkeypatch.setattr(SweepReport, "folder", tmp_path)
+    SweepReport.draw()
+    assert (tmp_path / "report.html").is_file() and not (tmp_path / "wandb").exists()
 
 
 def test_other_loggers_need_no_wandb(tmp_path):
