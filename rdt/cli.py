@@ -1,9 +1,9 @@
-"""The `rdt` command: `rdt run ...`, and `evaluate`, `report`, `sample`, `serve`, `study` in the same way."""
+"""The `rdt` command: `rdt run ...`, and `evaluate`, `report`, `dashboard` and the others in the same way."""
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "evaluate", "report", "sample", "serve", "study")
+COMMANDS = ("run", "evaluate", "report", "sample", "serve", "study", "dashboard")
 
 
 def main() -> None:
