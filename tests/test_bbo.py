@@ -217,6 +217,7 @@ def test_a_run_goes_on_in_the_middle_of_a_round_bit_for_bit(whole: Any, tmp_path
     assert all(value.equal(two["surrogate"][name]) for name, value in one["surrogate"].items())
 
 
+@pytest.mark.slow
 def test_two_processes_ask_once_about_each_image(whole: Any, tmp_path: Any) -> None:
     out = tmp_path / "out"
     launch(config(out, "iterations=5", "devices=2", "method.replay_ratio=2"))

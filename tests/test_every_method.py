@@ -13,6 +13,7 @@ from rdt.compose import conf_dir
 from rdt.launch import launch
 from rdt.worker import work
 
+FAST = {"sqdf", "drift", "draft"}  # one of each kind: replay, groups, gradients through the sampler
 METHODS = [file.stem for file in sorted((Path(conf_dir()) / "method").glob("*.yaml"))]
 
 
@@ -25,7 +26,7 @@ def adapter(out: Path) -> dict[str, Tensor]:
     return load_file(out / "lora" / "pytorch_lora_weights.safetensors")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in FAST)) for m in METHODS])
 def test_every_method_goes_on_exactly_on_the_flow_model(method: str, tmp_path: Path) -> None:
     """Every method runs on the diffusion model in test_conf, and SQDF and DDPO go on there in their own tests."""
     work(config(tmp_path / "whole", "shapes_flow", method))

@@ -230,6 +230,7 @@ def test_a_run_goes_on_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) ->
     assert all(tensor.equal(whole[key]) for key, tensor in on.items())
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_and_one_goes_on_from_them(tmp_path: Path) -> None:
     """Each update has one sample, so that one of the processes has none."""
     work(config(tmp_path / "alone", "grpo"))

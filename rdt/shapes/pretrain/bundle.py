@@ -56,7 +56,7 @@ def train_consistency(paths: Paths) -> None:
     pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
     policy = consistency.train(paths.out / "base", pool, paths.work, paths.seed)
     policy.half().save_lora(paths.out / "consistency")
-    (paths.out / "consistency" / "pytorch_lora_weights_kohya.safetensors").unlink()  # the same, which nothing here reads
+    (paths.out / "consistency" / "pytorch_lora_weights_kohya.safetensors").unlink()  # the same, read by nothing
 
 
 def train_flow(paths: Paths) -> None:
