@@ -31,23 +31,39 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(run: saved.Saved) -> Path:
-    """Evaluate the run under its config's guidance, put the points into its record; the path of the new report."""
-    from rdt import record
+    """Evaluate the run under its config's guidance, put the points into its record; the path of the new report.
+
+    Where the run was logged to W&B, this is too: a run of job type eval beside it.
+    """
+    from rdt import board
     from rdt.report import report
-    from rdt.report.text import slug
 
     experiment = run.experiment()
     check(run, experiment)
+    with board.evaluation(run.cfg, run.folder) as logged:
+        points = measured(run, experiment)
+        page = report([run.folder], run.folder)
+        if logged is not None:
+            board.show(logged, run.folder, points[-1])
+    return page
+
+
+def measured(run: saved.Saved, experiment: "Experiment") -> list[dict[str, Any]]:
+    """The points of the guidance's curve, which are in the record by now, as their samples are."""
+    from rdt import record
+    from rdt.report.text import slug
+
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
         rank=0, world=1,
     )  # fmt: skip
-    for name, one in curve.items():
-        record.add_point(run.folder, compared(done[name], run, experiment, one.described))
+    points = [compared(done[name], run, experiment, one.described) for name, one in curve.items()]
+    for point in points:
+        record.add_point(run.folder, point)
     record.save_samples(run.folder, run.result["base"]["prompts"], {slug(name): one for name, one in done.items()})
-    return report([run.folder], run.folder)
+    return points
 
 
 def check(run: saved.Saved, experiment: "Experiment") -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from offline import merged, runs
 from rdt import evaluate, sample, saved
 from rdt import run as run_command
 from rdt.compose import conf_dir
@@ -38,6 +39,7 @@ def typed(monkeypatch, tmp_path):
 
     def call(module, *arguments):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
         monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
         module.entry()
 
@@ -79,6 +81,10 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     }  # fmt: skip
     page = (run / "report.html").read_text()
     assert all(point["label"] in page for point in after["points"])
+    logged = runs(run)  # one of type eval for each job
+    assert [found["run"][0]["job_type"] for found in logged] == ["eval", "eval"]
+    assert merged(logged[1], "summary")["final/kl_nats"] == pytest.approx(half["kl_nats"]["mean"])
+    assert {"front/table._type", "samples/aig-constant-weight-0.5._type"} <= set(merged(logged[1], "history"))
 
 
 def test_the_same_guidance_is_replaced_not_doubled(run, typed):
