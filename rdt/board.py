@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,22 @@ def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
             run.finish()
 
 
-def evaluation(cfg: DictConfig, out: Path) -> AbstractContextManager[Any]:
-    """A W&B run of job type eval, in the group of the run that was trained; None where that logged to none."""
+@contextmanager
+def evaluation(cfg: DictConfig, out: Path) -> Iterator[Any]:
+    """A W&B run of job type eval, in the group of the run that was trained; None where that logged to none.
+
+    One that fails is marked so in W&B, whose own `with` would print the traceback of what is one line here.
+    """
     if cfg.logger.wandb is None:
-        return nullcontext()
-    run: AbstractContextManager[Any] = tracking.of_config(cfg, out, "eval")
-    return run
+        yield None
+        return
+    run = tracking.of_config(cfg, out, "eval")
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
 def show(run: Any, out: Path, last: Point) -> None:

@@ -18,7 +18,7 @@ from rdt.errors import UsageError
 
 if TYPE_CHECKING:
     from rdt.evaluation import Evaluation
-    from rdt.experiment import Experiment
+    from rdt.experiment import Experiment, Guided
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
@@ -40,21 +40,21 @@ def evaluate(run: saved.Saved) -> Path:
 
     experiment = run.experiment()
     check(run, experiment)
+    experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
+    curve = experiment.curve()
     with board.evaluation(run.cfg, run.folder) as logged:
-        points = measured(run, experiment)
+        points = measured(run, experiment, curve)
         page = report([run.folder], run.folder)
         if logged is not None:
             board.show(logged, run.folder, points[-1])
     return page
 
 
-def measured(run: saved.Saved, experiment: "Experiment") -> list[dict[str, Any]]:
-    """The points of the guidance's curve, which are in the record by now, as their samples are."""
+def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list[dict[str, Any]]:
+    """The points of a curve, which are in the record by now, as their samples are."""
     from rdt import record
     from rdt.report.text import slug
 
-    experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
-    curve = experiment.curve()
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
         rank=0, world=1,
