@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rdt.errors import UsageError
 
 ACTIONS = ("warn", "stop", "rollback", "adapt")
+UNBOUND = {"min": None, "max": None, "action": "warn", "rate": 1.0}
 SHORT = re.compile(r"^constraint\.(\w+)(>=|<=)(.+)$")
 
 
@@ -37,9 +38,10 @@ class Budget:
 def budgets(config: Mapping[str, Any]) -> list[Budget]:
     """Those of the `constraint` section that have a bound; ValueError where one is no number or cannot be acted on."""
     found = []
-    for name, c in config.items():
-        if not isinstance(c, Mapping):
+    for name, given in config.items():
+        if not isinstance(given, Mapping):
             continue
+        c = UNBOUND | dict(given)
         for key in ("min", "max"):
             if isinstance(c[key], bool) or not isinstance(c[key], int | float | None):
                 raise ValueError(f"constraint.{name}.{key}={c[key]} is not a number")

@@ -104,10 +104,10 @@ class Checkpoints(L.Callback):
 
 
 class EvaluateEvery(L.Callback):
-    """Runs a small evaluation every so many iterations and logs it as `eval/*`."""
+    """Runs a small evaluation every so many iterations and logs it as `eval/*`; of the base once, where it is asked."""
 
-    def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int) -> None:
-        self.evaluator, self.guided, self.every = evaluator, guided, every
+    def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int, beside_base: bool) -> None:
+        self.evaluator, self.guided, self.every, self.beside_base = evaluator, guided, every, beside_base
         self.latest: dict[str, float] = {}  # of the tuned policy, by short name, at iteration `at`
         self.base: dict[str, float] = {}
         self.at = -1
@@ -119,7 +119,7 @@ class EvaluateEvery(L.Callback):
             return
         passes = method.policy.passes  # evaluation is not training compute
         base = method.guided(method.policy.base)
-        views = {"tuned": self.guided} | ({} if self.base else {"base": base})
+        views = {"tuned": self.guided} | ({"base": base} if self.beside_base and not self.base else {})
         done = self.evaluator.to(method.device).run(
             method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
         )

@@ -1,5 +1,6 @@
 """What a run needs and would cost: the plan that `dry_run=true` prints."""
 
+import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 def _rollouts(cfg: DictConfig) -> int:
     """Sampling steps of all trajectories of training; ReFL stops some short."""
     shared = cfg.method.get("replay_ratio", cfg.method.get("updates_per_rollout", 1))  # by so many gradient samples
-    return cfg.iterations * cfg.batch_size * _steps(cfg) // shared
+    return math.ceil(cfg.iterations / shared) * cfg.batch_size * _steps(cfg)
 
 
 def _steps(cfg: DictConfig) -> int:

@@ -24,6 +24,7 @@ class Sentinels(L.Callback):
     def __init__(self, watched: list[Budget], evaluations: EvaluateEvery, reward: str, judge: str) -> None:
         self.budgets, self.evaluations = watched, evaluations
         self.reward, self.judge = reward, judge
+        self.returns = any(budget.action == "rollback" for budget in watched)
         self.seen: dict[str, float] = {}  # the newest value of each
         self.good: dict[str, Any] = {}  # iteration and adapter of the last look at which every budget held
         self.kl_coef: float | None = None  # where it was adapted
@@ -43,7 +44,7 @@ class Sentinels(L.Callback):
         for budget in self.budgets:
             if budget.name in new and (budget in beyond or budget.action == "adapt"):
                 ACTIONS[budget.action](self, budget, method)
-        if new and not beyond and len(self.seen) == len(self.budgets):
+        if self.returns and new and not beyond and len(self.seen) == len(self.budgets):
             adapter = {name: weight.detach().clone() for name, weight in method.policy.lora().items()}
             self.good = {"iteration": batch.iteration + 1, "adapter": adapter}
 

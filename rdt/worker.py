@@ -108,7 +108,9 @@ def quiet() -> None:
 def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
     """Lightning's trainer with our own checkpoints, evaluation and display."""
     cfg = experiment.cfg
-    evaluations = EvaluateEvery(experiment.small_evaluator, experiment.guided(), cfg.evaluation.every)
+    watched = budgets(OmegaConf.to_container(cfg.constraint))
+    evaluations = EvaluateEvery(experiment.small_evaluator, experiment.guided(), cfg.evaluation.every, bool(watched))
+    sentinels = [Sentinels(watched, evaluations, cfg.reward.name, cfg.constraint.judge)] if watched else []
     distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return L.Trainer(
         accelerator="auto",
@@ -119,7 +121,7 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         logger=tracking.loggers(cfg, out),
         callbacks=[
             evaluations,
-            Sentinels(budgets(cfg.constraint), evaluations, cfg.reward.name, cfg.constraint.judge),
+            *sentinels,
             Checkpoints(out, cfg.trainer.checkpoint_every, cfg.max_passes),
             Progress(evaluations),
         ],

@@ -7,11 +7,9 @@ import pytest
 from safetensors.torch import load_file
 
 from minimal import minimal
-from rdt.budgets import Budget, budgets, check, spelt_out
+from rdt.budgets import UNBOUND, Budget, budgets, check, spelt_out
 from rdt.errors import UsageError
 from rdt.worker import work
-
-UNBOUND = {"min": None, "max": None, "action": "warn", "rate": 1.0}
 
 
 def test_a_budget_is_overdrawn_by_a_share_of_its_bound():
@@ -25,6 +23,7 @@ def test_a_budget_is_overdrawn_by_a_share_of_its_bound():
 def test_only_what_has_a_bound_is_watched():
     assert budgets({"kl": UNBOUND, "judge": "judge"}) == []
     assert budgets({"kl": UNBOUND | {"max": 0}}) == [Budget("kl", None, 0, "warn", 1.0)]
+    assert budgets({"vendi": {"min": 1.5}}) == [Budget("vendi", 1.5, None, "warn", 1.0)]  # as +constraint.vendi.min=1.5
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def losses(method: SQDF, *asked: State) -> list[Tensor]:
 def test_training_reaches_the_tilted_gaussian() -> None:
     policy = world(num_steps=20)
     base, covariance = law(policy.base, policy)
-    tiny.fit(sqdf(policy, num_steps=20, batch_size=160, replay_ratio=40, lr=0.03, replay="on_policy"), 150)
+    tiny.fit(
+        sqdf(policy, num_steps=20, batch_size=160, replay_ratio=40, capacity=160, lr=0.03, replay="on_policy"), 150
+    )
     mean, learned = law(policy.tuned, policy)
     assert error(policy.shift.detach(), optimum(policy)) < 0.02
     assert error(mean - base, covariance @ torch.tensor(B) / ALPHA) < 0.05
@@ -177,9 +179,9 @@ def test_only_on_policy_replay_is_confined_to_the_latest_rollouts(replay: str) -
 
 
 def test_the_replay_ratio_is_gradient_samples_per_rollout() -> None:
-    method = sqdf(world(6), batch_size=12, replay_ratio=4, capacity=6)
-    tiny.fit(method, 3)
-    assert method.images == 3 * 3 and len(method.buffer) == 6
+    method, rolled_out = sqdf(world(6), batch_size=12, replay_ratio=4, capacity=24), []
+    tiny.fit(method, 9, tiny.Probe(lambda method, _: rolled_out.append(method.images)))
+    assert rolled_out == [12] * 4 + [24] * 4 + [36] and len(method.buffer) == 24
 
 
 def test_the_mask_drops_states_of_nonpositive_q() -> None:
@@ -223,7 +225,7 @@ class Count(tiny.Brightness):
     "changed, message",
     [
         ({"reward": Count()}, r"SQDF climbs the reward.s gradient, and Count has none; take .*"),
-        ({"replay_ratio": 3}, r"batch_size=8 must be a multiple of method\.replay_ratio=3"),
+        ({"capacity": 20}, r"method\.capacity=20 must be a multiple of batch_size=8; take 16"),
         ({"look_ahead": "oracle"}, r"method\.look_ahead=oracle is not one of consistency, tweedie, n_step"),
         ({"replay": "newest"}, r"method\.replay=newest is not one of prioritized, uniform, on_policy"),
     ],

@@ -1,5 +1,7 @@
 """What every embedder is: frozen, in evaluation mode, in float32, a bounded number of images at a time."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -8,12 +10,12 @@ from rdt.rewards.base import check_images
 BATCH = 32  # images at a time
 
 
-class Embedder(nn.Module):
+class Embedder(nn.Module, ABC):
     """forward(images (n, 3, H, W) in [0, 1]) -> features (n, D) where the embedder is, without gradient."""
 
+    @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """Float32 images (b, 3, H, W) in [0, 1] -> features (b, D)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

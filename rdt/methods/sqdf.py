@@ -37,8 +37,11 @@ class SQDF(Method):
         **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
-        if self.batch_size % replay_ratio:
-            raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.replay_ratio={replay_ratio}")
+        if capacity % self.batch_size or not capacity:
+            whole = max(1, capacity // self.batch_size) * self.batch_size
+            raise ValueError(
+                f"method.capacity={capacity} must be a multiple of batch_size={self.batch_size}; take {whole}"
+            )
         self.gamma, self.kl_coef, self.kl_min_std = gamma, kl_coef, kl_min_std
         self.look_ahead = named("method.look_ahead", look_ahead, LOOK_AHEADS)
         self.n_step, self.replay_ratio, self.mask_nonpositive = n_step, replay_ratio, mask_nonpositive
@@ -53,11 +56,6 @@ class SQDF(Method):
         }  # fmt: skip
         self.restored: dict[str, Any] | None = None
 
-    @property
-    def prompts_per_iteration(self) -> int:
-        """Rollouts per iteration: `replay_ratio` gradient samples are drawn per stored trajectory."""
-        return self.batch_size // self.replay_ratio
-
     def on_fit_start(self) -> None:
         self.buffer = self.empty_buffer()
         if self.restored is not None:
@@ -68,7 +66,8 @@ class SQDF(Method):
         return ReplayBuffer(rank=self.global_rank, world=self.trainer.world_size, **self.buffer_options)
 
     def training_step(self, batch: Batch, _: int) -> None:
-        self.collect(batch)
+        if self.iteration % self.replay_ratio == 0 or not len(self.buffer):  # a whole batch at once: small ones idle
+            self.collect(batch)
         state = self.buffer.sample(self.batch_size, self.replay, generator(self.seed, "replay", self.iteration))
         self.update(self.loss(state))
 

@@ -55,7 +55,7 @@ def predict(guidance: float, network: nn.Module, x: Tensor, t: Tensor, cond: Con
     """The velocity (B, *latent)."""
     told = torch.full((len(x),), guidance, device=x.device) if network.config.guidance_embeds else None
     output = network(
-        hidden_states=packed(x.to(network.dtype)),
+        hidden_states=packed(x.to(pipeline.dtype(network))),
         encoder_hidden_states=cond.embeds,
         pooled_projections=cond.pooled,
         timestep=t.to(x.device, non_blocking=True).expand(len(x)),

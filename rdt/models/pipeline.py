@@ -60,6 +60,11 @@ def formatted(network: nn.Module, setup: Setup) -> Any:
     return network.to(memory_format=torch.channels_last) if setup.channels_last else network
 
 
+def dtype(network: nn.Module) -> torch.dtype:
+    """A frozen network's precision, by its first weight: diffusers' own property walks all modules, at every pass."""
+    return next(network.parameters()).dtype
+
+
 def diffusion(folder: Path) -> Diffusion:
     """The process of a diffusion model's scheduler, whichever sampler that is."""
     scheduler = read(folder, "scheduler", lambda: DDIMScheduler.from_pretrained(folder, subfolder="scheduler"))

@@ -50,4 +50,4 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
 
 
 def _predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    return network(x.to(network.dtype), t.to(x.device, non_blocking=True), cond.embeds, return_dict=False)[0]
+    return network(x.to(pipeline.dtype(network)), t.to(x.device, non_blocking=True), cond.embeds, return_dict=False)[0]

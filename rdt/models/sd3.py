@@ -53,7 +53,7 @@ def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Set
 def predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The velocity (B, *latent); the network counts time to 1000."""
     timestep = (1000 * t).to(x.device, non_blocking=True).expand(len(x))
-    return network(x.to(network.dtype), cond.embeds, cond.pooled, timestep, return_dict=False)[0]
+    return network(x.to(pipeline.dtype(network)), cond.embeds, cond.pooled, timestep, return_dict=False)[0]
 
 
 def _process(folder: Path, sampler: str, grid: str) -> Flow:

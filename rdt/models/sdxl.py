@@ -51,8 +51,8 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
 
 def predict(side: float, network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The output for images `side` pixels high and wide, neither scaled nor cropped from others."""
-    size = torch.tensor([side, side, 0, 0, side, side]).to(x.device, network.dtype, non_blocking=True)
+    size = torch.tensor([side, side, 0, 0, side, side]).to(x.device, pipeline.dtype(network), non_blocking=True)
     return network(
-        x.to(network.dtype), t.to(x.device, non_blocking=True), cond.embeds,
+        x.to(pipeline.dtype(network)), t.to(x.device, non_blocking=True), cond.embeds,
         added_cond_kwargs={"text_embeds": cond.pooled, "time_ids": size.expand(len(x), -1)}, return_dict=False,
     )[0]  # fmt: skip

@@ -8,6 +8,7 @@ Departures from the official code: features of the prompt besides the image's, a
 bound over phi itself, not over a network's last layer with a covariance for A; `rdt.rewards.bootstrap` has its own.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -29,7 +30,7 @@ class Features(Protocol):
 Estimate = tuple[Tensor, Tensor]  # mean and spread, (B,) each
 
 
-class Surrogate(Reward):
+class Surrogate(Reward, ABC):
     """What the answers so far say of an image, at its most hopeful; the gradient reaches the image alone."""
 
     centre: Tensor  # (D,) of phi over the answers
@@ -74,11 +75,13 @@ class Surrogate(Reward):
         for name, value in learned.items():
             self.register_buffer(name, value)
 
+    @abstractmethod
     def _fit(self, phi: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """What is learned of standardised features (N, D) and scores (N,)."""
 
+    @abstractmethod
     def _estimate(self, phi: Tensor) -> Estimate:
-        raise NotImplementedError
+        """Of standardised features (B, D)."""
 
 
 class Ucb(Surrogate):
