@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, encoders
+from rdt.models.text import Text, common
 from rdt.parts import PLAIN, Adapter, Parts, Setup
 from rdt.policy import Cond, Policy
 from rdt.process import Flow
@@ -35,17 +35,10 @@ def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup
     pipeline.declared(folder, KIND)
     network = pipeline.component(FluxTransformer2DModel, folder, "transformer", setup)
     vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
-    text = encoders(Text(folder, (KIND,), tokens), network, setup)
     shape = pipeline.latent_shape(network.config.in_channels // 4, SIZE, 2, vae, setup)
-    return Parts(
-        network=network,
+    return common(Text(folder, (KIND,), tokens), network, vae, setup)(
         predict=partial(predict, guidance),
         process=Flow(shift=_shift(folder, shape[1] * shape[2] // 4), sampler=sampler),
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save, FluxPipeline, "transformer"),
     )

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, encoders
+from rdt.models.text import Text, common
 from rdt.parts import PLAIN, Adapter, Parts, Setup
 from rdt.policy import Cond, Policy
 
@@ -32,18 +32,11 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     pipeline.declared(folder, KIND)
     unet = pipeline.formatted(pipeline.component(UNet2DConditionModel, folder, "unet", setup), setup)
     vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
-    text = encoders(Text(folder, (KIND,)), unet, setup)
     if unet.config.sample_size <= 16:
         unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is the faster one
-    return Parts(
-        network=unet,
+    return common(Text(folder, (KIND,)), unet, vae, setup)(
         predict=_predict,
         process=pipeline.diffusion(folder),
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup),
         save_lora=partial(lora.save, StableDiffusionPipeline, "unet"),
     )

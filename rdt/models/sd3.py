@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, encoders
+from rdt.models.text import Text, common
 from rdt.parts import PLAIN, Adapter, Parts, Setup
 from rdt.policy import Cond, Policy
 from rdt.process import Flow
@@ -34,17 +34,10 @@ def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Set
     """The pieces of a transformer's folder and of the pipeline folder that reads prompts and has its latents."""
     network = pipeline.component(SD3Transformer2DModel, folder, "transformer", setup)
     vae = pipeline.component(AutoencoderKL, text.folder, "vae", setup)
-    known = encoders(text, network, setup)
     config = network.config
-    return Parts(
-        network=network,
+    return common(text, network, vae, setup)(
         predict=predict,
         process=_process(folder, sampler, grid),
-        encode=known.encode,
-        prepare=known.prepare,
-        overlong=known.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*known.resident, vae]),
         latent_shape=pipeline.latent_shape(config.in_channels, config.sample_size, config.patch_size, vae, setup),
         save_lora=save_lora,
     )

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, encoders
+from rdt.models.text import Text, common
 from rdt.parts import PLAIN, Adapter, Parts, Setup
 from rdt.policy import Cond, Policy
 
@@ -32,18 +32,11 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     pipeline.declared(folder, KIND)
     unet = pipeline.formatted(pipeline.component(UNet2DConditionModel, folder, "unet", setup), setup)
     vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
-    text = encoders(Text(folder, (KIND,)), unet, setup)
     shape = pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup)
     side = float(pipeline.scale(vae) * shape[1])
-    return Parts(
-        network=unet,
+    return common(Text(folder, (KIND,)), unet, vae, setup)(
         predict=partial(predict, side),
         process=pipeline.diffusion(folder),
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save, StableDiffusionXLPipeline, "unet"),
     )

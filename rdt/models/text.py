@@ -10,14 +10,15 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rdt.cond import Cond
 from rdt.embeddings import Embeddings, Encode, identity
-from rdt.models.pipeline import declared, read
+from rdt.models.pipeline import declared, image_decoder, read
 from rdt.models.tokens import counter
-from rdt.parts import Setup
+from rdt.parts import Parts, Setup
 
 Pipeline = Any  # a diffusers pipeline without what images are made with
 
@@ -40,6 +41,20 @@ class Encoders:
     prepare: Callable[[Sequence[str]], None]
     overlong: Callable[[Sequence[str]], int]
     resident: list[nn.Module]  # encoders that stay
+
+
+def common(text: Text, network: nn.Module, vae: AutoencoderKL, setup: Setup) -> Callable[..., Parts]:
+    """The parts of a model, but for what is its network's own: prompts are encoded and images decoded alike."""
+    known = encoders(text, network, setup)
+    return partial(
+        Parts,
+        network=network,
+        encode=known.encode,
+        prepare=known.prepare,
+        overlong=known.overlong,
+        decode=image_decoder(vae, setup),
+        frozen=nn.ModuleList([*known.resident, vae]),
+    )
 
 
 def encoders(text: Text, network: nn.Module, setup: Setup) -> Encoders:
