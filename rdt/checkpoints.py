@@ -75,7 +75,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = _read(Path(path))
     except Exception as error:  # what garbage makes an unpickler raise knows no bounds
-        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {_first_line(error)}") from None
+        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {hub.first_line(error)}") from None
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
@@ -105,8 +105,3 @@ def _check_header(file: Path) -> None:
     end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     if size != 8 + length + end:
         raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes of {8 + length + end}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__

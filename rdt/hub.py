@@ -130,9 +130,10 @@ def reason(error: Exception) -> str:
         errors.RevisionNotFoundError: NO_REVISION,
         errors.EntryNotFoundError: ABSENT,
     }
-    return next((said for kind, said in known.items() if isinstance(error, kind)), None) or _first_line(error)
+    return next((said for kind, said in known.items() if isinstance(error, kind)), None) or first_line(error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a long message begins with, its type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__

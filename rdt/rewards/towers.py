@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rdt.checkpoints import locate
+from rdt.hub import first_line
 
 MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
@@ -49,7 +50,7 @@ def stock(kind: Any, source: str, sha256: str | None) -> Any:
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
         )
     except Exception as error:  # of a dozen types, several lines long
-        raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {_first_line(error)}") from None
+        raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
     if missing := sorted(read["missing_keys"]):  # which transformers would fill with random numbers
         lacks = f"lacks the key {missing[0]!r} ({len(missing)} missing)"
         raise ValueError(f"checkpoint {source!r} {lacks}: it is not a {kind.__name__}")
@@ -64,7 +65,7 @@ def words(kind: Any, source: str) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise ValueError(f"tokenizer {source!r} is not a readable {kind.__name__}: {_first_line(error)}") from None
+        raise ValueError(f"tokenizer {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
 
 
 def head(tensors: dict[str, Tensor]) -> nn.Sequential:
@@ -96,7 +97,3 @@ def recompute(layers: Iterable[nn.Module]) -> None:
     """Keep only each layer's input for the backward pass; transformers' own switch is off in evaluation mode."""
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip()[:160] for line in str(error).splitlines() if line.strip()), type(error).__name__)
