@@ -6,6 +6,8 @@ The workspace is code, so that every project gets the same one; saving it takes 
 import sys
 from typing import Any
 
+from rdt.keys import command, parsed
+
 USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diversity=entropy] [name=...]
 
   entity, project    whose workspace it is; runs must have been logged there
@@ -80,26 +82,12 @@ def training() -> list[Any]:
 
 def entry() -> int:
     """Exit status 0 with the address of the workspace, or 2 after one line on stderr."""
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help", "help"} & set(arguments):
-        print(USAGE)
-        return 0 if arguments else 2
-    try:
-        print(f"dashboard {save(parsed(arguments))}")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return command(USAGE, lambda arguments: print(f"dashboard {save(settings(arguments))}"))
 
 
-def parsed(arguments: list[str]) -> dict[str, str]:
-    """The settings; ValueError where one is unknown, empty or missing."""
-    given = dict(KEYS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in KEYS or not value:
-            raise ValueError(f"{argument!r} is none of {', '.join(f'{known}=...' for known in KEYS)}")
-        given[key] = value
+def settings(arguments: list[str]) -> dict[str, str]:
+    """What is given; ValueError where something is unknown, empty or missing."""
+    given = parsed(arguments, KEYS)
     for key in ("entity", "project"):
         if not given[key]:
             raise ValueError(f"{key}= is missing: whose workspace it is; see rdt dashboard --help")
@@ -111,7 +99,7 @@ def save(given: dict[str, str]) -> str:
     try:
         made = workspace(given)
     except ModuleNotFoundError as error:
-        raise ImportError(INSTALL) from error
+        raise ValueError(INSTALL) from error
     from rdt.tracking import has_account
 
     if not has_account():
@@ -120,7 +108,7 @@ def save(given: dict[str, str]) -> str:
 
     try:
         return str(made.save().url)
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, RuntimeError) as error:
         raise ValueError(f"entity={given['entity']} project={given['project']}: {error}") from None
 
 

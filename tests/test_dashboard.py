@@ -12,7 +12,7 @@ NAMES = ["entity=me", "project=rdt"]
 
 def test_the_workspace_shows_what_runs_log():
     pytest.importorskip("wandb_workspaces")
-    made = dashboard.workspace(dashboard.parsed([*NAMES, "reward=gold", "diversity=vendi"]))
+    made = dashboard.workspace(dashboard.settings([*NAMES, "reward=gold", "diversity=vendi"]))
     shown = {section.name: section.panels for section in made.sections}
     assert list(shown) == ["Front", "Sweep", "Samples", "Training"] and all(shown.values())
     scatter = shown["Front"][0]

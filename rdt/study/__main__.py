@@ -4,6 +4,8 @@ import glob
 import sys
 from pathlib import Path
 
+from rdt.keys import command, parsed
+
 USAGE = """usage: python -m rdt.study runs=<dir or glob>[,...] [pairs=60] [set=1] [settings=...] [seed=0] [out=<dir>]
        python -m rdt.study tally <votes.json> ... [key=<key.json>] [out=<dir>]
 
@@ -20,19 +22,14 @@ TALLY = {"key": "", "out": ""}
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 after one line on stderr."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or {"-h", "--help", "help"} & set(arguments):
-        print(USAGE)
-        return 0 if arguments else 2
-    try:
-        if arguments[0] == "tally":
-            _tally(arguments[1:])
-        else:
-            _study(arguments)
-    except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return command(USAGE, _act, argv)
+
+
+def _act(arguments: list[str]) -> None:
+    if arguments[0] == "tally":
+        _tally(arguments[1:])
+    else:
+        _study(arguments)
 
 
 def _study(arguments: list[str]) -> None:
@@ -41,9 +38,9 @@ def _study(arguments: list[str]) -> None:
     from rdt.study.design import Order
     from rdt.study.terminal import print_written
 
-    given, others = _parsed(arguments, STUDY)
-    if others or not given["runs"]:
-        raise ValueError(f"{others[0]!r} is none of {_keys(STUDY)}" if others else "runs= is missing")
+    given = parsed(arguments, STUDY)
+    if not given["runs"]:
+        raise ValueError("runs= is missing")
     pairs = _number(given, "pairs", least=1) if given["pairs"] else None
     order = Order(pairs, _number(given, "set", least=1), _number(given, "seed", least=0))
     patterns = given["runs"].split(",")
@@ -58,7 +55,8 @@ def _tally(arguments: list[str]) -> None:
     from rdt.study.terminal import print_tally
     from rdt.study.votes import read_key, read_votes
 
-    given, patterns = _parsed(arguments, TALLY)
+    patterns = [argument for argument in arguments if argument.partition("=")[0] not in TALLY]
+    given = parsed([argument for argument in arguments if argument not in patterns], TALLY)
     files = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     if not files:
         raise ValueError("no votes: want the JSON files that raters saved")
@@ -83,26 +81,10 @@ def _key_near(votes: Path) -> Path:
     raise ValueError(f"no key.json beside or above {votes}, or here; give key=")
 
 
-def _parsed(arguments: list[str], keys: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What key=value says of the keys, and the other arguments."""
-    given, others = dict(keys), []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in keys and value:
-            given[key] = value
-        else:
-            others.append(argument)
-    return given, others
-
-
 def _number(given: dict[str, str], key: str, least: int) -> int:
     if not given[key].isdecimal() or int(given[key]) < least:
         raise ValueError(f"{key}={given[key]}; want a whole number, {least} or more")
     return int(given[key])
-
-
-def _keys(keys: dict[str, str]) -> str:
-    return ", ".join(f"{key}=..." for key in keys)
 
 
 if __name__ == "__main__":
