@@ -3,7 +3,7 @@
 The official recipe keeps three networks, rolls out anew for every update and runs the look-ahead with a doubled batch
 of which half is thrown away. Ours has one network with three views, one pass per look-ahead, and k gradient samples per
 stored trajectory.
-`python benchmarks/sqdf_step.py [iterations]`
+`python benchmarks/sqdf_step.py [cycles]`, of four iterations each
 """
 
 import copy
@@ -23,6 +23,7 @@ from rdt.worker import quiet
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 COMMON = ["batch_size=16", "method.capacity=256", "model.sampling.num_steps=15", "evaluation.every=0", "logger=none"]
+CYCLE = 4  # iterations between two rollouts, at the most
 
 
 def config(replay_ratio: int, iterations: int) -> DictConfig:
@@ -58,7 +59,7 @@ class Stopwatch(L.Callback):
 
 
 def measure(replay_ratio: int, published: bool, iterations: int) -> tuple[float, int]:
-    """Median seconds per iteration after two to warm up, and bytes of resident network parameters."""
+    """Seconds per iteration, the median over cycles after one to warm up, and bytes of resident network parameters."""
     experiment = Experiment(config(replay_ratio, iterations))
     if published:
         as_published(experiment.policy)
@@ -69,13 +70,14 @@ def measure(replay_ratio: int, published: bool, iterations: int) -> tuple[float,
     ).fit(experiment.method, experiment.data)  # fmt: skip
     networks = [experiment.policy.network, *getattr(experiment.policy, "copies", [])]
     held = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-    return statistics.median(watch.seconds[2:]), held
+    cycles = [sum(watch.seconds[k : k + CYCLE]) / CYCLE for k in range(CYCLE, iterations, CYCLE)]
+    return statistics.median(cycles), held
 
 
 def main() -> None:
     """Print the ratios."""
     quiet()
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    iterations = CYCLE * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
     seconds, held = measure(1, True, iterations)
     print(f"as published, k = 1: {seconds:.3f} s per 16 gradient samples, {held / 1e6:.1f} MB of network parameters")
     for k in (1, 4):

@@ -37,6 +37,7 @@ def rows(runs: Path) -> list[dict[str, object]]:
                 "variant": label, "metric": metric, "seeds": len(results), "prompts": base.shape[1],
                 "base": base.mean(), "tuned": tuned.mean(), "diff": diff.mean, "lo": diff.lo, "hi": diff.hi,
                 "share_of_base": tuned.mean() / base.mean() if base.mean() else float("nan"),
+                "by_seed": " ".join(f"{value:+.4f}" for value in (tuned - base).mean(1)),
             })  # fmt: skip
     return found
 
@@ -48,13 +49,20 @@ def main(runs: Path, out: Path) -> None:
         writer = csv.DictWriter(stream, list(table[0]))
         writer.writeheader()
         writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in table)
-    lines = ["| | metric | base | tuned | paired difference | share of base |", "|---|---|---|---|---|---|"]
+    lines = ["| | metric | base | tuned | paired difference | of each seed | share of base |", "|" + "---|" * 7]
     for row in table:
         interval = f"{row['diff']:+.4f} [{row['lo']:+.4f}, {row['hi']:+.4f}]"
         share = "" if row["metric"] == "kl_nats" else f"{row['share_of_base']:.1%}"
-        lines.append(
-            f"| {row['variant']} | {row['metric']} | {row['base']:.4f} | {row['tuned']:.4f} | {interval} | {share} |"
-        )
+        cells = [
+            row["variant"],
+            row["metric"],
+            f"{row['base']:.4f}",
+            f"{row['tuned']:.4f}",
+            interval,
+            row["by_seed"],
+            share,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     (out / "table.md").write_text("\n".join(lines) + "\n")
     report(sorted(runs.glob("*-s*")), runs)
     shutil.copy(runs / "front.png", out / "front.png")
