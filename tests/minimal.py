@@ -1,6 +1,8 @@
 """The smallest real run: the embedded world, two updates, two prompts of two images."""
 
+import csv
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -22,3 +24,16 @@ def minimal(out: Path, *overrides: str) -> DictConfig:
         cfg = compose("config", [*OVERRIDES, *logger, *overrides, f"output_dir={out}"])
     OmegaConf.resolve(cfg)
     return cfg
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """What a run logged, by iteration."""
+    with (out / "metrics.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def adapter(out: Path) -> dict[str, Any]:
+    """The LoRA that a run left."""
+    from safetensors.torch import load_file  # not before conftest has set the threads
+
+    return load_file(out / "lora" / "pytorch_lora_weights.safetensors")

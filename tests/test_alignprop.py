@@ -1,17 +1,15 @@
 """AlignProp is DRaFT-K whose K is one draw per rollout batch."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
-from minimal import minimal
+from minimal import adapter, minimal, rows
 from rdt.methods.alignprop import AlignProp
 from rdt.methods.base import Method
 from rdt.methods.draft import Draft
@@ -99,14 +97,13 @@ def test_a_continued_run_draws_and_learns_bit_for_bit_what_a_whole_one_does(tmp_
     def run(name: str, iterations: int) -> list[dict[str, str]]:
         settings = ("method=alignprop", "logger=csv", f"iterations={iterations}")
         work(minimal(tmp_path / name, *settings))
-        with (tmp_path / name / "metrics.csv").open(newline="") as stream:
-            return list(csv.DictReader(stream))
+        return rows(tmp_path / name)
 
     whole = run("whole", 4)
     run("broken", 2)
     assert run("broken", 4) == whole and len({row["train/K"] for row in whole}) > 1
-    weights = [load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in ("whole", "broken")]
-    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    learnt = adapter(tmp_path / "broken")
+    assert all(value.equal(learnt[name]) for name, value in adapter(tmp_path / "whole").items())
 
 
 class Count(tiny.Brightness):

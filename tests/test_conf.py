@@ -1,6 +1,5 @@
 """Every choice in conf/ composes, and every method takes two steps on the embedded model."""
 
-import csv
 import math
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from minimal import minimal
+from minimal import minimal, rows
 from rdt import run
 from rdt.compose import conf_dir
 from rdt.worker import work
@@ -53,8 +52,7 @@ def test_every_yaml_is_a_choice_of_a_known_group():
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_runs_on_the_embedded_model(method, tmp_path):
     work(minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8"))  # one group
-    with (tmp_path / "out" / "metrics.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["iteration"] for row in rows] == ["0", "1"]
-    assert all(math.isfinite(float(row["train/reward"])) for row in rows)
+    logged = rows(tmp_path / "out")
+    assert [row["iteration"] for row in logged] == ["0", "1"]
+    assert all(math.isfinite(float(row["train/reward"])) for row in logged)
     assert (tmp_path / "out" / "result.json").is_file()

@@ -18,18 +18,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
-from minimal import minimal
+from minimal import adapter, minimal
 from rdt.launch import launch
 from rdt.methods.base import Method
 from rdt.methods.draft import Draft, DraftLV
 from rdt.methods.draft_plus import DraftPlus
 from rdt.policy import Adapter, Denoiser, Policy
 from rdt.process import Diffusion
-from rdt.rollout import Noise, Sampling, rollout
+from rdt.rollout import Sampling
 from rdt.worker import work
 
 DIMS, ALPHA, T = 3, 0.4, 6
@@ -236,19 +235,11 @@ def test_with_every_step_the_kl_is_that_of_the_path_and_its_optimum_the_tilted_b
 @pytest.mark.parametrize("kind", OWN)
 def test_a_real_policy_learns(made: Callable[..., Policy], kind: type[Method]) -> None:
     policy = made(trained=False)
-    before = brightness(policy)
+    before = tiny.brightness(policy)
     tiny.fit(
         method(kind, policy, num_steps=3, lr=0.02, guidance=3.0, **({"kl_coef": 1e-4} if kind is DraftPlus else {})), 8
     )
-    assert brightness(policy) > before + 0.002
-
-
-@torch.no_grad()
-def brightness(policy: Policy) -> float:
-    """Mean reward of images of the tuned policy from the same noise at every call."""
-    noise = Noise(seed=0, purpose="look", indices=range(4), shape=tiny.LATENT, device="cpu")
-    clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 4), noise, 3, 1.0).clean
-    return policy.decode(clean).mean().item()
+    assert tiny.brightness(policy) > before + 0.002
 
 
 @pytest.mark.slow
@@ -256,7 +247,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     settings = ("method=draft_plus", "method.K=2", "method.kl_coef=0.05", "method.lr=0.005", "logger=csv")
     work(minimal(tmp_path / "alone", *settings))
     launch(minimal(tmp_path / "spread", *settings, "devices=2"))
-    weights = [load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in ("alone", "spread")]
+    weights = [adapter(tmp_path / name) for name in ("alone", "spread")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
     assert max(tensor.abs().max() for name, tensor in weights[0].items() if "lora.up" in name) > 2e-4  # from 0

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
-from torch import Tensor
 
-from minimal import minimal
+from minimal import adapter, minimal
 from rdt.compose import conf_dir
 from rdt.launch import launch
 from rdt.worker import work
@@ -20,10 +18,6 @@ METHODS = [file.stem for file in sorted((Path(conf_dir()) / "method").glob("*.ya
 def config(out: Path, model: str, method: str, *overrides: str) -> DictConfig:
     settings = ("logger=csv", "evaluation.kl_images=0", "iterations=3", "batch_size=8", "trainer.checkpoint_every=1")
     return minimal(out, f"model={model}", f"method={method}", *settings, *overrides)
-
-
-def adapter(out: Path) -> dict[str, Tensor]:
-    return load_file(out / "lora" / "pytorch_lora_weights.safetensors")
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in FAST)) for m in METHODS])

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 import tiny
-from rdt.policy import Policy
-from rdt.rollout import Noise, rollout
 from reinforced import POLICIES, grpo
 from tilt import B, world
 
@@ -93,16 +91,8 @@ def test_a_window_costs_its_steps(kind: str) -> None:
 def test_a_real_policy_learns(kind: str) -> None:
     policy, seen = POLICIES[kind](trained=False), []
     method = grpo(policy, steps=3, batch_size=32, group=32, std="group", lr=0.02, clip=1e-2, min_std=0.05)
-    tiny.fit(method, 10, tiny.Probe(lambda *_: seen.append(brightness(policy))), prompts=["a circle"])
+    tiny.fit(method, 10, tiny.Probe(lambda *_: seen.append(tiny.brightness(policy))), prompts=["a circle"])
     assert seen[-1] > seen[0] + 0.01
-
-
-@torch.no_grad()
-def brightness(policy: Policy) -> float:
-    """Mean reward of images from the same noise at every call."""
-    noise = Noise(seed=0, purpose="look", indices=range(8), shape=tiny.LATENT, device="cpu")
-    clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 8), noise, 3, 1.0).clean
-    return policy.decode(clean).mean().item()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """One run on two processes: the same adapters, the same evaluation, and one line where a process fails."""
 
-import csv
 import json
 import os
 import signal
@@ -11,10 +10,9 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import fragile
-from minimal import minimal
+from minimal import adapter, minimal, rows
 from rdt import folder
 from rdt.errors import Terminated
 from rdt.launch import launch
@@ -50,9 +48,8 @@ def result(out):
     return json.loads((out / "result.json").read_text())
 
 
-def rows(out):
-    with (out / "metrics.csv").open(newline="") as stream:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+def numbers(out):
+    return [{key: float(value) for key, value in row.items() if value} for row in rows(out)]
 
 
 def assert_close_points(a, b):
@@ -62,7 +59,7 @@ def assert_close_points(a, b):
 
 
 def test_the_same_global_batch_gives_the_same_adapters(alone, spread):
-    first, second = (load_file(out / "lora" / "pytorch_lora_weights.safetensors") for out in (alone, spread))
+    first, second = adapter(alone), adapter(spread)
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
@@ -71,8 +68,8 @@ def test_the_same_global_batch_gives_the_same_adapters(alone, spread):
 
 
 def test_the_same_rows_are_logged_once(alone, spread):
-    assert len(rows(alone)) == len(rows(spread)) == 5
-    for one, two in zip(rows(alone), rows(spread), strict=True):
+    assert len(numbers(alone)) == len(numbers(spread)) == 5
+    for one, two in zip(numbers(alone), numbers(spread), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=1e-5)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
-from minimal import minimal
+from minimal import adapter, minimal
 from rdt.launch import launch
 from rdt.methods.policy_gradient import PolicyGradient
 from rdt.methods.rollouts import Rollouts
@@ -218,15 +217,11 @@ def config(out: Path, name: str, *overrides: str) -> DictConfig:
     return minimal(out, f"method={name}", *RUN, *own, *overrides)
 
 
-def adapters(out: Path) -> dict[str, Tensor]:
-    return load_file(out / "lora" / "pytorch_lora_weights.safetensors")
-
-
 def test_a_run_goes_on_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
     """DDPO has more to remember."""
     work(config(tmp_path / "whole", "ddpo"))
     work(config(tmp_path / "on", "ddpo", f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
-    whole, on = adapters(tmp_path / "whole"), adapters(tmp_path / "on")
+    whole, on = adapter(tmp_path / "whole"), adapter(tmp_path / "on")
     assert all(tensor.equal(whole[key]) for key, tensor in on.items())
 
 
@@ -236,8 +231,8 @@ def test_two_processes_train_what_one_does_and_one_goes_on_from_them(tmp_path: P
     work(config(tmp_path / "alone", "grpo"))
     launch(config(tmp_path / "spread", "grpo", "devices=2"))
     work(config(tmp_path / "on", "grpo", f"resume={tmp_path / 'spread' / 'checkpoints' / '000003'}"))
-    alone = adapters(tmp_path / "alone")
+    alone = adapter(tmp_path / "alone")
     assert max(tensor.abs().max() for key, tensor in alone.items() if "lora.up" in key) > 1e-3  # from 0
     for other in ("spread", "on"):
-        for key, tensor in adapters(tmp_path / other).items():
+        for key, tensor in adapter(tmp_path / other).items():
             torch.testing.assert_close(tensor, alone[key], rtol=0, atol=1e-5)

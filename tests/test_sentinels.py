@@ -1,12 +1,10 @@
 """Budgets: read, refused, met by stopping, going back or adapting, and the same after a resume."""
 
-import csv
 import json
 
 import pytest
-from safetensors.torch import load_file
 
-from minimal import minimal
+from minimal import adapter, minimal, rows
 from rdt.budgets import UNBOUND, Budget, budgets, check, spelt_out
 from rdt.errors import UsageError
 from rdt.worker import work
@@ -61,15 +59,9 @@ def config(out, *constraint, iterations=4):
     )
 
 
-def rows(out):
-    with (out / "metrics.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def ups(out):
     """The halves of the adapter that start at 0."""
-    weights = load_file(out / "lora" / "pytorch_lora_weights.safetensors")
-    return {name: weight for name, weight in weights.items() if "lora.up" in name}
+    return {name: weight for name, weight in adapter(out).items() if "lora.up" in name}
 
 
 def test_stop_ends_a_run_early_and_records_it(tmp_path, capsys):

@@ -205,16 +205,8 @@ def test_a_real_policy_learns() -> None:
     policy = tiny.policy(trained=False)
     method = sqdf(policy, tiny.Brightness(), num_steps=3, batch_size=4, kl_coef=0.0, lr=0.02)
     seen: list[float] = []
-    tiny.fit(method, 8, tiny.Probe(lambda method, _: seen.append(brightness(method))))
+    tiny.fit(method, 8, tiny.Probe(lambda *_: seen.append(tiny.brightness(policy))))
     assert seen[-1] > seen[0] + 0.005
-
-
-@torch.no_grad()
-def brightness(method: SQDF) -> float:
-    """Mean reward of images of the tuned policy from the same noise at every call."""
-    policy, noise = method.policy, Noise(seed=0, purpose="look", indices=range(4), shape=tiny.LATENT, device="cpu")
-    clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 4), noise, 3, 1.0).clean
-    return policy.decode(clean).mean().item()
 
 
 class Count(tiny.Brightness):

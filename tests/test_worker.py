@@ -1,16 +1,14 @@
 """A run that was stopped, broken off or finished goes on exactly where it was, or says in one line why not."""
 
-import csv
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import fragile
-from minimal import minimal
+from minimal import adapter, minimal, rows
 from rdt import folder, run
 from rdt.errors import Terminated, UsageError
 from rdt.worker import work
@@ -27,11 +25,6 @@ def eventful(out, event, iteration):
     return cfg
 
 
-def rows(out):
-    with (out / "metrics.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def same(a, b):
     """Equality, bit for bit, of nested tensors and values."""
     if isinstance(a, torch.Tensor):
@@ -45,7 +38,7 @@ def same(a, b):
 
 def assert_equal_runs(a, b):
     """Same adapter, metrics, replay buffer, optimiser, cost and evaluation."""
-    assert same(*(load_file(out / "lora" / "pytorch_lora_weights.safetensors") for out in (a, b)))
+    assert same(adapter(a), adapter(b))
     assert rows(a) == rows(b) and [row["iteration"] for row in rows(a)] == ["0", "1", "2", "3"]
     states = [torch.load(folder.checkpoints(out)[-1] / "run.ckpt", weights_only=True) for out in (a, b)]
     for part in ("state_dict", "buffer", "optimizer_states", "progress"):
@@ -101,7 +94,7 @@ def test_a_named_checkpoint_is_continued_in_another_folder(whole, tmp_path):
     out = tmp_path / "out"
     work(config(out, f"resume={whole / 'checkpoints' / '000002'}"))
     assert rows(out) == rows(whole)[2:]
-    assert same(*(load_file(run / "lora" / "pytorch_lora_weights.safetensors") for run in (out, whole)))
+    assert same(adapter(out), adapter(whole))
 
 
 def test_resume_never_starts_over(whole, tmp_path):

@@ -16,6 +16,7 @@ from rdt.policy import CONSISTENCY, Adapter, Cond, Parts, Policy
 from rdt.process import Diffusion, Flow
 from rdt.prompts import Batch, PromptData, PromptStream
 from rdt.rewards.base import Reward
+from rdt.rollout import Noise, rollout
 
 LATENT, TOKENS, WIDTH, WORDS = (4, 4, 4), 5, 16, 64
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -179,6 +180,14 @@ class Brightness(Reward):
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return images.mean((1, 2, 3))
+
+
+@torch.no_grad()
+def brightness(policy: Policy) -> float:
+    """Mean reward of eight images of the tuned policy, from the same noise at every call."""
+    noise = Noise(seed=0, purpose="look", indices=range(8), shape=LATENT, device="cpu")
+    clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 8), noise, 3, 1.0).clean
+    return policy.decode(clean).mean().item()
 
 
 class Probe(L.Callback):
