@@ -1,0 +1,104 @@
+"""What a row through a network of full size costs, counted on torch's meta device, where tensors have shapes alone.
+
+As a run on a GPU has it: blocks checkpointed, activations in bf16 but for norms, gradient to adapters and latents.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from rdt.models import pipeline, sd3, sdxl
+from rdt.parts import Setup
+from rdt.policy import Adapter, Cond, Policy
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+import fullsize
+import tiny
+from test_model_sizes import PUBLISHED
+
+PROMPT = {"sd15": (77, 768, 0), "sdxl": (77, 2048, 1280), "sd3": (77 + 256, 4096, 2048)}  # tokens, width, pooled
+PREDICT = {"sd15": tiny.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of a row of a pass, or of an image."""
+
+    forward: int  # operations
+    back: int  # operations, those of blocks that are computed again among them
+    kept: int  # bytes from forward to back, weights apart
+    weights: int  # bytes
+    latent: int  # numbers
+
+
+@cache
+def network(model: str, side: int, rank: int) -> Cost:
+    """Of the tuned view, for images `side` pixels high and wide."""
+    kind, config = PUBLISHED[model][:2]
+    with fullsize.half_on("meta"):
+        made = kind(**config)
+    weights = size(made)
+    policy = Policy(
+        dataclasses.replace(tiny.parts(consistency_rank=0), network=made), Adapter(rank, rank, tiny.TARGETS)
+    )
+    policy.checkpoint_blocks()
+    as_under_autocast(made)
+    tokens, width, pooled = PROMPT[model]
+    cond = Cond(zeros(1, tokens, width).bfloat16(), zeros(1, pooled).bfloat16())
+    x = zeros(1, made.config.in_channels, side // 8, side // 8).requires_grad_()
+    return cost(made, weights, x, lambda: PREDICT[model](made, x.bfloat16(), zeros(), cond))
+
+
+@cache
+def decoder(side: int, slicing: bool) -> Cost:
+    """For images `side` pixels high and wide; that of SD 3.5 differs in its first layer alone."""
+    with fullsize.half_on("meta"):
+        vae = fullsize.vae(1.0).requires_grad_(False)
+    x0 = zeros(1, 4, side // 8, side // 8).requires_grad_()
+    return cost(vae, size(vae), x0, lambda: pipeline.image_decoder(vae, Setup(slicing=slicing))(x0))
+
+
+def as_under_autocast(network: nn.Module) -> None:
+    """Adapters in bf16 and norms in fp32, as autocast has them on a GPU; the meta device has no autocast."""
+    for weight in network.parameters():
+        weight.data = weight.data.bfloat16()
+    for norm in (module for module in network.modules() if isinstance(module, nn.GroupNorm | nn.LayerNorm)):
+        norm.float().register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
+        norm.register_forward_hook(lambda _, inputs, output: output.bfloat16())
+
+
+def cost(module: nn.Module, weights: int, x: Tensor, run: Callable[[], Tensor]) -> Cost:
+    """Of what `run` does with the module and the latents x (1, *latent)."""
+    saved: dict[int, torch.UntypedStorage] = {}
+    with FlopCounterMode(display=False) as there, saved_tensors_hooks(partial(keep, saved), lambda x: x):
+        output = run()
+    with FlopCounterMode(display=False) as back:
+        output.sum().backward()
+    for weight in module.parameters():
+        saved.pop(weight.untyped_storage()._cdata, None)
+    kept = sum(storage.nbytes() for storage in saved.values())
+    return Cost(there.get_total_flops(), back.get_total_flops(), kept, weights, x.numel())
+
+
+def keep(saved: dict[int, torch.UntypedStorage], x: Tensor) -> Tensor:
+    """Note whose memory x is, once for all views of it."""
+    memory = x.untyped_storage()
+    saved[memory._cdata] = memory
+    return x
+
+
+def size(module: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(weight.nbytes for weight in module.parameters())
+
+
+def zeros(*shape: int) -> Tensor:
+    """On the meta device."""
+    return torch.zeros(shape, device="meta")
