@@ -1,6 +1,5 @@
 """What is refused before anything is loaded or written."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rdt import budgets, checkpoints, curve, folder, offers, prompt_sets
 from rdt.errors import UsageError
 from rdt.folder import writable as writable
-from rdt.plan import gpus, leaves, sources
+from rdt.plan import lacks, leaves, sources
 
 CHOICES = {
     "precision": ("fp32", "bf16"),
@@ -113,13 +112,10 @@ def _possible(cfg: DictConfig) -> None:
 
 
 def _devices(cfg: DictConfig) -> None:
-    """Devices exist and the work divides over them."""
-    available, what = (found, "GPUs") if (found := gpus()) else (os.cpu_count() or 1, "CPU cores")
-    if cfg.devices > available:
-        raise UsageError(f"devices={cfg.devices} exceeds the {available} {what} of this machine")
+    """Devices exist, or a run on more of them is only planned, and the work divides over them."""
+    for lack in () if cfg.dry_run else lacks(cfg):
+        raise UsageError(lack)
     world = cfg.devices * cfg.num_nodes
-    if cfg.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
-        raise UsageError(f"num_nodes={cfg.num_nodes} needs MASTER_ADDR, the first node's address, in the environment")
     if cfg.batch_size % world:
         raise UsageError(
             f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"

@@ -31,9 +31,19 @@ def plan(cfg: DictConfig) -> str:
         f"sample for that: {_rollouts(cfg) * doubled:,} network passes, and those of gradients on top",
         f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
+        *(f"not here: {lack}" for lack in lacks(cfg)),
         "dry run: nothing was loaded or written",
     ]
     return "\n".join(lines)
+
+
+def lacks(cfg: DictConfig) -> Iterator[str]:
+    """What a run would find missing on this machine."""
+    available, what = (found, "GPUs") if (found := gpus()) else (os.cpu_count() or 1, "CPU cores")
+    if cfg.devices > available:
+        yield f"devices={cfg.devices} exceeds the {available} {what} of this machine"
+    if cfg.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
+        yield f"num_nodes={cfg.num_nodes} needs MASTER_ADDR, the first node's address, in the environment"
 
 
 def sources(cfg: DictConfig) -> Iterator[tuple[str, str]]:

@@ -85,6 +85,20 @@ def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
     refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
 
 
+def test_a_larger_machine_can_be_planned_for(command, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    larger = ("devices=4", "num_nodes=2", "batch_size=8", "evaluation.every=0")
+    refused(command(*larger), "devices=4 exceeds the 2 CPU cores of this machine")
+    status, plan, err = command(*larger, "dry_run=true")
+    assert (status, err) == (0, "") and "on 8 device(s)" in plan
+    assert (
+        "not here: devices=4 exceeds the 2 CPU cores of this machine\nnot here: num_nodes=2 needs MASTER_ADDR" in plan
+    )
+    refused(command(*larger, "batch_size=12", "dry_run=true"), "batch_size=12", "a multiple of 8")
+
+
 @pytest.mark.parametrize(
     "content, words", [(None, "does not exist"), ("\n \n", "is empty"), (b"\xff\xfe", "not UTF-8")]
 )
