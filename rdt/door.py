@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rdt import budgets, checkpoints, curve, folder, offers, prompt_sets
@@ -29,6 +30,8 @@ POSITIVE = ("iterations", "batch_size", "devices", "num_nodes", "model.sampling.
 def check(cfg: DictConfig, hydra_config: Any) -> None:
     """Resolve the config in place; UsageError, in one line with the key and the value, where it cannot be run."""
     given(cfg, hydra_config)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        _apart(cfg)
     OmegaConf.resolve(cfg)
     _positive(cfg)
     _possible(cfg)
@@ -109,6 +112,16 @@ def _possible(cfg: DictConfig) -> None:
         raise UsageError(f"method.look_ahead=consistency: model={cfg.model.name} has no consistency adapter; {right}")
     if cfg.push_to_hub is not None and str(cfg.push_to_hub).count("/") != 1:
         raise UsageError(f"push_to_hub={cfg.push_to_hub} is no repository; give <owner>/<name>")
+
+
+def _apart(cfg: DictConfig) -> None:
+    """A sweep's jobs do not push over each other."""
+    if cfg.push_to_hub is not None and not OmegaConf.is_interpolation(cfg, "push_to_hub"):
+        one, each = "<its output_dir>/lora", "'push_to_hub=owner/name-${seed}'"
+        raise UsageError(
+            f"push_to_hub={cfg.push_to_hub} would take every job of this sweep, each in place of the last; leave it out"
+            f" and push the one you choose: hf upload {cfg.push_to_hub} {one}, or name one for each: {each}"
+        )
 
 
 def _devices(cfg: DictConfig) -> None:

@@ -85,6 +85,15 @@ def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
     refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
 
 
+def test_a_sweep_does_not_push_all_its_jobs_to_one_repository(command):
+    sweep = ("hydra.sweep.dir=sweep", "dry_run=true", "-m")
+    status, _, err = command("seed=0,1", "push_to_hub=me/lora", *sweep)
+    assert status == 1 and err.count("error: ") == 1 and not list(Path("sweep").glob("*/*"))
+    assert "push_to_hub=me/lora would take every job" in err and "hf upload me/lora <its output_dir>/lora" in err
+    status, plans, _ = command("seed=0,1", "push_to_hub=me/lora-${seed}", *sweep)
+    assert status == 0 and plans.count("dry run: ") == 2
+
+
 def test_a_larger_machine_can_be_planned_for(command, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv("PATH", "")
