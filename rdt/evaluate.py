@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rdt import door, saved
+from rdt import saved, values
 from rdt.compose import alone, command, conf_dir
 from rdt.errors import UsageError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def main(cfg: DictConfig) -> None:
     """One point, or a curve of them."""
     with alone(HydraConfig.get()):
-        door.types(cfg, HydraConfig.get())
+        values.types(cfg, HydraConfig.get())
         page = evaluate(saved.read(cfg.run, cfg.get("guidance")))
         print(f"report   {page}\npicture  {page.with_name('front.png')}")
 

@@ -9,7 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rdt import door, saved
+from rdt import saved, values
 from rdt.compose import alone, command, conf_dir
 from rdt.errors import UsageError
 from rdt.report.text import slug
@@ -19,7 +19,7 @@ from rdt.report.text import slug
 def main(cfg: DictConfig) -> None:
     """One picture."""
     with alone(HydraConfig.get()):
-        door.types(cfg, HydraConfig.get())
+        values.types(cfg, HydraConfig.get())
         print(sample(cfg))
 
 

@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import checkpoints, door
+from rdt import checkpoints, values
 from rdt.compose import alone, command, conf_dir
 from rdt.errors import UsageError
 from rdt.plan import sources
@@ -16,7 +16,7 @@ from rdt.plan import sources
 def main(cfg: DictConfig) -> None:
     """Answer until stopped."""
     with alone(HydraConfig.get()):
-        door.given(cfg, HydraConfig.get())
+        values.given(cfg, HydraConfig.get())
         OmegaConf.resolve(cfg.reward)  # of the model only the checkpoints that the reward reads are wanted
         for key, source in sources(cfg):
             if key.startswith("reward."):
