@@ -6,13 +6,9 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import lightning as L
@@ -24,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import folder, record, tracking
 from rdt.budgets import budgets
 from rdt.callbacks import Checkpoints, EvaluateEvery, Progress
-from rdt.errors import Terminated, UsageError, one_line
+from rdt.endings import roomy, stoppable
+from rdt.errors import UsageError, one_line
 from rdt.experiment import Experiment
 from rdt.prompt_sets import notices
 from rdt.sentinels import Sentinels
@@ -58,39 +55,6 @@ def built(cfg: DictConfig) -> Experiment:
     experiment.policy.prepare(experiment.prompts())  # before the network takes the GPU's memory
     _ = (experiment.data, experiment.evaluator, experiment.small_evaluator, experiment.guided())
     return experiment
-
-
-@contextmanager
-def stoppable(out: Path) -> Iterator[None]:
-    """SIGTERM outside the training loop, which has a handler of its own, ends the run with a line."""
-
-    def stop(*_: Any) -> None:
-        saved = folder.checkpoints(out)
-        raise Terminated(f"stopped by SIGTERM; newest checkpoint: {saved[-1] if saved else 'none'}")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def roomy() -> Iterator[None]:
-    """Memory that ran out is one line about what saves some."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not lacking:
-            raise
-        raise UsageError(
-            f"not enough memory: {str(error).splitlines()[0][:160]}; lower batch_size or evaluation.batch_size, or set"
-            " precision=bf16, model.policy.checkpointing=true or model.policy.setup.slicing=true"
-        ) from None
 
 
 def quiet() -> None:

@@ -13,11 +13,11 @@ import torch
 import pipelines
 from rdt import checkpoints
 from rdt.checkpoints import MissingCheckpoint
+from rdt.endings import roomy
 from rdt.errors import UsageError
 from rdt.models import sd15
 from rdt.parts import Setup
 from rdt.push import push
-from rdt.worker import roomy
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
