@@ -26,8 +26,7 @@ def main(cfg: DictConfig) -> None:
     """One point, or a curve of them."""
     with alone(HydraConfig.get()):
         values.types(cfg, HydraConfig.get())
-        page = evaluate(saved.read(cfg.run, cfg.get("guidance")))
-        print(f"report   {page}\npicture  {page.with_name('front.png')}")
+        evaluate(saved.read(cfg.run, cfg.get("guidance")))
 
 
 def evaluate(run: saved.Saved) -> Path:

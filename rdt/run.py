@@ -80,8 +80,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
     from rdt.report import report
 
     launch(cfg)
-    page = report([Path(cfg.output_dir)], Path(cfg.output_dir))
-    print(f"report   {page}\npicture  {page.with_name('front.png')}")
+    report([Path(cfg.output_dir)], Path(cfg.output_dir))
     if cfg.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
         print(f"pushed   {push(Path(cfg.output_dir) / 'lora', cfg.push_to_hub)}")
 

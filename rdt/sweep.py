@@ -7,6 +7,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rdt.errors import UsageError, flat
+
 FINISHED = "finished"  # in a sweep's folder, once no job of it failed
 WHERE = "hydra.sweep.dir="
 
@@ -33,14 +35,16 @@ class SweepReport(Callback):
 
     @staticmethod
     def draw() -> None:
-        """The report over the sweep's jobs, on W&B where any job is; nothing where no job left a result."""
+        """The report over the sweep's jobs, on W&B too where any job is; nothing where no job left a result."""
         folder = SweepReport.folder
         if folder is None or not any(folder.rglob("result.json")):
             return
         from rdt.report import report
 
-        page = report([folder], folder, wandb=any(folder.rglob("wandb_id")))
-        print(f"report   {page}\npicture  {page.with_name('front.png')}", file=sys.stdout)
+        try:
+            report([folder], folder, wandb=any(folder.rglob("wandb_id")))
+        except UsageError as error:
+            print(f"warning: {flat(error)}", file=sys.stderr)
 
 
 def interrupted(hydra_config: DictConfig) -> Path | None:

@@ -131,6 +131,20 @@ def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_fol
     assert {found["run"][0]["run_id"] for found in runs(sweep)} == {described[-1]["run_id"]}
 
 
+def test_a_sweep_that_wandb_refuses_has_its_report_and_a_warning(run_folder, tmp_path, monkeypatch, capsys):
+    sweep = tmp_path / "sweep"
+    out = shutil.copytree(run_folder, sweep / "0", ignore=shutil.ignore_patterns("wandb", "checkpoints"))
+    OmegaConf.save(minimal(out, "logger=wandb", "logger.wandb.mode=online"), out / "config.yaml")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(SweepReport, "folder", sweep)
+    SweepReport.draw()
+    said, warned = capsys.readouterr()
+    assert f"report   {sweep / 'report.html'}" in said and (sweep / "report.html").is_file()
+    assert warned.startswith("warning: logger.wandb: ") and warned.count("\n") == 1
+
+
 def test_a_sweep_without_wandb_has_no_pareto_run(run_folder, tmp_path, monkeypatch):
     shutil.copytree(run_folder, tmp_path / "0", ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
     monkeypatch.setattr(SweepReport, "folder", tmp_path)

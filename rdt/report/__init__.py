@@ -13,9 +13,10 @@ from rdt.report.gather import compare
 
 
 def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
-    """Write the report over all runs at or below run_dirs into out: the path of its report.html.
+    """Write the report over all runs at or below run_dirs into out and say where; the path of its report.html.
 
-    Folders without a usable result are listed as failed. ValueError: no run is left; OSError: out is not writable.
+    Folders without a usable result are listed as failed. ValueError: no run is left; OSError: out is not writable;
+    UsageError: W&B refuses, when all is written.
     """
     from rdt.report import duels, figure, grids, latex, page, rows, terminal
 
@@ -37,6 +38,7 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     for name, text in texts.items():
         _write(out / name, partial(_text, text))
     terminal.print_tables(comparisons, failures)
+    print(f"report   {out / 'report.html'}\npicture  {out / 'front.png'}\ntable    {out / 'front.csv'}", flush=True)
     if wandb:
         from rdt.report.board import log_pareto
 

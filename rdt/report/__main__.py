@@ -31,8 +31,7 @@ def _report(arguments: list[str]) -> None:
     out = Path(given["out"]).expanduser() if given["out"] else home(patterns[0])
     from rdt.report import report
 
-    page = report(sources, out, wandb=FLAGS[given["wandb"]])
-    print(f"report   {page}\npicture  {page.with_name('front.png')}\ntable    {page.with_name('front.csv')}")
+    report(sources, out, wandb=FLAGS[given["wandb"]])
 
 
 if __name__ == "__main__":
