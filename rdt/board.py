@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
 from rdt import tracking
-from rdt.points import Point, means
+from rdt.points import Point, means, own
 
 GRIDS = 24  # shown at most; the rest stays in the folder
 
@@ -22,7 +22,7 @@ def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
-            show(run, out, result["points"][-1])
+            show(run, out, own(result["points"]))
             run.log_artifact(artifact(cfg, result, out / "lora"))
             run.finish()
 
@@ -45,16 +45,16 @@ def evaluation(cfg: DictConfig, out: Path) -> Iterator[Any]:
     run.finish()
 
 
-def show(run: Any, out: Path, last: Point) -> None:
+def show(run: Any, out: Path, point: Point) -> None:
     """Scalars of that point, and the pictures and fronts of the whole record."""
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    run.summary.update(scalars(result, last))
+    run.summary.update(scalars(result, point))
     run.log(pictures(out) | fronts(result) | {"iteration": result["iterations"]})
 
 
-def scalars(result: dict[str, Any], last: Point) -> dict[str, float]:
+def scalars(result: dict[str, Any], point: Point) -> dict[str, float]:
     """final/<score> of that point, its paired difference, base/<score>, compute/<cost>."""
-    final, base = means(last), means(result["base"])
+    final, base = means(point), means(result["base"])
     cost = {key: value for key, value in result["compute"].items() if isinstance(value, int | float)}
     values = {"final": final, "base": base, "compute": cost}
     values["difference"] = {name: final[name] - base[name] for name in final if name in base}
@@ -82,7 +82,7 @@ def fronts(result: dict[str, Any]) -> dict[str, Any]:
     import wandb
 
     points = [result["base"], *result["points"]]
-    scores = list(means(points[-1]))
+    scores = list(means(own(result["points"])))
     table = wandb.Table(["point", *scores], [[one["label"], *row(one, scores)] for one in points])
     across = [name for name in scores if name.startswith("diversity/")]
     across.sort(key=lambda name: name != "diversity/entropy")
@@ -104,12 +104,12 @@ def artifact(cfg: DictConfig, result: dict[str, Any], folder: Path) -> Any:
     import wandb
 
     name = re.sub(r"[^\w.-]+", "-", f"lora-{result['method']}-{result['reward']}-{result['model']}-s{result['seed']}")
-    last = result["points"][-1]
+    point = own(result["points"])
     metadata = {key: result[key] for key in ("method", "reward", "model", "seed", "iterations")} | {
         "base_model": cfg.model.policy.source,
         "rank": cfg.model.lora.rank,
         "alpha": cfg.model.lora.alpha,
-        "point": means(last) | {"guidance": last["label"]},
+        "point": means(point) | {"guidance": point["label"]},
     }
     made = wandb.Artifact(name, type="model", metadata=metadata)
     for file in sorted(folder.iterdir()):  # add_dir would say so on the terminal

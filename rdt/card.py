@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.points import Point, means
+from rdt.points import Point, means, own
 from rdt.policy import Policy
 
 
@@ -61,7 +61,7 @@ At equal noise, base and tuned; a row a prompt: {", ".join(f'"{prompt}"' for pro
 def _table(base: Point, points: list[Point]) -> str:
     """A row a score, a column a point."""
     head = ["", "base", *(one["label"] for one in points)]
-    rows = [[name, *(_cell(one, name) for one in (base, *points))] for name in means(points[-1])]
+    rows = [[name, *(_cell(one, name) for one in (base, *points))] for name in means(own(points))]
     return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -35,6 +35,7 @@ def evaluate(run: saved.Saved) -> Path:
     Where the run was logged to W&B, this is too: a run of job type eval beside it.
     """
     from rdt import board
+    from rdt.points import own
     from rdt.report import report
 
     experiment = run.experiment()
@@ -45,7 +46,7 @@ def evaluate(run: saved.Saved) -> Path:
         points = measured(run, experiment, curve)
         page = report([run.folder], run.folder)
         if logged is not None:
-            board.show(logged, run.folder, points[-1])
+            board.show(logged, run.folder, own(points))
     return page
 
 

@@ -1,6 +1,6 @@
 """Points of a front as result.json holds them: an evaluation under one guidance, with intervals over prompts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +56,11 @@ def means(one: Point) -> dict[str, float]:
     """{"reward/hps": mean, ..., "kl_nats": mean} of a point."""
     kinds = {f"{kind}/{name}": v for kind in ("reward", "diversity", "fidelity") for name, v in one[kind].items()}
     return {name: value["mean"] for name, value in (kinds | {"kl_nats": one.get("kl_nats")}).items() if value}
+
+
+def own(points: Sequence[Point]) -> Point:
+    """The point that stands for a run: under its own guidance; of a curve the first, whose pictures are "tuned"."""
+    return points[0]
 
 
 def joined(points: list[Point], new: Point) -> list[Point]:

@@ -36,8 +36,10 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
 
 def reached(out: Path) -> tuple[float, float]:
     """Means of the reward that was trained on and of the first measure of diversity, on held-out prompts."""
+    from rdt.points import own
+
     result = json.loads((out / "result.json").read_text("utf-8"))
-    point = result["points"][0]
+    point = own(result["points"])
     return point["reward"][result["reward"]]["mean"], next(iter(point["diversity"].values()))["mean"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from minimal import minimal
 from rdt.compose import conf_dir
 from rdt.curve import modules
 from rdt.errors import UsageError
@@ -60,3 +61,10 @@ def test_a_curve_that_cannot_be_meant_is_one_line(overrides, words):
     with pytest.raises(UsageError) as raised:
         modules(config(*overrides))
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("sweep", "scale"), [("lora_scale", 1), ("guidance", 3)])
+def test_a_curve_begins_with_the_point_that_stands_for_the_run(sweep, scale, tmp_path):
+    """The whole adapter, under the guidance that it was trained under."""
+    guidance = OmegaConf.to_container(minimal(tmp_path, "logger=csv", f"sweep={sweep}").guidance)
+    assert modules(guidance)[0]["scale"] == scale
