@@ -14,7 +14,7 @@ run: $(INSTALLED)  ## Train SQDF on the embedded world, evaluate it, draw the re
 	$(BIN)/python -m rdt.run method=sqdf reward=hps $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests, a core each (the slow ones: make test ARGS="-m slow")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## Check format, lint, import contract and types
 	$(BIN)/ruff format --check .

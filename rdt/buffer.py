@@ -42,6 +42,12 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
+    @property
+    def latest(self) -> Tensor:
+        """Rewards of the newest add, (B,) float64."""
+        first = (self._added - self._batch) % self.capacity
+        return self._rewards[first : first + self._batch]
+
     def add(self, latents: Tensor, rewards: Tensor, prompts: list[str]) -> None:
         """Store this rank's latents (B / world, T + 1, *latent) with the GLOBAL rewards (B,) and prompts."""
         rewards = rewards.detach().cpu().double()

@@ -9,6 +9,13 @@ from minimal import minimal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests start processes
 
+LONG = ("test_worker", "test_tracking", "test_launch", "test_evaluate", "test_extension", "test_conf", "test_real_runs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:

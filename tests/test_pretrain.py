@@ -56,6 +56,7 @@ def tensors(file: Path) -> dict[str, list]:
     return {name: tensor.tolist() for name, tensor in load_file(file).items()}
 
 
+@pytest.mark.slow
 def test_one_command_rebuilds_every_bundled_file(rehearsed, tmp_path, capsys):
     assert rehearsed(tmp_path / "work", tmp_path / "out") == TRAINED
     assert "reconstructions read right" in capsys.readouterr().out

@@ -376,7 +376,10 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in CHOICES if name != "hps"])  # which every method runs with
+@pytest.mark.parametrize(
+    "name",  # every method runs with hps; those of one class are trained on in turn
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("hps_v2", "clipscore"))) for n in CHOICES if n != "hps"],
+)
 def test_a_run_on_a_choice_ends_with_its_record(name, given, tmp_path):
     """Rewards are reported once each: the optimised one, what it is made of, the judges."""
     work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, []), *given.get(name, [])))

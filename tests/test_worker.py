@@ -15,7 +15,7 @@ from rdt.worker import work
 
 
 def config(out, *overrides):
-    return minimal(out, "logger=csv", "iterations=4", "trainer.checkpoint_every=2", *overrides)
+    return minimal(out, "logger=csv", "method.replay_ratio=1", "iterations=4", "trainer.checkpoint_every=2", *overrides)
 
 
 def eventful(out, event, iteration):
@@ -79,6 +79,7 @@ def test_a_terminated_run_saves_says_where_and_goes_on_bit_for_bit(whole, tmp_pa
     assert_equal_runs(out, whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_iterations_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     work(config(out, "iterations=2"))
@@ -126,7 +127,7 @@ def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monke
     conf = fragile.config_dir(tmp_path / "conf", "nan", iteration=3)
     monkeypatch.chdir(tmp_path)
     arguments = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=4", "trainer.checkpoint_every=2"]
-    small = ["model.sampling.num_steps=3", "evaluation.every=0"]
+    small = ["method.replay_ratio=1", "model.sampling.num_steps=3", "evaluation.every=0"]
     monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", str(conf), *arguments, *small])
     with pytest.raises(SystemExit) as stop:
         run.entry()

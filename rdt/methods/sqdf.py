@@ -68,6 +68,7 @@ class SQDF(Method):
     def training_step(self, batch: Batch, _: int) -> None:
         if self.iteration % self.replay_ratio == 0 or not len(self.buffer):  # a whole batch at once: small ones idle
             self.collect(batch)
+        self.report(reward=self.buffer.latest.mean())
         state = self.buffer.sample(self.batch_size, self.replay, generator(self.seed, "replay", self.iteration))
         self.update(self.loss(state))
 
@@ -80,7 +81,6 @@ class SQDF(Method):
         scores = self.all_gather(scores).flatten()
         self.check_finite("reward", scores)
         self.buffer.add(trajectory.latents, scores, batch.prompts)
-        self.report(reward=scores.mean())
 
     def loss(self, state: State) -> Tensor:
         """Negative objective over this rank's share of the sampled states (B, *latent)."""
