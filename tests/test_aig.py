@@ -42,6 +42,7 @@ def test_other_methods_keep_their_guidance(tmp_path):
     assert not minimal(tmp_path, "method=draft_plus", "guidance=aig").guidance.curve
 
 
+@pytest.mark.slow
 def test_a_run_records_the_curve_whose_first_point_is_the_tuned_policy(tmp_path):
     out = tmp_path / "out"
     work(minimal(out, "method=aig", "method.lr=0.05", "logger=csv", "iterations=1"))

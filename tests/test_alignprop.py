@@ -93,6 +93,7 @@ def test_a_real_policy_learns(made: Callable[..., Policy]) -> None:
     assert sum(seen[-3:]) > sum(seen[:3]) + 0.02
 
 
+@pytest.mark.slow
 def test_a_continued_run_draws_and_learns_bit_for_bit_what_a_whole_one_does(tmp_path: Path) -> None:
     def run(name: str, iterations: int) -> list[dict[str, str]]:
         settings = ("method=alignprop", "logger=csv", f"iterations={iterations}")

@@ -195,6 +195,7 @@ def test_answers_are_saved_as_soon_as_they_are_paid_for(whole: Any) -> None:
     assert [path.name for path in folder.checkpoints(whole)] == ["000003", "000005"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_middle_of_a_round_bit_for_bit(whole: Any, tmp_path: Any) -> None:
     out = tmp_path / "out"
     work(config(out, "iterations=3"))

@@ -285,8 +285,9 @@ def test_wandb_run_of_the_front_is_written_offline(sweep, monkeypatch):
     assert list(run.glob("files/media/table/**/*.json"))
 
 
-def test_methods_fight_over_common_resamples(tmp_path):
+def test_methods_fight_over_common_resamples(tmp_path, monkeypatch):
     """One gains the same reward at less of a price, in every seed; a method beside itself is not told apart."""
+    monkeypatch.setattr("rdt.report.duels.RESAMPLES", 200)
     for seed in range(3):
         write_run(tmp_path / f"a{seed}", "sqdf", seed, {"reward/hps": 0.05, "diversity/entropy": -0.05})
         write_run(tmp_path / f"b{seed}", "draft", seed, {"reward/hps": 0.05, "diversity/entropy": -0.4})

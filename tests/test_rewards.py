@@ -378,7 +378,11 @@ RUNS = {
 
 @pytest.mark.parametrize(
     "name",  # every method runs with hps; those of one class are trained on in turn
-    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("hps_v2", "clipscore"))) for n in CHOICES if n != "hps"],
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("hps_v2", "clipscore", "imagereward", "aesthetic")))
+        for n in CHOICES
+        if n != "hps"
+    ],
 )
 def test_a_run_on_a_choice_ends_with_its_record(name, given, tmp_path):
     """Rewards are reported once each: the optimised one, what it is made of, the judges."""

@@ -87,6 +87,7 @@ def test_rollback_ends_with_the_last_adapter_that_met_every_budget(tmp_path, cap
     assert not any(weight.any() for weight in ups(tmp_path / "none").values())
 
 
+@pytest.mark.slow
 def test_adapting_raises_the_coefficient_while_overdrawn_and_goes_on_after_a_resume(tmp_path):
     adapt = ("kl.max=1e-12", "kl.action=adapt", "kl.rate=0.5")
     work(config(tmp_path / "whole", *adapt))

@@ -148,6 +148,7 @@ def test_a_run_ends_once_its_passes_are_spent_and_stays_ended(whole, tmp_path):
         assert result["compute"]["network_passes"] + result["compute"]["backward_passes"] == 2 * passes
 
 
+@pytest.mark.slow
 def test_a_continued_run_counts_the_seconds_of_both_parts(tmp_path):
     out = tmp_path / "out"
     work(config(out))
