@@ -19,14 +19,14 @@ class SweepReport(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Choose the sweep's folder: the jobs that Hydra composes learn of it as of an override."""
-        own = any(override.startswith(WHERE) for override in config.hydra.overrides.hydra)
-        older = None if own else interrupted(config.hydra)
-        if older is not None:
+        """Choose the sweep's folder, as an override that every job is composed with: its name hangs on the method's."""
+        if not any(override.startswith(WHERE) for override in config.hydra.overrides.hydra):
+            older = interrupted(config.hydra)
+            if older is not None:
+                print(f"continues {older}", flush=True)
             with open_dict(config):
-                config.hydra.sweep.dir = str(older)
-                config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{WHERE}{older}"]
-            print(f"continues {older}", flush=True)
+                config.hydra.sweep.dir = str(older or config.hydra.sweep.dir)
+                config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{WHERE}{config.hydra.sweep.dir}"]
         SweepReport.folder = Path(config.hydra.sweep.dir)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

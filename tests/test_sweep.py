@@ -60,6 +60,12 @@ def sweep(cwd, *arguments):
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True)
 
 
+def test_jobs_of_several_methods_share_the_sweeps_folder(tmp_path):
+    said, _ = sweep(tmp_path, "method=draft,sqdf", "dry_run=true").communicate()
+    places = [Path(line.partition("=")[2]) for line in said.splitlines() if line.startswith("output_dir=")]
+    assert [place.name for place in places] == ["0", "1"] and len({place.parent for place in places}) == 1
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_without_doing_a_job_twice(tmp_path):
     """The union is what an uninterrupted sweep makes; the job that cannot run is in the report with its reason."""
