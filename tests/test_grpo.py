@@ -87,7 +87,7 @@ def test_a_window_costs_its_steps(kind: str) -> None:
     assert method.policy.passes == 8 * 2 * (STEPS + 2) and method.policy.backward_passes == 8 * 2
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "ddim")) for k in POLICIES])
 def test_a_real_policy_learns(kind: str) -> None:
     policy, seen = POLICIES[kind](trained=False), []
     method = grpo(policy, steps=3, batch_size=32, group=32, std="group", lr=0.02, clip=1e-2, min_std=0.05)
