@@ -57,6 +57,7 @@ def guidance(*overrides):
     return described(OmegaConf.to_container(cfg.guidance))
 
 
+@pytest.mark.slow
 def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     before = result(run)
     typed(evaluate, "-m", f"run={run}", *CONSTANT, "guidance.curve=[0,1],[0.5]")  # a curve, and a point beside it
@@ -87,6 +88,7 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     assert {"front/table._type", "samples/aig-constant-weight-0.5._type"} <= set(merged(logged[1], "history"))
 
 
+@pytest.mark.slow
 def test_the_same_guidance_is_replaced_not_doubled(run, typed):
     before = result(run)
     typed(evaluate, f"run={run}", "guidance=cfg")
@@ -212,6 +214,7 @@ def blocks(file, count=2):
     return [pixels[:, k * width : (k + 1) * width - GAP] for k in range(count)]
 
 
+@pytest.mark.slow
 def test_sample_draws_both_at_equal_noise_and_says_where(run, typed, capfd, tmp_path):
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3")
     file = run / "samples" / "a-small-blue-ring-s0.png"

@@ -11,7 +11,7 @@ from rdt.compose import conf_dir
 from rdt.launch import launch
 from rdt.worker import work
 
-FAST = {"sqdf", "drift"}  # replay and groups
+FAST = {"drift"}
 METHODS = [file.stem for file in sorted((Path(conf_dir()) / "method").glob("*.yaml"))]
 
 

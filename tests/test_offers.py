@@ -65,6 +65,7 @@ def test_a_model_without_the_checkpoint_says_who_has_it_and_how_to_give_it(rewar
         assert f" model.checkpoints.{reward}.{key}=..." in err
 
 
+@pytest.mark.slow
 def test_it_is_said_of_a_part_of_a_mixture_and_of_a_reward_nobody_has(dry, tmp_path):
     _, _, err = dry("reward=mixture", "+reward@reward.parts.aesthetic=aesthetic", "+reward.parts.aesthetic.weight=1")
     assert "model=shapes has no checkpoint for aesthetic: " in err

@@ -105,7 +105,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(name: str) -> None:
     assert errors.norm() < 0.15 * exact.norm()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "ddpo")) for n in METHODS])
 def test_training_with_kl_reaches_the_tilted_gaussian(name: str) -> None:
     """In the mean of the iterates, which Monte Carlo noise moves about it; alpha is kl_coef per nat of the path."""
     policy = world(num_steps=6)
@@ -217,6 +217,7 @@ def config(out: Path, name: str, *overrides: str) -> DictConfig:
     return minimal(out, f"method={name}", *RUN, *own, *overrides)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
     """DDPO has more to remember."""
     work(config(tmp_path / "whole", "ddpo"))

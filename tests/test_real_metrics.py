@@ -130,6 +130,7 @@ def test_too_few_images_are_refused_before_training(folders, tmp_path):
         _ = Experiment(cfg).evaluator
 
 
+@pytest.mark.slow
 def test_a_run_records_them_and_evaluate_finds_the_same(folders, tmp_path):
     out = tmp_path / "out"
     cfg = minimal(out, *given(folders), "method=drift", "batch_size=8", "logger=csv")  # which learns by these eyes too

@@ -277,6 +277,7 @@ def test_the_rdt_command_finds_the_report(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: runs=nowhere names no folder\n")
 
 
+@pytest.mark.slow
 def test_wandb_run_of_the_front_is_written_offline(sweep, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     report([sweep], sweep / "out", wandb=True)

@@ -364,6 +364,7 @@ def test_a_choice_does_not_hide_what_is_not_finite(chosen, pictures):
     assert scores.isfinite().tolist() == [True, True, False, True]
 
 
+ONE_EACH = ("pickscore", "mixture", "remote")  # a tower, a sum, a server; hps is what every method runs with
 RUNS = {
     "jpeg": ["method=sqdf", LIMIT],
     "gold": ["method=grpo", "method.group=2", LIMIT],
@@ -376,14 +377,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",  # every method runs with hps; those of one class are trained on in turn
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (n in ("hps_v2", "clipscore", "imagereward", "aesthetic")))
-        for n in CHOICES
-        if n != "hps"
-    ],
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ONE_EACH)) for n in CHOICES])
 def test_a_run_on_a_choice_ends_with_its_record(name, given, tmp_path):
     """Rewards are reported once each: the optimised one, what it is made of, the judges."""
     work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, []), *given.get(name, [])))

@@ -74,6 +74,7 @@ def test_stop_ends_a_run_early_and_records_it(tmp_path, capsys):
     assert len(rows(tmp_path / "out")) == 1
 
 
+@pytest.mark.slow
 def test_rollback_ends_with_the_last_adapter_that_met_every_budget(tmp_path, capsys):
     """KL grows from 0 at the first iteration, where base and tuned are one: a bound that the second breaks."""
     work(config(tmp_path / "out", "kl.max=1e-12", "kl.action=rollback"))

@@ -98,6 +98,7 @@ def test_a_named_checkpoint_is_continued_in_another_folder(whole, tmp_path):
     assert same(adapter(out), adapter(whole))
 
 
+@pytest.mark.slow
 def test_resume_never_starts_over(whole, tmp_path):
     out = tmp_path / "out"
     work(config(out, "iterations=2", "seed=1"))
