@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from itertools import product
 
 import pytest
 from safetensors import safe_open
@@ -27,6 +28,11 @@ METHODS = {
     "aig": ["batch_size=2"],
 }
 
+FAST = set(zip(pipelines.MAKERS, METHODS, strict=True))  # every model and every method once
+PAIRS = [
+    pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in FAST)) for pair in product(pipelines.MAKERS, METHODS)
+]
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
@@ -48,8 +54,7 @@ def config(published, name, method, out, *overrides):
     return minimal(out, "logger=csv", f"method={method}", *published[name], *METHODS[method], *overrides)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", pipelines.MAKERS)
+@pytest.mark.parametrize("name, method", PAIRS)
 def test_a_run_trains_and_records(published, name, method, tmp_path):
     out = tmp_path / "out"
     work(config(published, name, method, out))

@@ -106,6 +106,7 @@ def job(run_folder, sweep, number):
     return records(out)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_folder, tmp_path, monkeypatch, result):
     sweep = tmp_path / "sweep"
     jobs = [job(run_folder, sweep, number) for number in (0, 1)]
