@@ -25,6 +25,7 @@ LOADERS = {"clip": clip, "dinov2": dinov2}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
+    torch.manual_seed(0)  # else their weights would be those of the order the tests run in
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
 
 
