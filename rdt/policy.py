@@ -26,15 +26,7 @@ class Policy(nn.Module):
         super().__init__()
         self.network = parts.network.requires_grad_(False).eval()
         self._autocast = next(self.network.parameters()).dtype == torch.bfloat16
-        self.network.add_adapter(
-            LoraConfig(
-                r=adapter.rank,
-                lora_alpha=adapter.alpha,
-                target_modules=list(adapter.targets),
-                init_lora_weights="gaussian",  # B = 0: the tuned view starts as the base, bit for bit
-            ),
-            adapter_name=TUNED,
-        )
+        self._add(adapter)
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape
         self.overlong = parts.overlong  # (prompts) -> how many are longer than the model reads
@@ -44,6 +36,16 @@ class Policy(nn.Module):
         self._conditions = Conditions(parts.encode, parts.prepare)
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
         self.backward_passes = 0  # of these, those a gradient went back through
+
+    def _add(self, adapter: Adapter) -> None:
+        """The trainable adapter, in fp32 or finer; B = 0, so the tuned view starts as the base, bit for bit."""
+        config = LoraConfig(
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            target_modules=list(adapter.targets),
+            init_lora_weights="gaussian",
+        )
+        self.network.add_adapter(config, adapter_name=TUNED)
         for name, weight in self.network.named_parameters():
             weight.requires_grad_(f".{TUNED}." in name)
             if weight.requires_grad:

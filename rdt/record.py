@@ -35,28 +35,32 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path) -> None:
     done = evaluator.run(method.policy, views, experiment.base, experiment.sampling, rank, world)
     if rank:
         return
-    base, protocol = done.pop("base"), evaluator.protocol
-    names = ["tuned", *(slug(name) for name in list(done)[1:])]
-    save_samples(out, list(protocol.prompts), {"base": base} | dict(zip(names, done.values(), strict=True)))
-    result = {
-        "schema": 1,
-        "method": experiment.cfg.method.name,
-        "reward": experiment.cfg.reward.name,
-        "model": experiment.cfg.model.name,
-        "seed": experiment.cfg.seed,
-        "iterations": method.iteration,
-        "points": [point(done[name], base.scores, protocol, one.described) for name, one in curve.items()],
-        "base": point(base, None, protocol, BASE),
-        "limit": experiment.limit(protocol.images_per_prompt),
-        "compute": cost | {"seconds": method.seconds},
-        "weights": fingerprint(method.policy, evaluator.rewards),
-        "prompts": experiment.prompt_counts,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
+    names = ["base", "tuned", *(slug(name) for name in list(done)[2:])]
+    save_samples(out, list(evaluator.protocol.prompts), dict(zip(names, done.values(), strict=True)))
+    points = [point(done[name], done["base"].scores, evaluator.protocol, one.described) for name, one in curve.items()]
+    base = point(done["base"], None, evaluator.protocol, BASE)
+    result = described(experiment) | {"points": points, "base": base, "compute": cost | {"seconds": method.seconds}}
     card.save(method.policy, experiment.cfg, result, out)
     save_json(out / "result.json", result)
     print(spent(result["compute"]))
     board.conclude(trainer.loggers, experiment.cfg, out)
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """What a result says of its run, all but its points and what they cost."""
+    cfg, method, evaluator = experiment.cfg, experiment.method, experiment.evaluator
+    return {
+        "schema": 1,
+        "method": cfg.method.name,
+        "reward": cfg.reward.name,
+        "model": cfg.model.name,
+        "seed": cfg.seed,
+        "iterations": method.iteration,
+        "limit": experiment.limit(evaluator.protocol.images_per_prompt),
+        "weights": fingerprint(method.policy, evaluator.rewards),
+        "prompts": experiment.prompt_counts,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 def compute(experiment: Experiment, world: int) -> dict[str, Any]:

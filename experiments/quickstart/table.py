@@ -53,15 +53,8 @@ def main(runs: Path, out: Path) -> None:
     for row in table:
         interval = f"{row['diff']:+.4f} [{row['lo']:+.4f}, {row['hi']:+.4f}]"
         share = "" if row["metric"] == "kl_nats" else f"{row['share_of_base']:.1%}"
-        cells = [
-            row["variant"],
-            row["metric"],
-            f"{row['base']:.4f}",
-            f"{row['tuned']:.4f}",
-            interval,
-            row["by_seed"],
-            share,
-        ]
+        means = f"{row['base']:.4f}", f"{row['tuned']:.4f}"
+        cells = [row["variant"], row["metric"], *means, interval, row["by_seed"], share]
         lines.append(f"| {' | '.join(cells)} |")
     (out / "table.md").write_text("\n".join(lines) + "\n")
     report(sorted(runs.glob("*-s*")), runs)

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from rdt.report.folders import read_runs
+from rdt.report.fronts import Comparison
 from rdt.report.gather import compare
+from rdt.report.records import Failure
 
 
 def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
@@ -18,7 +20,7 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     Folders without a usable result are listed as failed. ValueError: no run is left; OSError: out is not writable;
     UsageError: W&B refuses, when all is written.
     """
-    from rdt.report import duels, figure, grids, latex, page, rows, terminal
+    from rdt.report import figure, grids, terminal
 
     runs, failures = read_runs([Path(folder) for folder in run_dirs])
     if not runs:
@@ -28,14 +30,7 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
     shown = grids.grids_of(comparisons[0], most=4)
     _write(out / "front.png", lambda path: figure.draw(comparisons, shown, path))
     _write(out / "front.svg", lambda path: figure.draw(comparisons, [], path, "svg"))
-    texts = {
-        "front.csv": rows.front_csv(comparisons),
-        "front.tex": latex.front_tex(comparisons),
-        "report.html": page.page(comparisons, failures, out / "front.png"),
-    }
-    if any(len(comparison.methods) > 1 for comparison in comparisons):
-        texts["duels.csv"] = duels.duels_csv(comparisons)
-    for name, text in texts.items():
+    for name, text in _texts(comparisons, failures, out / "front.png").items():
         _write(out / name, partial(_text, text))
     terminal.print_tables(comparisons, failures)
     print(f"report   {out / 'report.html'}\npicture  {out / 'front.png'}\ntable    {out / 'front.csv'}", flush=True)
@@ -44,6 +39,19 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
 
         log_pareto(comparisons, out)
     return out / "report.html"
+
+
+def _texts(comparisons: list[Comparison], failures: list[Failure], picture: Path) -> dict[str, str]:
+    """What stands in each file; duels where there are two methods to fight one."""
+    from rdt.report import duels, latex, page, rows
+
+    found = {
+        "front.csv": rows.front_csv(comparisons),
+        "front.tex": latex.front_tex(comparisons),
+        "report.html": page.page(comparisons, failures, picture),
+    }
+    fought = any(len(comparison.methods) > 1 for comparison in comparisons)
+    return found | ({"duels.csv": duels.duels_csv(comparisons)} if fought else {})
 
 
 def entry() -> int:

@@ -1,5 +1,6 @@
 """front.png and front.svg: reward against diversity with the exact limit, and under it what the models draw."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
@@ -121,14 +122,12 @@ def _picture(figure: Any, grid: Grid, comparison: Comparison, place: tuple[float
     size = min(10, 200 / len(grid.title))  # a long title leaves the scores their room
     axes.set_title(grid.title, fontsize=size, fontweight="bold", color=colour, pad=6)
     axes.annotate(says, (1, 1), (0, 7), "axes fraction", "offset points", ha="right", fontsize=8.5, color=QUIET)
-    for row, prompt in enumerate(grid.prompts if left < MARGIN + ROW_LABELS + 0.01 else ()):
-        at = (-0.02, 1 - (row + 0.5) / len(grid.prompts))
-        axes.annotate(
-            fill(shorten(prompt, 60, placeholder=" …"), 20),
-            at,
-            xycoords="axes fraction",
-            ha="right",
-            va="center",
-            fontsize=8.5,
-            color=INK,
-        )
+    if left < MARGIN + ROW_LABELS + 0.01:  # the column at the left
+        _row_labels(axes, grid.prompts)
+
+
+def _row_labels(axes: Any, prompts: Sequence[str]) -> None:
+    style = {"xycoords": "axes fraction", "ha": "right", "va": "center", "fontsize": 8.5, "color": INK}
+    for row, prompt in enumerate(prompts):
+        at = (-0.02, 1 - (row + 0.5) / len(prompts))
+        axes.annotate(fill(shorten(prompt, 60, placeholder=" …"), 20), at, **style)

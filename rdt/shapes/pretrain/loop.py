@@ -31,8 +31,7 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
         [p for p in model.parameters() if p.requires_grad], lr=plan.lr, weight_decay=plan.weight_decay
     )
     step = _restore(file, model, average, optimizer)
-    started, saved, running = time.time(), time.time(), 0.0
-    first = step
+    progress, saved = _Progress(plan, step), time.time()
     while step < plan.steps:
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _decay(step, plan)
@@ -42,20 +41,29 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)
-        running = value.item() if step == first else 0.98 * running + 0.02 * value.item()
         step += 1
-        if step % 200 == 0:
-            rate = (time.time() - started) / (step - first)
-            left = rate * (plan.steps - step) / 60
-            print(
-                f"{plan.name} {step}/{plan.steps} loss {running:.4f} {rate * 1e3:.0f} ms/step, {left:.0f} min left",
-                flush=True,
-            )
+        progress.tell(step, value.item())
         if time.time() - saved > 60 or step == plan.steps:
             _save(file, model, average, optimizer, step)
             saved = time.time()
     average.copy_to(model)
     return model.eval().requires_grad_(False)
+
+
+class _Progress:
+    """A line every 200 steps: running mean of the loss, pace and minutes left."""
+
+    def __init__(self, plan: Plan, first: int) -> None:
+        self.plan, self.first, self.started, self.loss = plan, first, time.time(), math.nan
+
+    def tell(self, step: int, loss: float) -> None:
+        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+        if step % 200:
+            return
+        pace = (time.time() - self.started) / (step - self.first)
+        left = pace * (self.plan.steps - step) / 60
+        line = f"{self.plan.name} {step}/{self.plan.steps} loss {self.loss:.4f}"
+        print(f"{line} {pace * 1e3:.0f} ms/step, {left:.0f} min left", flush=True)
 
 
 def _decay(step: int, plan: Plan) -> float:
