@@ -161,13 +161,14 @@ def _log(front: np.ndarray) -> np.ndarray:
 
 
 def picture(study: Study, fronts: dict[str, list[dict]], file: Path) -> None:
-    """Both planes: the limit, the base, each front through its points."""
+    """Both planes: the limit, the base, each front through its points; bars are of differences to the base."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, reward in zip(axes, (PROXY, GOLD), strict=True):
         limit = study.curve(reward)
         axis.plot(limit[:, 1], limit[:, 0], color="black", lw=1, label="limit")
         for name, points in fronts.items():
             plane = study.front(points, reward)
+            plane[..., 1] -= plane[:, :1, 1] - plane[0, 0, 1]
             plane = plane[:, np.argsort(plane[0, :, 1])]
             lo, hi = np.percentile(plane[1:], [2.5, 97.5], axis=0)
             mean = plane[0]
@@ -176,9 +177,10 @@ def picture(study: Study, fronts: dict[str, list[dict]], file: Path) -> None:
                 marker="o", ms=4, lw=1.2, elinewidth=0.4, label=name,
             )  # fmt: skip
         axis.set(xlabel="normalised entropy of what prompts leave free", ylabel=reward.partition("/")[2])
-        low = min(study.front(points, reward)[0, :, 1].min() for points in fronts.values())
-        axis.set_xlim(left=low - 0.05)
-    axes[0].legend(frameon=False, fontsize=8)
+        means = np.concatenate([study.front(points, reward)[0] for points in fronts.values()])
+        axis.set_xlim(means[:, 1].min() - 0.02, limit[:, 1].max() + 0.01)  # a bar may be longer
+        axis.set_ylim(means[:, 0].min() - 0.02, limit[limit[:, 1] > axis.get_xlim()[0], 0].max() + 0.01)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
