@@ -15,6 +15,7 @@ from rdt.parts import Adapter, Parts, Setup
 from rdt.policy import Policy
 from rdt.process import Diffusion
 
+GRAPHS = 64  # that one kind of block may be compiled into: widths, views, with and without gradient
 WEIGHTS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call a component's file
 
 
@@ -104,10 +105,21 @@ def image_decoder(vae: AutoencoderKL, setup: Setup) -> Callable[[Tensor], Tensor
 
 
 def assembled(made: Parts, adapter: Adapter, checkpointing: bool, setup: Setup) -> Policy:
-    """The policy, its blocks checkpointed and its network compiled where that is asked for."""
+    """The policy, its blocks checkpointed and compiled where that is asked for."""
     policy = Policy(made, adapter)
     if checkpointing:
         policy.checkpoint_blocks()
     if setup.compile:
-        policy.network.compile()
+        compile_blocks(policy.network)
     return policy
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile the transformer blocks: those of one width share a graph per view.
+
+    Not the network as one: through a whole UNet, torch 2.13 gives wrong gradients on CPUs, 0 in the middle block.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    for block in network.modules():
+        if type(block).__name__.endswith("TransformerBlock"):
+            block.compile()
