@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +215,55 @@ def test_lpips_can_squeeze_first(lpips_files):
 @pytest.mark.skipif(importlib.util.find_spec("dreamsim") is not None, reason="the package is there")
 def test_dreamsim_says_which_extra_it_needs(tmp_path):
     with pytest.raises(ValueError, match=r"pip install 'rdt\[dreamsim\]'"):
+        dreamsim(kind="ensemble", folder=str(tmp_path))
+
+
+class Packaged(torch.nn.Module):
+    """What DreamSim's package gives: extractors that project where they were told to be when loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.extractor_list = torch.nn.ModuleList([torch.nn.Linear(3, 5), torch.nn.Linear(3, 4)])
+        for extractor in self.extractor_list:
+            extractor.device = "elsewhere"
+
+    def embed(self, images):
+        assert images.shape[-2:] == (224, 224) and all(one.device == images.device for one in self.extractor_list)
+        return torch.cat([extractor(images.mean((2, 3))) for extractor in self.extractor_list], dim=-1)
+
+
+@pytest.fixture
+def packaged(monkeypatch):
+    """Puts a loader in the place of the package."""
+
+    def put(load):
+        monkeypatch.setitem(sys.modules, "dreamsim", SimpleNamespace(dreamsim=load))
+        dreamsim.cache_clear()
+
+    yield put
+    dreamsim.cache_clear()
+
+
+def test_dreamsim_embeds_where_it_is_whatever_its_batch(packaged, tmp_path):
+    asked = {}
+    packaged(lambda **told: (asked.update(told) or Packaged(), None))
+    embedder, images = dreamsim(kind="ensemble", folder=str(tmp_path / "a" / "b")), torch.rand(3, 3, 40, 60)
+    assert asked == {
+        "pretrained": True,
+        "device": "cpu",
+        "cache_dir": str(tmp_path / "a/b"),
+        "dreamsim_type": "ensemble",
+    }
+    assert (tmp_path / "a" / "b").is_dir() and not any(weight.requires_grad for weight in embedder.parameters())
+    torch.testing.assert_close(embedder(images), torch.cat([embedder(image[None]) for image in images]))
+
+
+def test_dreamsim_without_a_network_is_one_line(packaged, tmp_path):
+    def load(**_):
+        raise OSError("no route")
+
+    packaged(load)
+    with pytest.raises(ValueError, match=f"did not come into {tmp_path} .no route."):
         dreamsim(kind="ensemble", folder=str(tmp_path))
 
 

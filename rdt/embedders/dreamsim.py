@@ -19,6 +19,8 @@ class DreamSim(Embedder):
         self.model = model.float().eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
+        for extractor in self.model.extractor_list:  # it projects where it was loaded to, wherever it has gone since
+            extractor.device = images.device
         square = F.interpolate(images, (SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         return self.model.embed(square)
 
@@ -32,5 +34,12 @@ def dreamsim(*, kind: str, folder: str) -> DreamSim:
         raise ValueError(
             f"diversity by DreamSim needs a package that is not there ({error}): pip install 'rdt[dreamsim]'"
         ) from None
-    model, _ = load(pretrained=True, device="cpu", cache_dir=str(Path(folder).expanduser()), dreamsim_type=kind)
+    place = Path(folder).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        model, _ = load(pretrained=True, device="cpu", cache_dir=str(place), dreamsim_type=kind)
+    except OSError as error:
+        raise ValueError(
+            f"DreamSim's weights did not come into {place} ({error}); put there what its package fetches"
+        ) from None
     return DreamSim(model)
