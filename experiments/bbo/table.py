@@ -80,7 +80,9 @@ def rows(variants: dict[str, Variant]) -> list[dict[str, object]]:
     """One row per variant, metric and what it is compared with."""
     found = []
     for name, variant in variants.items():
-        controls = {"base": None} | ({CONTROLS[name]: variants[CONTROLS[name]]} if name in CONTROLS else {})
+        controls = {"base": None} | {
+            control: variants[control] for control in [CONTROLS.get(name)] if control in variants
+        }
         for metric in METRICS:
             for against, control in controls.items():
                 ours, theirs = variant.scores(metric), (control.scores(metric) if control else variant.base(metric))
@@ -105,7 +107,7 @@ def tables(variants: dict[str, Variant], found: list[dict]) -> str:
     for name in variants:
         lines.append(f"| {LABELS[name]} | " + " | ".join(said(at[name, metric, "base"]) for metric in METRICS) + " |")
     lines += ["", "| difference of one to the other | reward/gold | diversity/entropy |", "|---|---|---|"]
-    for name, control in CONTROLS.items():
+    for name, control in ((name, control) for name, control in CONTROLS.items() if {name, control} <= variants.keys()):
         pair = " | ".join(said(at[name, metric, control]) for metric in ("reward/gold", "diversity/entropy"))
         lines.append(f"| {LABELS[name]}, to {LABELS[control]} | {pair} |")
     calls = sorted({n for variant in variants.values() for n in variant.curve})
