@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Five ways to spend 512 calls of the gold oracle, three seeds each, on the embedded world, and then the tables.
-# Run from the repository root; 30 minutes on two idle CPU cores. Finished runs are kept and unfinished ones continued:
+# Run from the repository root; half an hour on two idle CPU cores. Finished runs are kept and unfinished ones continued:
 # start it again after an interruption.
 set -euo pipefail
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # networks this small gain nothing from threads
