@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
 from minimal import adapter, minimal
 from rdt.compose import conf_dir
@@ -29,7 +28,7 @@ def test_every_method_goes_on_exactly_on_the_flow_model(method: str, tmp_path: P
     work(config(tmp_path / "on", "shapes_flow", method, f"resume={broken_off}"))
     whole, on = adapter(tmp_path / "whole"), adapter(tmp_path / "on")
     assert whole.keys() == on.keys() and all(tensor.equal(on[name]) for name, tensor in whole.items())
-    assert trained(tmp_path / "whole").any()
+    assert any(tensor.any() for name, tensor in whole.items() if "lora_B" in name or "lora.up" in name)  # from 0
 
 
 @pytest.mark.slow
@@ -38,15 +37,6 @@ def test_every_method_goes_on_exactly_on_the_flow_model(method: str, tmp_path: P
 def test_every_method_trains_on_two_processes_what_it_does_on_one(method: str, model: str, tmp_path: Path) -> None:
     work(config(tmp_path / "alone", model, method))
     launch(config(tmp_path / "spread", model, method, "devices=2"))
-    alone, spread = trained(tmp_path / "alone"), trained(tmp_path / "spread")
-    assert (spread - alone).norm() < 1e-3 * alone.norm()
-
-
-def trained(out: Path) -> Tensor:
-    """What training has made of the half of the adapter that starts from 0.
-
-    As one vector: where a gradient is next to nothing Adam takes its rounding for a direction, in single entries.
-    """
-    return torch.cat(
-        [tensor.flatten() for name, tensor in adapter(out).items() if "lora_B" in name or "lora.up" in name]
-    )
+    alone, spread = adapter(tmp_path / "alone"), adapter(tmp_path / "spread")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(spread[name], tensor, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
