@@ -96,9 +96,12 @@ def test_slices_are_only_slices_and_carry_the_gradient(folders: dict[str, Path])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["sd15", "sd3"])
-def test_a_compiled_network_has_the_same_views_and_gradients(name: str, folders: dict[str, Path]) -> None:
-    plain, compiled = build(name, folders[name]), build(name, folders[name], checkpointing=True, compile=True)
+def test_a_compiled_network_has_the_same_views_and_gradients(
+    name: str, checkpointing: bool, folders: dict[str, Path]
+) -> None:
+    plain, compiled = build(name, folders[name]), build(name, folders[name], checkpointing, compile=True)
     for view in ("base", "tuned", "base"):
         torch.testing.assert_close(run(compiled, view), run(plain, view), rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(gradients(compiled), gradients(plain), strict=True):

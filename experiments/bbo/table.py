@@ -76,16 +76,20 @@ class Variant:
         return {n: float(row["train/correlation"]) for n, row in steps}
 
 
+def controls(variants: dict[str, Variant]) -> dict[str, str]:
+    """What each variant is compared with, where both were run."""
+    return {name: control for name, control in CONTROLS.items() if {name, control} <= variants.keys()}
+
+
 def rows(variants: dict[str, Variant]) -> list[dict[str, object]]:
     """One row per variant, metric and what it is compared with."""
     found = []
     for name, variant in variants.items():
-        controls = {"base": None} | {
-            control: variants[control] for control in [CONTROLS.get(name)] if control in variants
-        }
+        control = controls(variants).get(name)
+        others = {"base": None} | ({control: variants[control]} if control else {})
         for metric in METRICS:
-            for against, control in controls.items():
-                ours, theirs = variant.scores(metric), (control.scores(metric) if control else variant.base(metric))
+            for against, other in others.items():
+                ours, theirs = variant.scores(metric), (other.scores(metric) if other else variant.base(metric))
                 diff = bootstrap_mean(ours - theirs, seed=0)
                 found.append({
                     "variant": name, "metric": metric, "against": against, "seeds": len(ours), "prompts": ours.shape[1],
@@ -107,7 +111,7 @@ def tables(variants: dict[str, Variant], found: list[dict]) -> str:
     for name in variants:
         lines.append(f"| {LABELS[name]} | " + " | ".join(said(at[name, metric, "base"]) for metric in METRICS) + " |")
     lines += ["", "| difference of one to the other | reward/gold | diversity/entropy |", "|---|---|---|"]
-    for name, control in ((name, control) for name, control in CONTROLS.items() if {name, control} <= variants.keys()):
+    for name, control in controls(variants).items():
         pair = " | ".join(said(at[name, metric, control]) for metric in ("reward/gold", "diversity/entropy"))
         lines.append(f"| {LABELS[name]}, to {LABELS[control]} | {pair} |")
     calls = sorted({n for variant in variants.values() for n in variant.curve})

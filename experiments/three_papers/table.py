@@ -166,20 +166,22 @@ def picture(study: Study, fronts: dict[str, list[dict]], file: Path) -> None:
     for axis, reward in zip(axes, (PROXY, GOLD), strict=True):
         limit = study.curve(reward)
         axis.plot(limit[:, 1], limit[:, 0], color="black", lw=1, label="limit")
+        reached = []
         for name, points in fronts.items():
             plane = study.front(points, reward)
             plane[..., 1] -= plane[:, :1, 1] - plane[0, 0, 1]
             plane = plane[:, np.argsort(plane[0, :, 1])]
             lo, hi = np.percentile(plane[1:], [2.5, 97.5], axis=0)
             mean = plane[0]
+            reached.append(mean)
             axis.errorbar(
                 mean[:, 1], mean[:, 0], yerr=_bars(mean, lo, hi, 0), xerr=_bars(mean, lo, hi, 1),
                 marker="o", ms=4, lw=1.2, elinewidth=0.4, label=name,
             )  # fmt: skip
         axis.set(xlabel="normalised entropy of what prompts leave free", ylabel=reward.partition("/")[2])
-        means = np.concatenate([study.front(points, reward)[0] for points in fronts.values()])
-        axis.set_xlim(means[:, 1].min() - 0.02, limit[:, 1].max() + 0.01)  # a bar may be longer
-        axis.set_ylim(means[:, 0].min() - 0.02, limit[limit[:, 1] > axis.get_xlim()[0], 0].max() + 0.01)
+        least = np.concatenate(reached).min(0)
+        axis.set_xlim(least[1] - 0.02, limit[:, 1].max() + 0.01)  # a bar may be longer
+        axis.set_ylim(least[0] - 0.02, limit[limit[:, 1] > axis.get_xlim()[0], 0].max() + 0.01)
     axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(file, dpi=150)
     plt.close(figure)
