@@ -18,12 +18,8 @@ from rdt.worker import work
 LCM = ("sd15", "sdxl")
 METHODS = {
     "sqdf": ["batch_size=2"],
-    "drift": [
-        "batch_size=4",
-        "method.group=4",
-        "method.keep=3",
-        "method.num_steps=3",
-    ],  # the nearest two may score alike
+    # of two kept, the nearest may score alike
+    "drift": ["batch_size=4", "method.group=4", "method.keep=3", "method.num_steps=3"],
     "draft": ["batch_size=2"],
     "aig": ["batch_size=2"],
 }

@@ -54,10 +54,10 @@ class _Progress:
     """A line every 200 steps: running mean of the loss, pace and minutes left."""
 
     def __init__(self, plan: Plan, first: int) -> None:
-        self.plan, self.first, self.started, self.loss = plan, first, time.time(), math.nan
+        self.plan, self.first, self.started, self.loss = plan, first, time.time(), 0.0
 
     def tell(self, step: int, loss: float) -> None:
-        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+        self.loss = loss if step == self.first + 1 else 0.98 * self.loss + 0.02 * loss
         if step % 200:
             return
         pace = (time.time() - self.started) / (step - self.first)
