@@ -11,10 +11,10 @@ from rdt import budgets, checkpoints, curve, folder, prompt_sets, values
 from rdt.errors import UsageError
 from rdt.plan import lacks, sources
 
-POSITIVE = ("iterations", "batch_size", "devices", "num_nodes", "model.sampling.num_steps", "model.lora.rank",
-            "evaluation.prompts", "evaluation.images_per_prompt", "evaluation.batch_size", "evaluation.small_prompts",
-            "trainer.checkpoint_every", "trainer.log_every", "method.replay_ratio", "method.capacity",
-            "method.lr")  # fmt: skip
+POSITIVE = ("iterations", "max_passes", "batch_size", "micro_batch_size", "devices", "num_nodes", "model.lora.rank",
+            "model.sampling.num_steps", "evaluation.prompts", "evaluation.images_per_prompt", "evaluation.batch_size",
+            "evaluation.small_prompts", "trainer.checkpoint_every", "trainer.log_every", "method.replay_ratio",
+            "method.capacity", "method.num_steps", "method.lr")  # fmt: skip
 
 
 def check(cfg: DictConfig, hydra_config: Any) -> None:

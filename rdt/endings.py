@@ -41,6 +41,7 @@ def roomy() -> Iterator[None]:
         if not lacking:
             raise
         raise UsageError(
-            f"not enough memory: {str(error).splitlines()[0][:160]}; lower batch_size or evaluation.batch_size, or set"
-            " precision=bf16, model.policy.checkpointing=true or model.policy.setup.slicing=true"
+            f"not enough memory: {str(error).splitlines()[0][:160]}; lower micro_batch_size or"
+            " evaluation.batch_size, or set precision=bf16, model.policy.checkpointing=true or"
+            " model.policy.setup.slicing=true"
         ) from None

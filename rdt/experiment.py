@@ -57,6 +57,7 @@ class Experiment:
             reward=Affine(self.reward, scale=own.get("scale", 1.0), offset=own.get("offset", 0.0)),
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
+            micro_batch_size=self.cfg.get("micro_batch_size"),
             seed=self.cfg.seed,
             adam_eps=self.cfg.model.adam_eps,
         )

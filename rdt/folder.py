@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.errors import UsageError
 
-FREE = {"iterations", "max_passes", "devices", "num_nodes", "resume", "output_dir", "logger", "trainer", "evaluation",
-        "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
+FREE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
+        "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # what may differ between a run and its continuation
 ERROR = "error.txt"  # why a sweep's job failed
 

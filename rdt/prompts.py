@@ -18,6 +18,7 @@ class Batch:
 
     iteration: int
     prompts: list[str]
+    rows: range | None = None  # of its samples, those of a micro-batch; None: a rank's share
 
 
 def subset(*, prompts: Sequence[str], count: int, seed: int) -> list[str]:

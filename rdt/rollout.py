@@ -69,6 +69,12 @@ class Trajectory:
         """(B, *latent), the samples."""
         return self.latents[:, -1]
 
+    @staticmethod
+    def cat(parts: Sequence["Trajectory"]) -> "Trajectory":
+        """All of their samples."""
+        latents, log_probs = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "log_probs"))
+        return Trajectory(latents, log_probs, parts[0].times)
+
 
 @torch.no_grad()
 def rollout(

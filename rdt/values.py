@@ -19,6 +19,11 @@ CHOICES = {
     "guidance.schedule": ("linear", "power", "step", "constant"),
 }
 
+OPTIONAL = {  # what stands in the place of null, by an example
+    "max_passes": 100_000, "micro_batch_size": 4, "method.num_steps": 10, "method.window": 2, "method.margin": 2.0,
+    "guidance.scale": 3.0,
+}  # fmt: skip
+
 
 def given(cfg: DictConfig, hydra_config: Any) -> None:
     """UsageError where a value is missing, is not of its type, or is one that the chosen model does not have."""
@@ -35,8 +40,9 @@ def types(cfg: DictConfig, hydra_config: Any) -> None:
     groups = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0] in hydra_config.runtime.choices]
     default = compose(config_name=hydra_config.job.config_name, overrides=groups)
     for key, was in leaves(default):
-        found, now = _at(cfg, key)
-        if was is None or (now is None and (found != key or isinstance(was, str | ListConfig))):
+        (found, now), was = _at(cfg, key), OPTIONAL.get(key, was)
+        free = key in OPTIONAL or isinstance(was, str | ListConfig)
+        if was is None or (now is None and (found != key or free)):
             continue
         expected = f"{_name(was)} such as {was}" if found == key else "a section"
         wrong = isinstance(was, bool) != isinstance(now, bool) or not isinstance(now, _accepted(was))

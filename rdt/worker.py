@@ -80,7 +80,7 @@ def make_trainer(experiment: Experiment, out: Path) -> L.Trainer:
         accelerator="auto",
         devices=cfg.devices if distributed or not torch.cuda.is_available() else 1,
         num_nodes=cfg.num_nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if distributed else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False) if distributed else "auto",
         max_epochs=1,
         logger=tracking.loggers(cfg, out),
         callbacks=[

@@ -19,6 +19,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 SHARED = {
     "batch_size": 8, "seed": 0, "lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8, "clip": 1e9,
     "kl_coef": 0.0, "min_std": 0.0, "uncond_grad": False, "updates_per_rollout": 1, "num_steps": None,
+    "micro_batch_size": None,
 }  # fmt: skip
 
 

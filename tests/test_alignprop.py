@@ -25,7 +25,7 @@ both_processes = pytest.mark.parametrize("made", [tiny.policy, tiny.flow_policy]
 def shared(policy: Any, num_steps: int = 4, **changed: Any) -> dict[str, Any]:
     return {
         "policy": policy, "reward": tiny.Brightness(), "sampling": Sampling(num_steps, 1.0, 3.0), "batch_size": 4,
-        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8,
+        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8, "micro_batch_size": None,
     } | changed  # fmt: skip
 
 

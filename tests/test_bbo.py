@@ -42,7 +42,7 @@ def bbo(oracle: Reward | None = None, kind: str = "ucb", steps: int = 5, **chang
         "gamma": 1.0, "kl_coef": 0.0, "kl_min_std": 0.0, "look_ahead": "consistency", "n_step": 4, "replay": "uniform",
         "omega": 1.0, "importance_correction": False, "capacity": 8, "replay_ratio": 1, "mask_nonpositive": False,
         "batch_size": 2, "seed": 0, "lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8,
-        "queries": [4, 4], "budget": 8, "updates_per_round": 2, "query_batch_size": 3,
+        "micro_batch_size": None, "queries": [4, 4], "budget": 8, "updates_per_round": 2, "query_batch_size": 3,
     }  # fmt: skip
     return BBO(
         policy=tiny.policy(trained=False), reward=oracle or Oracle(), surrogate=surrogate(kind, steps=steps),

@@ -49,7 +49,7 @@ def method(
 ) -> Any:
     shared: dict[str, Any] = {
         "reward": tiny.Brightness() if isinstance(policy, Policy) else tiny.Linear(B.tolist()), "batch_size": 4,
-        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8,
+        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8, "micro_batch_size": None,
     }  # fmt: skip
     return kind(policy=policy, sampling=Sampling(num_steps, eta, guidance), **(shared | OWN[kind] | own))
 

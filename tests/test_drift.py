@@ -23,7 +23,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {"diffusion": tiny.policy, "flow": t
 SHARED = {
     "batch_size": P * N, "seed": 0, "lr": 1e-2, "weight_decay": 1e-4, "max_grad_norm": 1.0, "adam_eps": 1e-8,
     "group": N, "std": "group", "window": None, "window_within": 0.5, "clip": 1e-4, "kl_coef": 0.0,
-    "min_std": 0.0, "uncond_grad": False, "updates_per_rollout": 2, "num_steps": None,
+    "min_std": 0.0, "uncond_grad": False, "updates_per_rollout": 2, "num_steps": None, "micro_batch_size": None,
 }  # fmt: skip
 OWN = {
     "concentrate": "off", "keep": K, "prompt_noise": 0.0, "tau1": 0.6, "tau2": 0.9, "psi": 1.0, "shaping": "off",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig
 
 from minimal import adapter, minimal
@@ -35,8 +34,9 @@ def test_every_method_goes_on_exactly_on_the_flow_model(method: str, tmp_path: P
 @pytest.mark.parametrize("model", ["shapes", "shapes_flow"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_on_two_processes_what_it_does_on_one(method: str, model: str, tmp_path: Path) -> None:
-    work(config(tmp_path / "alone", model, method))
+    """Bit for bit, where both put as many samples through the networks at once: each process its share of 4."""
+    work(config(tmp_path / "alone", model, method, "micro_batch_size=4"))
     launch(config(tmp_path / "spread", model, method, "devices=2"))
     alone, spread = adapter(tmp_path / "alone"), adapter(tmp_path / "spread")
-    for name, tensor in alone.items():
-        torch.testing.assert_close(spread[name], tensor, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    assert alone.keys() == spread.keys()
+    assert [name for name, tensor in alone.items() if not tensor.equal(spread[name])] == []

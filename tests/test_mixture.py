@@ -131,7 +131,7 @@ def test_a_part_on_which_a_group_agrees_says_nothing():
     assert torch.equal(mixture("group").relative(parts), expected)
 
 
-SHARED = {"sampling": Sampling(3, 0.9, 2.0), "batch_size": 8, "seed": 0, "adam_eps": 1e-8}
+SHARED = {"sampling": Sampling(3, 0.9, 2.0), "batch_size": 8, "seed": 0, "adam_eps": 1e-8, "micro_batch_size": None}
 GROUPS = {
     "group": 4, "std": "global", "window": None, "window_within": 0.5, "clip": 1e-4, "kl_coef": 0.0, "min_std": 0.0,
     "lr": 1e-3, "uncond_grad": False, "updates_per_rollout": 1, "num_steps": None, "weight_decay": 0.0,

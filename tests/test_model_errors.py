@@ -139,7 +139,7 @@ def test_a_push_that_fails_says_where_the_files_are(hub: Any, tmp_path: Path, mo
 
 
 def test_memory_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"^not enough memory: .*lower batch_size") as caught, roomy():
+    with pytest.raises(UsageError, match=r"^not enough memory: .*lower micro_batch_size") as caught, roomy():
         torch.empty(2**50)
     assert "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match="size of tensor"), roomy():

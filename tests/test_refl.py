@@ -19,7 +19,7 @@ both_processes = pytest.mark.parametrize("made", [tiny.policy, tiny.flow_policy]
 def refl(policy: Any, *, margin: float | None = None, num_steps: int = 8, **changed: Any) -> ReFL:
     shared: dict[str, Any] = {
         "policy": policy, "reward": tiny.Brightness(), "sampling": Sampling(num_steps, 1.0, 3.0), "batch_size": 4,
-        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8,
+        "seed": 0, "lr": 0.0, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8, "micro_batch_size": None,
     }  # fmt: skip
     return ReFL(margin=margin, weight=1e-3, **(shared | changed))
 
@@ -62,8 +62,8 @@ def test_the_prediction_is_the_estimate_that_the_samplers_own_step_is_built_from
 
 def test_the_loss_is_the_reward_or_with_a_margin_the_papers() -> None:
     rewards = torch.tensor([-1.0, 0.5, 2.5], requires_grad=True)
-    assert refl(tiny.flow_policy()).loss(rewards).equal(-rewards)
-    loss = refl(tiny.flow_policy(), margin=2.0).loss(rewards)
+    assert refl(tiny.flow_policy()).lost(rewards).equal(-rewards)
+    loss = refl(tiny.flow_policy(), margin=2.0).lost(rewards)
     torch.testing.assert_close(loss, torch.tensor([3e-3, 1.5e-3, 0.0]))
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), rewards)[0], torch.tensor([-1e-3, -1e-3, 0.0]))
 

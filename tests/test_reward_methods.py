@@ -37,7 +37,7 @@ def test_a_method_takes_two_steps_on_a_published_reward(method, reward, tmp_path
     before = [p.detach().clone() for p in policy.parameters() if p.requires_grad]
     made = instantiate(cfg.method.module)(
         policy=policy, reward=reward, sampling=Sampling(num_steps=3, eta=1.0, guidance_scale=2.0), batch_size=4,
-        seed=0, adam_eps=1e-8, **own,
+        seed=0, adam_eps=1e-8, micro_batch_size=None, **own,
     )  # fmt: skip
     steps = []
     tiny.fit(made, 2, tiny.Probe(lambda method, _: steps.append(method.global_step)))

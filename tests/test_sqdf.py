@@ -16,6 +16,7 @@ from torch import Tensor
 import tiny
 from rdt.buffer import State
 from rdt.methods.sqdf import LOOK_AHEADS, SQDF, n_step
+from rdt.prompts import Batch
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
 from rdt.rollout import Noise, Sampling, rollout
@@ -27,7 +28,7 @@ def sqdf(policy: Any, reward: Reward | None = None, num_steps: int = 6, guidance
         "gamma": 1.0, "kl_coef": ALPHA * DIMS, "kl_min_std": 0.0, "look_ahead": "tweedie", "n_step": 4,
         "replay": "uniform", "omega": 1.0, "importance_correction": False, "capacity": 64, "replay_ratio": 1,
         "mask_nonpositive": False, "batch_size": 8, "seed": 0, "lr": 1e-3, "weight_decay": 0.0, "max_grad_norm": 1e9,
-        "adam_eps": 1e-8,
+        "adam_eps": 1e-8, "micro_batch_size": None,
     }  # fmt: skip
     sampling = Sampling(num_steps, 1.0, guidance)
     return SQDF(policy=policy, reward=reward or tiny.Linear(B), sampling=sampling, **(options | changed))
@@ -40,10 +41,14 @@ def states(num_steps: int, i: Tensor | None = None, shape: tuple[int, ...] = (3,
 
 
 def losses(method: SQDF, *asked: State) -> list[Tensor]:
-    """The loss at given states, inside a trainer that has made one step of size 0."""
+    """The mean loss at given states, inside a trainer that has made one step of size 0."""
     found: list[Tensor] = []
     method.lr = 0.0
-    tiny.fit(method, 1, tiny.Probe(lambda method, _: found.extend(method.loss(state) for state in asked)))
+
+    def look(method: SQDF, _: Batch) -> None:
+        found.extend(method.loss(state, range(len(state.x))).losses.mean() for state in asked)
+
+    tiny.fit(method, 1, tiny.Probe(look))
     return found
 
 

@@ -31,7 +31,7 @@ class Update:
 
     forward: float  # beyond the rollout's
     back: float
-    held: float  # of these, at one time
+    held: float  # of these, at one time but for micro-batches
     decoded: float
     climbed: float  # of these, with gradient
 
@@ -88,10 +88,12 @@ def experiment(name: str, cfg: DictConfig) -> list[str]:
 
 
 def held(cfg: DictConfig, update: Update) -> float:
-    """Bytes that are there when an update goes back."""
+    """Bytes that are there when a micro-batch goes back."""
     row, image = costs(cfg)
+    share = (cfg.micro_batch_size or cfg.batch_size) / cfg.batch_size
     buffer = cfg.method.get("capacity", 0) * (cfg.model.sampling.num_steps + 1) * 4 * row.latent
-    return row.weights + image.weights + buffer + update.held * row.kept + update.climbed * image.kept
+    kept = update.held * row.kept + update.climbed * image.kept
+    return row.weights + image.weights + buffer + share * kept
 
 
 def part(name: str, found: Cost) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rdt.methods.base import named
+from rdt.methods.base import Loss, named
 from rdt.methods.direct import Direct
 from rdt.prompts import Batch
 from rdt.randomness import generator
@@ -27,11 +27,17 @@ class AlignProp(Direct):
         self.mean, self.std = mean, std
 
     def training_step(self, batch: Batch, _: int) -> None:
-        K = self.draw(generator(self.seed, "truncation", self.iteration))
-        tail = self.tail(batch, K)
+        self.report(K=float(self.truncated()))
+        super().training_step(batch, _)
+
+    def loss(self, batch: Batch) -> Loss:
+        tail = self.tail(batch, self.truncated())
         rewards = self.scores(tail.clean, tail.prompts)
-        self.report(reward=rewards.mean().detach(), K=float(K))
-        self.update(-rewards.mean())
+        return Loss(-rewards, {"reward": rewards})
+
+    def truncated(self) -> int:
+        """K of this iteration, the same on every rank."""
+        return self.draw(generator(self.seed, "truncation", self.iteration))
 
     def uniform(self, drawn: torch.Generator) -> int:
         """1 .. T alike."""

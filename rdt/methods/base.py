@@ -4,32 +4,33 @@ import time
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from rdt import guidance
 from rdt.errors import Diverged as Diverged
+from rdt.methods.loss import Descent
+from rdt.methods.loss import Loss as Loss
+from rdt.methods.spread import Spread
 from rdt.policy import Denoiser, Policy
 from rdt.prompts import Batch
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, Sampling, Trajectory, rollout
+from rdt.rollout import Sampling, Trajectory, rollout
 
 Choice = TypeVar("Choice")
 
 
-class Method(L.LightningModule):
-    """One `training_step` is one iteration; subclasses write it and call `update` with the loss."""
+class Method(Spread):
+    """One `training_step` is one iteration; subclasses write it and call `update` with the losses."""
 
     needs_gradient = False  # of the reward with respect to the image
-    images_per_prompt = 1  # rollouts that `sample` makes of each prompt
     urgent = False  # whether what this iteration made is saved at its end, in a checkpoint beyond the regular ones
 
     def __init__(
-        self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, seed: int,
-        lr: float, weight_decay: float, max_grad_norm: float, adam_eps: float,
+        self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, micro_batch_size: int | None,
+        seed: int, lr: float, weight_decay: float, max_grad_norm: float, adam_eps: float,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(policy, seed, micro_batch_size)
         if self.needs_gradient and not reward.differentiable:
             raise ValueError(
                 f"{type(self).__name__} climbs the reward's gradient, and {reward} has none; take a"
@@ -42,8 +43,7 @@ class Method(L.LightningModule):
             )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapter, not the frozen network
-        self.policy, self.reward, self.sampling = policy, reward.requires_grad_(False).eval(), sampling
-        self.batch_size, self.seed = batch_size, seed
+        self.reward, self.sampling, self.batch_size = reward.requires_grad_(False).eval(), sampling, batch_size
         self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
         self.iteration = 0  # the one that runs, or runs next
         self.images = 0
@@ -61,42 +61,28 @@ class Method(L.LightningModule):
         return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale if scale is None else scale)
 
     def sample(self, batch: Batch, stop: int | None = None) -> Trajectory:
-        """On-policy rollouts of this rank's share of the batch, without gradient; of all steps or the first `stop`."""
+        """On-policy rollouts of the batch's rows, without gradient; of all steps or the first `stop`."""
         cond, noise = self.policy.encode(self.prompts(batch)), self.noise(batch)
         self.images += len(cond)
         view, s = self.guided(self.policy.tuned), self.sampling
         return rollout(view, self.policy.process, cond, noise, s.num_steps, s.eta, stop)
 
-    def prompts(self, batch: Batch) -> list[str]:
-        """This rank's prompts, one per rollout, `images_per_prompt` of each."""
-        every = [prompt for prompt in batch.prompts for _ in range(self.images_per_prompt)]
-        return [every[row] for row in self.share(len(every))]
+    def update(self, micro_batches: Iterable[Iterable[Loss]], count: int) -> None:
+        """One optimiser step down the mean of the losses over `count` samples of all ranks, and what they saw logged.
 
-    def noise(self, batch: Batch) -> Noise:
-        """The noise of this rank's rollouts."""
-        count = len(batch.prompts) * self.images_per_prompt
-        first = batch.iteration * count
-        return Noise(
-            seed=self.seed, purpose="train", indices=[first + row for row in self.share(count)],
-            shape=self.policy.latent_shape, device=self.device,
-        )  # fmt: skip
-
-    def share(self, count: int) -> range:
-        """The contiguous rows of a global batch of `count` that are this rank's."""
-        if count % self.trainer.world_size:
-            raise ValueError(f"{count} samples do not divide over {self.trainer.world_size} devices; change batch_size")
-        size = count // self.trainer.world_size
-        return range(self.global_rank * size, (self.global_rank + 1) * size)
-
-    def update(self, losses: Tensor | Iterable[Tensor]) -> None:
-        """One optimiser step down the sum of the losses; one that is not finite leaves the weights alone."""
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        for loss in [losses] if isinstance(losses, Tensor) else losses:  # made one by one: the graph of one is held
-            self.check_finite("loss", loss)
-            self.manual_backward(loss)
+        Diverged, the weights left alone, where the loss or its gradient is not finite.
+        """
+        descent = Descent(self.trained, count)
+        for losses in micro_batches:
+            descent.add(losses)
+        *gradient, seen = self.summed([*descent.gradient, torch.stack(list(descent.seen.values()))])
+        told = dict(zip(descent.seen, seen, strict=True))
+        self.check_finite("loss", told.pop("loss"))
+        for weight, slope in zip(self.trained, gradient, strict=True):
+            weight.grad = slope
         self.check_finite("gradient norm", torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
-        optimizer.step()
+        self.optimizers().step()
+        self.report(**told)
 
     def check_finite(self, name: str, values: Tensor) -> None:
         """Diverged, with the iteration, where a value is not finite."""
@@ -116,11 +102,6 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.trained, lr=self.lr, weight_decay=self.weight_decay, eps=self.adam_eps)
-
-    def report(self, **values: Tensor | float) -> None:
-        """Log `train/*`, averaged over ranks."""
-        for name, value in values.items():
-            self.log(f"train/{name}", value, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """A batch is prompts: nothing to move."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdt.methods.base import Loss
 from rdt.methods.direct import Direct, Tail
 from rdt.prompts import Batch
-from rdt.rollout import Noise
 
 
 class Draft(Direct):
@@ -27,15 +27,13 @@ class Draft(Direct):
             raise ValueError(f"method.K={K} must be from 1 to model.sampling.num_steps={self.sampling.num_steps}")
         self.K = K
 
-    def training_step(self, batch: Batch, _: int) -> None:
+    def loss(self, batch: Batch) -> Loss:
         tail = self.tail(batch, self.K)
-        rewards = self.scores(tail.clean, tail.prompts)
-        self.report(reward=rewards.mean().detach())
-        self.update(-self.objective(rewards, tail, batch))
+        return self.judged(tail, self.scores(tail.clean, tail.prompts))
 
-    def objective(self, rewards: Tensor, tail: Tail, batch: Batch) -> Tensor:
-        """What is climbed, ()."""
-        return rewards.mean()
+    def judged(self, tail: Tail, rewards: Tensor) -> Loss:
+        """What its samples lose by their rewards (B,)."""
+        return Loss(-rewards, {"reward": rewards})
 
 
 class DraftLV(Draft):
@@ -47,14 +45,13 @@ class DraftLV(Draft):
             raise ValueError(f"method.repeats={repeats} must be at least 1; without repeats it is method=draft")
         self.repeats = repeats
 
-    def objective(self, rewards: Tensor, tail: Tail, batch: Batch) -> Tensor:
-        noise = self.noise(batch)
-        again = [self.scores(self.again(tail, noise, k), tail.prompts) for k in range(self.repeats)]
-        return torch.stack([rewards, *again]).mean()
+    def judged(self, tail: Tail, rewards: Tensor) -> Loss:
+        again = [self.scores(self.again(tail, k), tail.prompts) for k in range(self.repeats)]
+        return Loss(-torch.stack([rewards, *again]).mean(0), {"reward": rewards})
 
-    def again(self, tail: Tail, noise: Noise, k: int) -> Tensor:
+    def again(self, tail: Tail, k: int) -> Tensor:
         """The samples (B, *latent), noised to the last time and through the last step once more."""
-        process, (t, end) = self.policy.process, self.times[-2:]
+        process, noise, (t, end) = self.policy.process, tail.noise, self.times[-2:]
         x = process.perturb(tail.clean.detach(), noise.like(tail.clean, f"again {k}"), t)
         output = self.guided(self.policy.tuned)(x, t, tail.cond)
         return process.transition(output, x, t, end, self.sampling.eta).sample(noise.like(x, f"last step {k}"))

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rdt.methods.base import Loss
 from rdt.methods.direct import Tail
 from rdt.methods.draft import Draft
-from rdt.prompts import Batch
 
 
 class DraftPlus(Draft):
@@ -30,10 +30,9 @@ class DraftPlus(Draft):
             )
         self.kl_coef, self.kl_min_std = kl_coef, kl_min_std
 
-    def objective(self, rewards: Tensor, tail: Tail, batch: Batch) -> Tensor:
+    def judged(self, tail: Tail, rewards: Tensor) -> Loss:
         kl = self.kl(tail)
-        self.report(kl_nats=kl.mean().detach())
-        return (rewards - self.kl_coef * kl / tail.clean[0].numel()).mean()
+        return Loss(self.kl_coef * kl / tail.clean[0].numel() - rewards, {"reward": rewards, "kl_nats": kl})
 
     def kl(self, tail: Tail) -> Tensor:
         """Nats (B,) over the K steps."""

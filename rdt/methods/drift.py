@@ -64,31 +64,31 @@ class DRIFT(GRPO):
         acting = super().acting(view)
         return noised(acting, self.policy.process, self.annealing) if self.annealing.scale else acting
 
-    def returns(self, rewards: Tensor, kept: Tensor, made: Made) -> Tensor:
+    def returns(self, rewards: Tensor, kept: Tensor, made: list[Made]) -> Tensor:
         """The rewards (P, K); where they are shaped, (P, K, T)."""
         if not self.looks:
             return rewards
         to_come = to_go(shaping(self.potentials(kept, made), self.gamma), self.gamma)
         return rewards[..., None] + self.weight * self.spread(rewards)[..., None] * to_come
 
-    def potentials(self, kept: Tensor, made: Made) -> Tensor:
+    def potentials(self, kept: Tensor, made: list[Made]) -> Tensor:
         """Phi of every state of the kept candidates, (P, K, T + 1)."""
         phi = torch.zeros(*kept.shape, self.num_steps + 1)
         for i in self.looks:
-            d = distinctness(self.features(self.pictures(i, made), kept))
+            d = distinctness(self.features([self.pictures(i, part) for part in made], kept))
             phi[..., i : max(i + 1, self.num_steps)] = potential(d)[..., None]
         self.report(distinctness=d.mean())
         return phi
 
     @torch.no_grad()
-    def features(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Of the kept (P, K) among the images of all ranks: (P, K, D)."""
-        every = self.all_gather(self.embedder(images)).flatten(0, -2).cpu()
+    def features(self, images: list[Tensor], kept: Tensor) -> Tensor:
+        """Of the kept (P, K) among the images of all micro-batches and ranks: (P, K, D)."""
+        every = self.all_gather(torch.cat([self.embedder(part) for part in images])).flatten(0, -2).cpu()
         return every.view(len(kept), -1, every.shape[-1])[torch.arange(len(kept))[:, None], kept]
 
     @torch.no_grad()
     def pictures(self, i: int, made: Made) -> Tensor:
-        """This rank's samples as of state i: their clean estimates, at one more guided pass; in the end themselves."""
+        """Samples as of state i: their clean estimates, at one more guided pass; in the end themselves."""
         if i == self.num_steps:
             return made.images
         x, t, process = made.trajectory.latents[:, i], self.times[i], self.policy.process

@@ -21,7 +21,7 @@ from rdt.methods.objective import ClippedObjective
 from rdt.methods.rollouts import Made, Part, Rollouts, stochastic
 from rdt.policy import Cond, Denoiser
 from rdt.prompts import Batch
-from rdt.rollout import Noise, rollout
+from rdt.rollout import Noise, Trajectory, rollout
 
 
 class PolicyGradient(Method):
@@ -59,12 +59,12 @@ class PolicyGradient(Method):
         """Which candidates are learnt from, (P, G) -> (P, K)."""
         return torch.arange(rewards.shape[1]).expand(rewards.shape)
 
-    def returns(self, rewards: Tensor, kept: Tensor, made: Made) -> Tensor:
+    def returns(self, rewards: Tensor, kept: Tensor, made: list[Made]) -> Tensor:
         """What the kept candidates' rewards (P, K) are turned into before the advantages: (P, K) or (P, K, T)."""
         return rewards
 
     def condition(self, prompts: list[str], noise: Noise) -> Cond:
-        """What this rank's rollouts are conditioned on, the same again in their updates; `noise` is theirs."""
+        """What rollouts are conditioned on, the same again in their updates; `noise` is theirs."""
         return self.policy.encode(prompts)
 
     def acting(self, view: Denoiser) -> Denoiser:
@@ -86,55 +86,55 @@ class PolicyGradient(Method):
         phase = batch.iteration % self.updates_per_rollout
         if phase == 0:
             self.rollouts = self.collect(batch)
-        part, tuned, base = self.part(phase), self.acting(self.policy.tuned), self.acting(self.policy.base)
+        tuned, base, learnt = self.acting(self.policy.tuned), self.acting(self.policy.base), self.learnt(phase)
         objective = ClippedObjective(self.policy.process, tuned, base, self.clip, self.kl_coef)
-        self.update(objective.losses(part, self.trained))
-        self.tell(part, objective.seen().to(self.device))
+        self.report(**self.rollouts.summary())
+        parts = (self.part(batch, learnt, phase) for batch in self.parts(self.rollouts.batch))
+        self.update(map(objective.losses, parts), max(int(learnt.sum()), 1))
 
     def collect(self, batch: Batch) -> Rollouts:
         """Roll out the tuned policy, score the images, turn the scores of all ranks into advantages."""
-        made = self.made(batch)
+        made = [self.made(part) for part in self.parts(batch)]
         with torch.no_grad():
-            scores = self.all_gather(self.reward.parts(made.images, made.prompts)).flatten(0, -2).cpu()
+            scored = torch.cat([self.reward.parts(part.images, part.prompts) for part in made])
+        scores = self.all_gather(scored).flatten(0, -2).cpu()
         self.check_finite("reward", scores)
         parts = scores.view(len(batch.prompts), -1, scores.shape[-1])  # (P, G, R)
         rewards = self.reward.total(parts)
         kept = self.select(rewards)
         compared = self.reward.relative(parts[torch.arange(len(kept))[:, None], kept])
         advantages = self.advantages(self.returns(compared, kept, made), batch.prompts)
-        return Rollouts.of(batch, rewards, kept, advantages, made.trajectory)
+        trajectory = Trajectory.cat([part.trajectory for part in made])
+        return Rollouts.of(batch, rewards, kept, advantages, trajectory)
 
     @torch.no_grad()
     def made(self, batch: Batch) -> Made:
-        """This rank's rollouts and their images."""
+        """The rollouts of the batch's rows and their images."""
         prompts, noise, process = self.prompts(batch), self.noise(batch), self.policy.process
         self.images += len(prompts)
         view, cond, etas = self.acting(self.policy.tuned), self.condition(prompts, noise), self.etas(batch.iteration)
         trajectory = rollout(view, process, cond, noise, self.num_steps, etas)
         return Made(prompts, cond, trajectory, self.policy.decode(trajectory.clean))
 
-    def part(self, phase: int) -> Part:
-        """This rank's samples of update `phase`: those whose advantage, or KL, teaches something."""
-        whole, batch, mine = self.rollouts, self.rollouts.batch, self.share(len(self.rollouts.kept))
-        learnt = whole.kept & (torch.arange(len(whole.kept)) % self.updates_per_rollout == phase)
+    def learnt(self, phase: int) -> Tensor:
+        """The samples of update `phase`, (R,) bool."""
+        kept = self.rollouts.kept
+        return kept & (torch.arange(len(kept)) % self.updates_per_rollout == phase)
+
+    def part(self, batch: Batch, learnt: Tensor, phase: int) -> Part:
+        """Of a micro-batch of the rollouts, the samples of update `phase` whose advantage, or KL, teaches something."""
+        whole, rows, etas = self.rollouts, self.rows(batch), self.etas(batch.iteration)
         teaching = learnt if self.kl_coef else learnt & ~whole.flat
-        own = teaching[mine.start : mine.stop].nonzero().squeeze(1)
+        own = teaching[rows.start : rows.stop].nonzero().squeeze(1)
         return Part(
             cond=self.condition(self.prompts(batch), self.noise(batch))[own],
-            trajectory=whole.trajectory_of(own),
-            advantages=whole.advantages[mine.start + own].to(self.device),
-            etas=self.etas(batch.iteration),
+            trajectory=whole.trajectory_of(own + rows.start - self.share(len(learnt)).start),
+            advantages=whole.advantages[own + rows.start].to(self.device),
+            etas=etas,
             steps=self.trained_steps(batch.iteration + phase),
-            weight=self.trainer.world_size / max(int(learnt.sum()), 1),
+            acts=sum(etas[i] > 0 for i in self.stochastic),
             on_policy=phase == 0,
         )
-
-    def tell(self, part: Part, seen: Tensor) -> None:
-        """Log means over the samples: |rho - 1| against the stored log-probabilities, the clipped share, the KL."""
-        error, clipped, kl = (part.weight * seen / len(part.steps)).unbind()
-        self.report(**self.rollouts.summary(), ratio_error=error, clipped=clipped)
-        if self.kl_coef:
-            self.report(kl_nats=kl * sum(part.etas[i] > 0 for i in self.stochastic))
 
     def on_fit_start(self) -> None:
         if self.restored is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdt.methods.base import Loss
 from rdt.methods.direct import Direct
 from rdt.prompts import Batch
 from rdt.randomness import generator
@@ -24,11 +25,9 @@ class ReFL(Direct):
         super().__init__(**shared)
         self.margin, self.weight = margin, weight
 
-    def training_step(self, batch: Batch, _: int) -> None:
-        prompts = self.prompts(batch)
-        rewards = self.scores(self.predicted(batch, self.stop()), prompts)
-        self.report(reward=rewards.mean().detach())
-        self.update(self.loss(rewards).mean())
+    def loss(self, batch: Batch) -> Loss:
+        rewards = self.scores(self.predicted(batch, self.stop()), self.prompts(batch))
+        return Loss(self.lost(rewards), {"reward": rewards})
 
     def stop(self) -> int:
         """The step m of this iteration, the same on every rank."""
@@ -40,6 +39,6 @@ class ReFL(Direct):
         x, t, cond = self.sample(batch, stop=m).clean, self.times[m], self.policy.encode(self.prompts(batch))
         return self.policy.process.clean(self.guided(self.policy.tuned)(x, t, cond), x, t)
 
-    def loss(self, rewards: Tensor) -> Tensor:
+    def lost(self, rewards: Tensor) -> Tensor:
         """(B,)."""
         return -rewards if self.margin is None else self.weight * (self.margin - rewards).relu()

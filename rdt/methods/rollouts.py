@@ -15,7 +15,7 @@ from rdt.rollout import Trajectory
 
 @dataclass(frozen=True)
 class Made:
-    """This rank's B samples of a rollout, just made."""
+    """B samples of a rollout, just made: a micro-batch."""
 
     prompts: list[str]
     cond: Cond  # under which they were made
@@ -78,14 +78,14 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Part:
-    """This rank's B samples of one update: those that teach something."""
+    """B samples of one update, those of a micro-batch that teach something."""
 
     cond: Cond
     trajectory: Trajectory
     advantages: Tensor  # (B, T)
     etas: list[float]  # (T,)
     steps: list[int]  # the trained ones
-    weight: float  # of a sample in this rank's loss: ranks / samples of the update, those that teach nothing too
+    acts: int  # stochastic steps of the rollout
     on_policy: bool  # no update since the rollout
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rdt import replay as strategies
 from rdt.buffer import ReplayBuffer, State
-from rdt.methods.base import Method, named
+from rdt.methods.base import Loss, Method, named
 from rdt.policy import Cond, Denoiser
 from rdt.prompts import Batch
 from rdt.randomness import generator
@@ -70,28 +70,30 @@ class SQDF(Method):
             self.collect(batch)
         self.report(reward=self.buffer.latest.mean())
         state = self.buffer.sample(self.batch_size, self.replay, generator(self.seed, "replay", self.iteration))
-        self.update(self.loss(state))
+        self.update(([self.loss(state, rows)] for rows in self.micro_batches(self.batch_size)), self.batch_size)
 
     def collect(self, batch: Batch) -> None:
         """Roll out the tuned policy, score the images, store both."""
-        trajectory = self.sample(batch)
-        with torch.no_grad():
-            images = self.policy.decode(trajectory.latents[:, -1])
-            scores = self.reward(images, self.prompts(batch))
-        scores = self.all_gather(scores).flatten()
+        trajectories, scored = zip(*map(self.scored, self.parts(batch)), strict=True)
+        scores = self.all_gather(torch.cat(scored)).flatten()
         self.check_finite("reward", scores)
-        self.buffer.add(trajectory.latents, scores, batch.prompts)
+        self.buffer.add(torch.cat(trajectories), scores, batch.prompts)
 
-    def loss(self, state: State) -> Tensor:
-        """Negative objective over this rank's share of the sampled states (B, *latent)."""
-        mine = self.share(len(state.x))
-        state = state[mine.start : mine.stop]
+    @torch.no_grad()
+    def scored(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The states (B, T + 1, *latent) of on-policy rollouts and the rewards (B,) of their images."""
+        trajectory = self.sample(batch)
+        return trajectory.latents, self.reward(self.policy.decode(trajectory.clean), self.prompts(batch))
+
+    def loss(self, state: State, rows: range) -> Loss:
+        """Negative objective of a micro-batch of the sampled states (B, *latent)."""
+        state = state[rows.start : rows.stop]
         cond, i = self.policy.encode(state.prompts), state.i.to(self.device)
         t, t_next = self.times[torch.stack([state.i, state.i + 1])].to(self.device, non_blocking=True)
         tuned = self.transition(self.policy.tuned, state.x, t, t_next, cond)
         with torch.no_grad():
             base = self.transition(self.policy.base, state.x, t, t_next, cond)
-        x_next = tuned.sample(self.update_noise(mine))
+        x_next = tuned.sample(self.update_noise(rows))
         is_last = (i + 1 == self.sampling.num_steps).view(-1, *[1] * (x_next.ndim - 1))
         x0 = torch.where(is_last, x_next, self.look_ahead(self, x_next, t_next.clamp(min=0), cond))
         q = self.reward(self.policy.decode(x0), state.prompts)
@@ -99,17 +101,16 @@ class SQDF(Method):
         kl = tuned.kl(base, self.kl_min_std)
         objective = discount * q - self.kl_coef * kl / x_next[0].numel()
         weight = state.weights.to(self.device) * ((q > 0) if self.mask_nonpositive else 1)
-        self.report(q=q.mean().detach(), kl_nats=kl.mean().detach() * self.sampling.num_steps)
-        return -(weight * objective).mean()
+        return Loss(-weight * objective, {"q": q, "kl_nats": kl * self.sampling.num_steps})
 
     def transition(self, view: Denoiser, x: Tensor, t: Tensor, t_next: Tensor, cond: Cond) -> Transition:
         """The guided sampler step of a view at per-sample times (B,)."""
         return self.policy.process.transition(self.guided(view)(x, t, cond), x, t, t_next, self.sampling.eta)
 
-    def update_noise(self, mine: range) -> Tensor:
+    def update_noise(self, rows: range) -> Tensor:
         """Reparameterisation noise of this iteration's update, (B, *latent), keyed by the global sample."""
         return Noise(
-            seed=self.seed, purpose=f"update{self.iteration}", indices=mine,
+            seed=self.seed, purpose=f"update{self.iteration}", indices=rows,
             shape=self.policy.latent_shape, device=self.device,
         ).initial()  # fmt: skip
 
