@@ -27,7 +27,9 @@ def plan(cfg: DictConfig) -> str:
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
-        f" {_steps(cfg)} sampling steps" + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
+        + (f" {cfg.micro_batch_size} at a time," if cfg.get("micro_batch_size") else "")
+        + f" {_steps(cfg)} sampling steps"
+        + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"sample for that: {_rollouts(cfg) * doubled:,} network passes, and those of gradients on top",
         f"evaluate: {images} images of {e.prompts} held-out prompts, {images * s.num_steps * doubled:,} network passes",
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),

@@ -60,6 +60,9 @@ def refused(answer, *words):
         "model.lora=3": ["model.lora=3", "a section"],
         "method.lr=0": ["method.lr=0", "greater than 0"],
         "method.lr=nan": ["method.lr=nan", "greater than 0"],
+        "max_passes=abc": ["max_passes=abc is a text", "an integer"],
+        "micro_batch_size=1.5": ["micro_batch_size=1.5 is a number", "an integer"],
+        "micro_batch_size=0": ["micro_batch_size=0", "greater than 0"],
         "method.replay=all": ["method.replay=all", "prioritized, uniform, on_policy"],
         "precision=fp8": ["precision=fp8", "fp32, bf16"],
         "method.lr=[1": ["method.lr=[1"],
@@ -83,6 +86,11 @@ def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no nvidia-smi: a machine of two cores
     refused(command("devices=2", "batch_size=3"), "batch_size=3", "a multiple of 2")
     refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
+
+
+def test_what_is_optional_can_be_given_and_taken_back(command):
+    status, plan, err = command("method=grpo", "micro_batch_size=4", "method.num_steps=null", "dry_run=true")
+    assert (status, err) == (0, "") and " samples on 1 device(s), 4 at a time, 15 sampling steps" in plan
 
 
 def test_a_sweep_does_not_push_all_its_jobs_to_one_repository(command):
