@@ -13,8 +13,8 @@ from rdt.report.fronts import Comparison, Group
 from rdt.report.records import Point, Run, Score
 
 # A run that differs from another only here is another seed of the same thing.
-INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "devices", "num_nodes", "precision",
-              "method", "reward", "model", "overrides"}  # fmt: skip
+INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "micro_batch_size", "devices", "num_nodes",
+              "precision", "method", "reward", "model", "overrides"}  # fmt: skip
 INCIDENTAL_GROUPS = {"hydra", "logger", "trainer"}
 
 
