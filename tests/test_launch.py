@@ -83,7 +83,8 @@ def test_an_evaluation_over_two_processes_is_that_of_one(alone, spread, tmp_path
 @pytest.mark.slow
 def test_what_a_process_meets_is_one_line_of_the_command(tmp_path):
     arguments = ["-m", "rdt.run", "--config-dir", str(fragile.config_dir(tmp_path / "conf", "nan", iteration=1))]
-    small = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=8", "model.sampling.num_steps=3"]
+    small = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=8", "model.sampling.num_steps=3",
+             "method.replay_ratio=1"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, *arguments, *small, f"devices={DEVICES}", "trainer.checkpoint_every=1"],
         cwd=tmp_path, env=fragile.environment(), capture_output=True, text=True,
