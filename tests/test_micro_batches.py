@@ -13,7 +13,12 @@ from rdt.experiment import Experiment
 from rdt.methods.loss import Descent, Loss
 
 METHODS = [file.stem for file in sorted((Path(conf_dir()) / "method").glob("*.yaml"))]
-FAST = {"draft_lv", "sqdf", "drift"}
+FAST = {("draft_lv", "shapes"), ("sqdf", "shapes"), ("drift", "shapes_flow")}
+PAIRS = [
+    pytest.param(method, model, marks=[pytest.mark.slow] * ((method, model) not in FAST))
+    for method in METHODS
+    for model in ("shapes", "shapes_flow")
+]
 SIZE, SAMPLES = 3, 8  # two micro-batches of 3 and what is left
 
 
@@ -26,11 +31,13 @@ class Rows:
             module.register_forward_pre_hook(lambda _, args: self.sizes.append(len(args[0])))
 
 
-def updated(method: str, size: int | None, out: Path) -> tuple[Experiment, dict[str, float], list[int], list[int]]:
+def updated(
+    method: str, model: str, size: int | None, out: Path
+) -> tuple[Experiment, dict[str, float], list[int], list[int]]:
     """An experiment after one update from a random adapter, what it logged, and the rows of network and reward."""
-    given = [] if size is None else [f"micro_batch_size={size}"]
+    given = ["logger=csv"] if size is None else ["logger=csv", f"micro_batch_size={size}"]
     given += [f"method.query_batch_size={size or SAMPLES}"] if method == "bbo" else []
-    experiment = Experiment(minimal(out, f"method={method}", f"batch_size={SAMPLES}", "logger=csv", *given))
+    experiment = Experiment(minimal(out, f"method={method}", f"model={model}", f"batch_size={SAMPLES}", *given))
     tiny.disturb(experiment.policy)
     network, reward = Rows(experiment.policy.network), Rows(experiment.method.reward, experiment.reward)
     told = tiny.fit(experiment.method, 1).callback_metrics
@@ -41,10 +48,10 @@ def gradient(experiment: Experiment) -> Tensor:
     return torch.cat([weight.grad.flatten() for weight in experiment.method.trained])
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in FAST)) for m in METHODS])
-def test_an_update_is_the_same_in_micro_batches(method: str, tmp_path: Path) -> None:
-    whole, logged, network, reward = updated(method, None, tmp_path / "whole")
-    parts, also_logged, small, scored = updated(method, SIZE, tmp_path / "parts")
+@pytest.mark.parametrize(("method", "model"), PAIRS)
+def test_an_update_is_the_same_in_micro_batches(method: str, model: str, tmp_path: Path) -> None:
+    whole, logged, network, reward = updated(method, model, None, tmp_path / "whole")
+    parts, also_logged, small, scored = updated(method, model, SIZE, tmp_path / "parts")
     expected, found = gradient(whole), gradient(parts)
     assert expected.norm() > 0 and (found - expected).norm() < 1e-4 * expected.norm()
     assert also_logged == pytest.approx(logged, rel=1e-3, abs=1e-5)
