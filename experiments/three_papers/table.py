@@ -150,10 +150,17 @@ def matched(study: Study, ours: list[dict], theirs: list[dict], reward: str) -> 
     cells = []
     for diversity in (ENTROPY, VENDI):
         pairs = zip(study.front(ours, reward, diversity), study.front(theirs, reward, diversity), strict=True)
-        logs = np.array([matched_difference(_log(a), _log(b)) for a, b in pairs])
+        logs = np.array([_relative(a, b) for a, b in pairs])
         cells.append(said(100 * np.expm1(logs), digits=1).replace("]", "] %"))
     pairs = zip(study.front(ours, reward), study.front(theirs, reward), strict=True)
     return [*cells, said(np.array([matched_difference(a[:, ::-1], b[:, ::-1]) for a, b in pairs]), digits=4)]
+
+
+def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """In logarithms; nan in a resample, of three seeds they reach far, whose diversity is not above 0."""
+    if min(ours[:, 1].min(), theirs[:, 1].min()) <= 0:
+        return float("nan")
+    return matched_difference(_log(ours), _log(theirs))
 
 
 def _log(front: np.ndarray) -> np.ndarray:
@@ -162,7 +169,7 @@ def _log(front: np.ndarray) -> np.ndarray:
 
 def picture(study: Study, fronts: dict[str, list[dict]], file: Path) -> None:
     """Both planes: the limit, the base, each front through its points; bars are of differences to the base."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     for axis, reward in zip(axes, (PROXY, GOLD), strict=True):
         limit = study.curve(reward)
         axis.plot(limit[:, 1], limit[:, 0], color="black", lw=1, label="limit")
@@ -182,7 +189,7 @@ def picture(study: Study, fronts: dict[str, list[dict]], file: Path) -> None:
         least = np.concatenate(reached).min(0)
         axis.set_xlim(least[1] - 0.02, limit[:, 1].max() + 0.01)  # a bar may be longer
         axis.set_ylim(least[0] - 0.02, limit[limit[:, 1] > axis.get_xlim()[0], 0].max() + 0.01)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
