@@ -18,7 +18,7 @@ class Loss:
 class Descent:
     """The gradient of the mean loss over `count` samples, and the means that were seen with it, on this device.
 
-    A micro-batch is summed by itself and then added: how many stand on one device is not seen in the last bit.
+    A micro-batch is summed by itself, then added: two on one device, or one on each of two, give the same bits.
     """
 
     def __init__(self, trained: list[Tensor], count: int) -> None:
