@@ -72,8 +72,8 @@ class Trajectory:
     @staticmethod
     def cat(parts: Sequence["Trajectory"]) -> "Trajectory":
         """All of their samples."""
-        latents, log_probs = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "log_probs"))
-        return Trajectory(latents, log_probs, parts[0].times)
+        latents, log_probs = [part.latents for part in parts], [part.log_probs for part in parts]
+        return Trajectory(torch.cat(latents), torch.cat(log_probs), parts[0].times)
 
 
 @torch.no_grad()

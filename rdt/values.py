@@ -19,10 +19,13 @@ CHOICES = {
     "guidance.schedule": ("linear", "power", "step", "constant"),
 }
 
-OPTIONAL = {  # what stands in the place of null, by an example
+EXAMPLES = {  # of what stands in the place of a null that is the default
     "max_passes": 100_000, "micro_batch_size": 4, "method.num_steps": 10, "method.window": 2, "method.margin": 2.0,
     "guidance.scale": 3.0,
 }  # fmt: skip
+OPTIONAL = EXAMPLES.keys() - {
+    "guidance.scale"
+}  # may be null again where a setting gave a value; a scale not everywhere
 
 
 def given(cfg: DictConfig, hydra_config: Any) -> None:
@@ -40,8 +43,9 @@ def types(cfg: DictConfig, hydra_config: Any) -> None:
     groups = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0] in hydra_config.runtime.choices]
     default = compose(config_name=hydra_config.job.config_name, overrides=groups)
     for key, was in leaves(default):
-        (found, now), was = _at(cfg, key), OPTIONAL.get(key, was)
-        free = key in OPTIONAL or isinstance(was, str | ListConfig)
+        found, now = _at(cfg, key)
+        free = was is None or key in OPTIONAL or isinstance(was, str | ListConfig)
+        was = EXAMPLES.get(key) if was is None else was
         if was is None or (now is None and (found != key or free)):
             continue
         expected = f"{_name(was)} such as {was}" if found == key else "a section"

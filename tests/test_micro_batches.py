@@ -83,4 +83,11 @@ def test_a_device_without_samples_adds_nothing_and_names_what_the_others_saw() -
     descent = Descent([weight], count=4)
     descent.add([Loss(torch.zeros(0), {"reward": torch.zeros(0)})])
     assert descent.gradient[0].equal(torch.zeros(2))
-    assert {name: value.item() for name, value in descent.seen.items()} == {"loss": 0, "reward": 0}
+    assert descent.loss == 0 and {name: value.item() for name, value in descent.seen.items()} == {"reward": 0}
+
+
+def test_a_method_may_log_a_loss_of_its_own() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    descent = Descent([weight], count=2)
+    descent.add([Loss(weight * 3, {"loss": torch.tensor([1.0, 2.0])})])
+    assert descent.loss == 3 and descent.seen["loss"] == 1.5

@@ -62,6 +62,7 @@ def refused(answer, *words):
         "method.lr=nan": ["method.lr=nan", "greater than 0"],
         "max_passes=abc": ["max_passes=abc is a text", "an integer"],
         "micro_batch_size=1.5": ["micro_batch_size=1.5 is a number", "an integer"],
+        "guidance.scale=x": ["guidance.scale=x is a text", "a number"],
         "micro_batch_size=0": ["micro_batch_size=0", "greater than 0"],
         "method.replay=all": ["method.replay=all", "prioritized, uniform, on_policy"],
         "precision=fp8": ["precision=fp8", "fp32, bf16"],
@@ -86,6 +87,11 @@ def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no nvidia-smi: a machine of two cores
     refused(command("devices=2", "batch_size=3"), "batch_size=3", "a multiple of 2")
     refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
+
+
+def test_a_scale_is_null_only_where_there_is_another_to_take(command):
+    refused(command("guidance=lora_scale", "guidance.scale=null"), "guidance.scale=null is nothing, expected a number")
+    assert command("guidance=cfg", "guidance.scale=null", "dry_run=true")[0] == 0
 
 
 def test_what_is_optional_can_be_given_and_taken_back(command):

@@ -145,6 +145,17 @@ def knobs(study: Study, fronts: dict[str, list[dict]], ours: str) -> list[str]:
     return lines
 
 
+def left_out(study: Study, fronts: dict[str, list[dict]]) -> list[str]:
+    """How many resamples take a point of a front to a diversity that has no logarithm."""
+    lines = []
+    for name, points in fronts.items():
+        for diversity in (ENTROPY, VENDI):
+            lost = int((study.front(points, PROXY, diversity)[..., 1] <= 0).any(1).sum())
+            short = diversity.partition("/")[2]
+            lines += [f"{name}: {lost} of {study.draws.runs.shape[0]} resamples reach {short} 0."] if lost else []
+    return ["", "Left out of relative gains:", "", *lines] if lines else []
+
+
 def matched(study: Study, ours: list[dict], theirs: list[dict], reward: str) -> list[str]:
     """Relative gains in entropy and Vendi at equal reward, and the reward gained at equal entropy; no extrapolation."""
     cells = []
@@ -215,6 +226,7 @@ def parts(study: Study, variants: dict[str, Variant]) -> dict[str, tuple[list[st
             others = [one for one in chosen if one is not ours]
             lines += [f"Each minus {ours.name}:", "", *ends(study, others, ours), ""]
         lines += [f"Fronts, ours being {asked.ours_front}:", "", *knobs(study, fronts, asked.ours_front)]
+        lines += left_out(study, fronts)
         made[part] = (lines, fronts)
     return made
 

@@ -75,14 +75,13 @@ class Method(Spread):
         descent = Descent(self.trained, count)
         for losses in micro_batches:
             descent.add(losses)
-        *gradient, seen = self.summed([*descent.gradient, torch.stack(list(descent.seen.values()))])
-        told = dict(zip(descent.seen, seen, strict=True))
-        self.check_finite("loss", told.pop("loss"))
+        *gradient, told = self.summed([*descent.gradient, torch.stack([descent.loss, *descent.seen.values()])])
+        self.check_finite("loss", told[0])
         for weight, slope in zip(self.trained, gradient, strict=True):
             weight.grad = slope
         self.check_finite("gradient norm", torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
         self.optimizers().step()
-        self.report(**told)
+        self.report(**dict(zip(descent.seen, told[1:], strict=True)))
 
     def check_finite(self, name: str, values: Tensor) -> None:
         """Diverged, with the iteration, where a value is not finite."""

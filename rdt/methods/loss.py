@@ -24,18 +24,23 @@ class Descent:
     def __init__(self, trained: list[Tensor], count: int) -> None:
         self.trained, self.count = trained, count
         self.gradient = self._zeros()
+        self.loss = self.gradient[0].new_zeros(())
         self.seen: dict[str, Tensor] = {}
 
     def add(self, losses: Iterable[Loss]) -> None:
         """A micro-batch; its losses are made one by one, so that the graph of one is held."""
         own = self._zeros()
         for loss in losses:
-            for name, values in ({"loss": loss.losses} | loss.seen).items():
-                self.seen[name] = self.seen.get(name, 0) + values.detach().sum().to(own[0]) / self.count
+            self.loss += self._mean(loss.losses)
+            for name, values in loss.seen.items():
+                self.seen[name] = self.seen.get(name, 0) + self._mean(values)
             if len(loss.losses):
                 mean = loss.losses.sum() / self.count
                 _add(own, torch.autograd.grad(mean, self.trained, materialize_grads=True))
         _add(self.gradient, own)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return values.detach().sum().to(self.loss) / self.count
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(weight) for weight in self.trained]
