@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from rdt import guidance
-from rdt.compose import conf_dir
-from rdt.experiment import Experiment
+from rdt.config.compose import conf_dir
 from rdt.policy import Denoiser
 from rdt.rollout import Noise, rollout
-from rdt.worker import quiet
+from rdt.training.experiment import Experiment
+from rdt.training.launch import quiet
 
 SCHEDULES = {
     "power 2": guidance.power(2), "linear": guidance.linear(), "constant 0.5": guidance.constant(0.5),

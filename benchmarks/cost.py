@@ -13,8 +13,8 @@ import lightning as L
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from rdt.experiment import Experiment
-from rdt.worker import quiet
+from rdt.training.experiment import Experiment
+from rdt.training.launch import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/cost.csv"

@@ -20,17 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rdt import folder, record
-from rdt.compose import conf_dir
-from rdt.experiment import Experiment
+from rdt.config.compose import conf_dir
 from rdt.policy import Policy
 from rdt.rollout import Noise
-from rdt.worker import built, make_trainer, quiet
+from rdt.training import folder, record
+from rdt.training.experiment import Experiment
+from rdt.training.launch import built, make_trainer, quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import fullsize  # noqa: E402
-from pipelines import SIDE  # noqa: E402
+
+from worlds.model_checkpoints import SIDE  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/real.csv"
 GPU = torch.cuda.is_available()

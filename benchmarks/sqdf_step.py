@@ -17,9 +17,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from rdt.experiment import Experiment
 from rdt.policy import Policy
-from rdt.worker import quiet
+from rdt.training.experiment import Experiment
+from rdt.training.launch import quiet
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 COMMON = ["batch_size=16", "method.capacity=256", "model.sampling.num_steps=15", "evaluation.every=0", "logger=none"]

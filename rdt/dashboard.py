@@ -6,7 +6,7 @@ The workspace is code, so that every project gets the same one; saving it takes 
 import sys
 from typing import Any
 
-from rdt.keys import command, parsed
+from rdt.config.keys import command, parsed
 
 USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diversity=entropy] [name=...]
 
@@ -100,7 +100,7 @@ def save(given: dict[str, str]) -> str:
         made = workspace(given)
     except ModuleNotFoundError as error:
         raise ValueError(INSTALL) from error
-    from rdt.tracking import has_account
+    from rdt.wandb import has_account
 
     if not has_account():
         raise ValueError(LOGIN)

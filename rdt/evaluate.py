@@ -12,48 +12,49 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rdt import saved, values
-from rdt.compose import alone, command, conf_dir
+from rdt.config.check import types
+from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
+from rdt.training import folder
 
 if TYPE_CHECKING:
     from rdt.evaluation import Evaluation
-    from rdt.experiment import Experiment, Guided
+    from rdt.training.experiment import Experiment, Guided
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """One point, or a curve of them."""
     with alone(HydraConfig.get()):
-        values.types(cfg, HydraConfig.get())
-        evaluate(saved.read(cfg.run, cfg.get("guidance")))
+        types(cfg, HydraConfig.get())
+        evaluate(folder.read(cfg.run, cfg.get("guidance")))
 
 
-def evaluate(run: saved.Saved) -> Path:
+def evaluate(run: folder.Saved) -> Path:
     """Evaluate the run under its config's guidance, put the points into its record; the path of the new report.
 
     Where the run was logged to W&B, this is too: a run of job type eval beside it.
     """
-    from rdt import board
-    from rdt.points import own
+    from rdt import wandb
     from rdt.report import report
+    from rdt.result import own
 
     experiment = run.experiment()
     check(run, experiment)
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()
-    with board.evaluation(run.cfg, run.folder) as logged:
+    with wandb.evaluation(run.cfg, run.folder) as logged:
         points = measured(run, experiment, curve)
         page = report([run.folder], run.folder)
         if logged is not None:
-            board.show(logged, run.folder, own(points))
+            wandb.show(logged, run.folder, own(points))
     return page
 
 
-def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list[dict[str, Any]]:
+def measured(run: folder.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list[dict[str, Any]]:
     """The points of a curve, which are in the record by now, as their samples are."""
-    from rdt import record
     from rdt.report.text import slug
+    from rdt.training import record
 
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
@@ -66,9 +67,9 @@ def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guide
     return points
 
 
-def check(run: saved.Saved, experiment: "Experiment") -> None:
+def check(run: folder.Saved, experiment: "Experiment") -> None:
     """UsageError where the recorded base is not what this installation would evaluate."""
-    from rdt.fingerprint import fingerprint
+    from rdt.training.record import fingerprint
 
     prompts = list(experiment.evaluator.protocol.prompts)
     if run.result["base"]["prompts"] != prompts:
@@ -82,12 +83,12 @@ def check(run: saved.Saved, experiment: "Experiment") -> None:
 
 
 def compared(
-    done: "Evaluation", run: saved.Saved, experiment: "Experiment", guidance: dict[str, Any]
+    done: "Evaluation", run: folder.Saved, experiment: "Experiment", guidance: dict[str, Any]
 ) -> dict[str, Any]:
     """The point, paired with the base's recorded values."""
     import torch
 
-    from rdt.points import point
+    from rdt.result import point
 
     base = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.result["base"]["per_prompt"].items()}
     return point(done, base, experiment.evaluator.protocol, guidance)

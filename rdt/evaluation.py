@@ -1,17 +1,102 @@
-"""Evaluation with paired noise: what a policy scores, how diverse it is, how far it went from the base."""
+"""Evaluation with paired noise: what a policy scores, how diverse it is, how far it went from the base.
 
-from collections.abc import Callable, Mapping, Sequence
+What an evaluation notes of one denoiser, prompt by prompt, each rank its share.
+
+What all ranks fill in together, prompt by prompt: a table of numbers, the features of all images.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, Sampling, noisy
-from rdt.samples import Samples, sampled
-from rdt.tally import Tally, totals
+from rdt.rollout import Noise, Samples, Sampling, noisy, sampled
+
+
+class PerPrompt(Metric):
+    """Named values of single prompts, gathered over ranks; compute() -> {name: (P,)} in prompt order."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, index: int, values: Mapping[str, float]) -> None:
+        self.names = self.names or tuple(values)
+        row = [index, *(values[name] for name in self.names)]
+        self.rows.append(torch.tensor([row], dtype=torch.float64, device=self.device))  # where ranks can exchange it
+
+    def compute(self) -> dict[str, Tensor]:
+        table = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
+        table = table[table[:, 0].argsort()]
+        return {name: table[:, column + 1] for column, name in enumerate(self.names)}
+
+
+class Features(Metric):
+    """Features (n, D) of the images of single prompts, gathered over ranks; compute() -> (P n, D) in prompt order."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("indices", default=[], dist_reduce_fx="cat")
+        self.add_state("features", default=[], dist_reduce_fx="cat")
+
+    def update(self, index: int, features: Tensor) -> None:
+        self.indices.append(torch.tensor([index], device=self.device))
+        self.features.append(features[None].to(self.device))
+
+    def compute(self) -> Tensor:
+        indices, features = (torch.cat(s) if isinstance(s, list) else s for s in (self.indices, self.features))
+        return features[indices.argsort()].flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Numbers, features and a few images; no more of the images is kept."""
+
+    table: PerPrompt
+    seen: tuple[Features, ...]  # one per measure of all images
+    grid: list[Tensor] = field(default_factory=list)
+
+    @staticmethod
+    def empty(overall: int, device: torch.device) -> "Tally":
+        """Before the first prompt, with room for the features of so many measures."""
+        return Tally(PerPrompt().to(device), tuple(Features().to(device) for _ in range(overall)))
+
+    def note(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
+        """One prompt's values, and per measure the features (n, D) of its images."""
+        self.table.update(index, values)
+        for kept, new in zip(self.seen, features, strict=True):
+            kept.update(index, new)
+
+    def scores(self) -> dict[str, Tensor]:
+        """By name (P,); a collective."""
+        return {name: values.view(-1).cpu() for name, values in self.table.compute().items()}  # (1,) comes as ()
+
+    def features(self) -> list[Tensor]:
+        """Per measure (P n, D); a collective."""
+        return [kept.compute() for kept in self.seen]
+
+
+def totals(
+    overall: Iterable[Overall], tallies: Mapping[str, Tally], bases: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """By denoiser, what is measured of all images together, beside the base's where it is another; a collective."""
+    seen = {name: tally.features() for name, tally in tallies.items()}
+    measured: dict[str, dict[str, float]] = {name: {} for name in seen}
+    for k, measure in enumerate(overall):
+        for name in seen:
+            measured[name] |= measure(seen[name][k], None if name in bases else seen[min(bases)][k])
+    return measured
+
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
 

@@ -1,6 +1,10 @@
-"""The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding."""
+"""The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding.
 
-from collections.abc import Sequence
+The pieces of a text-to-image model that a policy is made of.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,12 +13,54 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdt.cond import Cond as Cond
-from rdt.cond import Conditions
-from rdt.cond import Denoiser as Denoiser
-from rdt.parts import Adapter as Adapter
-from rdt.parts import Parts as Parts
+from rdt.cond import Cond, Conditions, Denoiser
+from rdt.process import Process
 from rdt.views import CONSISTENCY, TUNED, Views
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The low-rank adapter that is trained."""
+
+    rank: int
+    alpha: int
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a model is run; the defaults are those of a small one."""
+
+    precision: str = "fp32"  # of the frozen weights; the adapter is fp32 always
+    resolution: int | None = None  # pixels of an image's side; None: what the network was configured for
+    channels_last: bool = False
+    compile: bool = False
+    slicing: bool = False  # decode image by image, and blocks once more in the backward pass: for large images
+    embeddings: str | None = None  # a folder for conditions, so that text encoders need not stay; None: they stay
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+
+
+PLAIN = Setup()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of a text-to-image model that a policy is made of; built by `rdt.models`."""
+
+    network: nn.Module
+    predict: Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]  # calls the network, returns its raw output
+    process: Process
+    encode: Callable[[list[str]], Cond]  # frozen text encoders
+    decode: Callable[[Tensor], Tensor]  # latents -> images (B, 3, H, W) in [0, 1], differentiable
+    frozen: nn.ModuleList  # what encode and decode run, so that it moves with the policy
+    latent_shape: tuple[int, ...]
+    save_lora: Callable[[dict[str, Tensor], dict[str, Any], Any], None]  # (weights, metadata, folder), diffusers format
+    prepare: Callable[[Sequence[str]], None] = lambda prompts: None  # told beforehand what encode will be asked for
+    overlong: Callable[[Sequence[str]], int] = lambda prompts: 0  # how many of them it reads only the beginning of
+
 
 PAIRED_ROWS = 24  # up to which one doubled batch beats two calls on a CPU; measured by benchmarks/aig.py
 

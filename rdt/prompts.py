@@ -1,65 +1,134 @@
-"""The stream of prompts that training draws from a prompt set, and the few that an evaluation takes."""
+"""Prompt sets: lists in the package, files, columns of the hub's data sets; made of one another, split, kept apart."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from rdt.weights import locate
 
-from rdt.prompt_sets import from_file as from_file
-from rdt.randomness import generator
+LISTS = Path(__file__).parent / "prompt_lists"
+RIGHT = "give a text file, one prompt per line"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The prompts of one iteration: all of them, the same on every rank."""
+def from_file(*, path: str, key: str | None = None) -> list[str]:
+    """Each prompt of a file or of dataset:<owner>/<name>[@revision]:<file> once, in order; errors name the file.
 
-    iteration: int
-    prompts: list[str]
-    rows: range | None = None  # of its samples, those of a micro-batch; None: a rank's share
-
-
-def subset(*, prompts: Sequence[str], count: int, seed: int) -> list[str]:
-    """A fixed random choice of `count` prompts, all of them where there are fewer."""
-    order = torch.randperm(len(prompts), generator=generator(seed, "subset")).tolist()
-    return [prompts[k] for k in sorted(order[:count])]
-
-
-class PromptStream(IterableDataset):
-    """Iterations of prompts; iteration k depends on the seed and k alone, so a resumed run continues exactly."""
-
-    def __init__(self, prompts: Sequence[str], count: int, iterations: int, seed: int) -> None:
-        self.prompts, self.count, self.iterations, self.seed = list(prompts), count, iterations, seed
-        self.start = 0
-
-    def __len__(self) -> int:
-        return self.iterations
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(iteration) for iteration in range(self.start, self.iterations))
-
-    def batch(self, iteration: int) -> Batch:
-        """Prompts of one iteration, drawn with replacement."""
-        rows = torch.randint(len(self.prompts), (self.count,), generator=generator(self.seed, "prompts", iteration))
-        return Batch(iteration, [self.prompts[row] for row in rows.tolist()])
+    By its ending: .jsonl (one object a line), .json (a list), .parquet, each read at `key`; else one prompt per line.
+    """
+    file = locate(path) if path.startswith("dataset:") else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {RIGHT}")
+    if key is not None and file.suffix not in READERS:
+        raise ValueError(f"{path} has no columns to find key={key} in; it ends in none of {', '.join(READERS)}")
+    try:
+        found = READERS.get(file.suffix, _lines)(file, key)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; {RIGHT}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}{error}") from None
+    prompts = [prompt.strip() for prompt in found if prompt.strip()]
+    if not prompts:
+        raise ValueError(f"{path} is empty; {RIGHT}")
+    return list(dict.fromkeys(prompts))
 
 
-class PromptData(L.LightningDataModule):
-    """Feeds a `PromptStream` to Lightning and remembers how far it came."""
+def packaged(*, name: str) -> list[str]:
+    """A list of the package: simple_animals (DDPO's 45), simple_animals_held_out (AlignProp's 6)."""
+    return from_file(path=str(LISTS / f"{name}.txt"))
 
-    def __init__(self, stream: PromptStream) -> None:
-        super().__init__()
-        self.stream = stream
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches as they are; no worker processes, no collation."""
-        return DataLoader(self.stream, batch_size=None)
+def joined(*, sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """The prompts of all sets, each once."""
+    return list(dict.fromkeys(prompt for one in sets.values() for prompt in one))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.start = state["iteration"]
 
-    def state_dict(self) -> dict[str, Any]:
-        done = self.trainer.lightning_module.iteration if self.trainer else self.stream.start
-        return {"iteration": done}
+def without(*, prompts: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The prompts that are not among the others."""
+    known = set(others)
+    return [prompt for prompt in prompts if prompt not in known]
+
+
+def split(*, prompts: Sequence[str], name: str, share: float, seed: int) -> list[str]:
+    """The `held_out` share of the prompts, or the `train` rest, in the set's order; the same for a seed, for ever."""
+    count = round(share * len(prompts))
+    if not 0 < count < len(prompts):
+        raise ValueError(f"share={share} holds out {count} of {len(prompts)} prompts; want some of both")
+    chosen = set(random.Random(seed).sample(range(len(prompts)), count))
+    names = {"train": False, "held_out": True}
+    if name not in names:
+        raise ValueError(f"split={name!r} is not one of {', '.join(names)}")
+    return [prompt for i, prompt in enumerate(prompts) if (i in chosen) is names[name]]
+
+
+def apart(train: Sequence[str], held_out: Sequence[str]) -> None:
+    """ValueError where a prompt is trained on and held out."""
+    known = set(train)
+    both = [prompt for prompt in held_out if prompt in known]
+    if both:
+        raise ValueError(f"{len(both)} of {len(held_out)} held-out prompts are trained on too, first {both[0]!r}")
+
+
+def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each set with prompts that are longer than the model reads."""
+    cut = {name: of for name, of in counts.items() if of["overlong"]}
+    return [
+        f"prompts  {of['overlong']} of {of['prompts']} in {name} are longer than the model reads: their ends do nothing"
+        for name, of in cut.items()
+    ]
+
+
+def _lines(file: Path, key: str | None) -> list[str]:
+    return file.read_text(encoding="utf-8").split("\n")
+
+
+def _jsonl(file: Path, key: str | None) -> list[str]:
+    prompts = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            prompts.append(_prompt(_parsed(line, f" line {number}"), key, f" line {number}"))
+    return prompts
+
+
+def _json(file: Path, key: str | None) -> list[str]:
+    entries = _parsed(file.read_text(encoding="utf-8"), "")
+    if not isinstance(entries, list):
+        raise ValueError(f" holds {type(entries).__name__}, expected a list")
+    return [_prompt(entry, key, f" entry {number}") for number, entry in enumerate(entries, start=1)]
+
+
+def _parquet(file: Path, key: str | None) -> list[str]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(" is Parquet, which needs a package: pip install 'rdt[parquet]'") from None
+    try:
+        columns = parquet.read_schema(file).names
+        if key not in columns:
+            raise ValueError(f" has no column key={key}; it has {', '.join(columns)}")
+        return [str(value) for value in parquet.read_table(file, columns=[key])[key].to_pylist() if value is not None]
+    except (ArrowException, OSError) as error:
+        raise ValueError(f" is no readable Parquet file: {str(error).partition(chr(10))[0]}") from None
+
+
+READERS: dict[str, Callable[[Path, str | None], list[str]]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON: {error}") from None
+
+
+def _prompt(entry: Any, key: str | None, where: str) -> str:
+    """The text of an entry, at `key` where it is an object."""
+    if isinstance(entry, dict) and key is None:
+        raise ValueError(f"{where} is an object; say at which key its prompt is: one of {', '.join(entry)}")
+    if isinstance(entry, dict) and key not in entry:
+        raise ValueError(f"{where} has no key={key}; it has {', '.join(entry)}")
+    text = entry[key] if isinstance(entry, dict) else entry
+    if not isinstance(text, str):
+        raise ValueError(f"{where} is {type(text).__name__}, expected a text")
+    return text

@@ -12,13 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from rdt import door, folder
-from rdt.budgets import spelt_out
-from rdt.compose import alone, command, conf_dir
+from rdt.config import check
+from rdt.config.compose import alone, command, conf_dir
+from rdt.config.plan import plan
 from rdt.errors import FORESEEN, flat
-from rdt.plan import plan
-from rdt.push import push
-from rdt.sweep import SweepReport
+from rdt.training import folder
+from rdt.training.constraints import spelt_out
+from rdt.training.sweep import SweepReport
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
 
 def reached(out: Path) -> tuple[float, float]:
     """Means of the reward that was trained on and of the first measure of diversity, on held-out prompts."""
-    from rdt.points import own
+    from rdt.result import own
 
     result = json.loads((out / "result.json").read_text("utf-8"))
     point = own(result["points"])
@@ -74,16 +74,18 @@ def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
 
 def job(cfg: DictConfig, hydra_config: Any) -> None:
     """Check, then plan or run."""
-    door.check(cfg, hydra_config)
+    check.check(cfg, hydra_config)
     if cfg.dry_run:
         print(plan(cfg))
         return
-    from rdt.launch import launch
     from rdt.report import report
+    from rdt.training.launch import launch
 
     launch(cfg)
     report([Path(cfg.output_dir)], Path(cfg.output_dir))
     if cfg.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
+        from rdt.training.card import push
+
         print(f"pushed   {push(Path(cfg.output_dir) / 'lora', cfg.push_to_hub)}")
 
 

@@ -9,17 +9,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rdt import saved, values
-from rdt.compose import alone, command, conf_dir
+from rdt.config import check
+from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
 from rdt.report.text import slug
+from rdt.training import folder
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
 def main(cfg: DictConfig) -> None:
     """One picture."""
     with alone(HydraConfig.get()):
-        values.types(cfg, HydraConfig.get())
+        check.types(cfg, HydraConfig.get())
         print(sample(cfg))
 
 
@@ -29,7 +30,7 @@ def sample(cfg: DictConfig) -> Path:
         raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
     if cfg.n <= 0:
         raise UsageError(f"n={cfg.n} must be greater than 0")
-    run = saved.read(cfg.run, cfg.get("guidance"))
+    run = folder.read(cfg.run, cfg.get("guidance"))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return draw(run, str(cfg.prompt), cfg.n, cfg.seed, out)
@@ -41,10 +42,10 @@ def name(cfg: DictConfig) -> str:
     return slug(f"{cfg.prompt}{guided} s{cfg.seed}")
 
 
-def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
+def draw(run: folder.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
     """Write the picture of the base and of every point of the guidance."""
-    from rdt.record import save_image
-    from rdt.sheet import images, sheet
+    from rdt.training.pictures import images, sheet
+    from rdt.training.record import save_image
 
     experiment = run.experiment()
     curve = {name: one.denoiser for name, one in experiment.curve().items()}

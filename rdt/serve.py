@@ -6,21 +6,22 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import checkpoints, values
-from rdt.compose import alone, command, conf_dir
+from rdt import weights
+from rdt.config import check
+from rdt.config.compose import alone, command, conf_dir
+from rdt.config.plan import sources
 from rdt.errors import UsageError
-from rdt.plan import sources
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="serve")
 def main(cfg: DictConfig) -> None:
     """Answer until stopped."""
     with alone(HydraConfig.get()):
-        values.given(cfg, HydraConfig.get())
+        check.given(cfg, HydraConfig.get())
         OmegaConf.resolve(cfg.reward)  # of the model only the checkpoints that the reward reads are wanted
         for key, source in sources(cfg):
             if key.startswith("reward."):
-                checkpoints.check(source)
+                weights.check(source)
         listening = server(cfg)
         host, port = listening.server_address[:2]
         print(f"reward={cfg.reward.name} answers at http://{host}:{port} until Ctrl-C", flush=True)
@@ -32,7 +33,7 @@ def server(cfg: DictConfig) -> Any:
     import torch
     from hydra.utils import instantiate
 
-    from rdt.rewards.server import Server
+    from rdt.rewards.remote import Server
 
     reward = instantiate(cfg.reward.module, _convert_="all").requires_grad_(False)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minimal import minimal
+from worlds.smallest_run import minimal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests start processes
 
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
     """The output folder of a finished run; copy it before changing anything in it."""
-    from rdt.launch import launch
+    from rdt.training.launch import launch
 
     out = tmp_path_factory.mktemp("run") / "out"
     with pytest.MonkeyPatch.context() as patch:

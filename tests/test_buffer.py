@@ -10,8 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from rdt.buffer import ReplayBuffer, State
-from rdt.replay import Sampling, Stock, on_policy, prioritized, uniform
+from rdt.buffer import ReplayBuffer, Sampling, State, Stock, on_policy, prioritized, uniform
 
 NUM_STEPS, BATCH, CAPACITY, LATENT = 5, 4, 12, (2, 3)
 PRIORITIZED = partial(prioritized, gamma=0.8, omega=1.5)

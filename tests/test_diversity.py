@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 
-from rdt.diversity import (
-    Diversity,
-    mean_pairwise_distance,
-    mean_pairwise_squared_distance,
-    truncated_entropy,
-    vendi,
-)
+from rdt.diversity import Diversity, mean_pairwise_distance, mean_pairwise_squared_distance, truncated_entropy, vendi
 
 ORDERS = [0.0, 0.5, 1.0, 2.0, float("inf")]
 

@@ -12,16 +12,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from offline import merged, runs
-from rdt import evaluate, sample, saved
+from rdt import evaluate, sample
 from rdt import run as run_command
-from rdt.compose import conf_dir
-from rdt.points import described, joined, label
-from rdt.record import add_point
+from rdt.config.compose import conf_dir
 from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.grids import grids_of
-from rdt.sheet import GAP, HEAD
+from rdt.result import described, joined, label
+from rdt.training import folder
+from rdt.training.pictures import GAP, HEAD
+from rdt.training.record import add_point
+from worlds.wandb_files import merged, runs
 
 CONSTANT = ("guidance=aig", "guidance.schedule=constant")
 
@@ -142,13 +143,13 @@ def changed(run, section, value):
 
 
 def reshaped(run):
-    tensors = load_file(run / saved.LORA)
-    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / saved.LORA)
+    tensors = load_file(run / folder.LORA)
+    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / folder.LORA)
 
 
 def renamed(run):
-    tensors = load_file(run / saved.LORA)
-    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / saved.LORA)
+    tensors = load_file(run / folder.LORA)
+    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / folder.LORA)
 
 
 BREAKS = {
@@ -159,7 +160,7 @@ BREAKS = {
     "config.yaml is not the config": lambda run: overwritten(run, "config.yaml", b"[1, 2]"),
     "result.json is corrupt": lambda run: overwritten(run, "result.json", b'{"schema": 1'),
     "result.json lacks base": lambda run: overwritten(run, "result.json", b'{"points": []}'),
-    "not a readable file of tensors": lambda run: overwritten(run, saved.LORA, b"\x00" * 40),
+    "not a readable file of tensors": lambda run: overwritten(run, folder.LORA, b"\x00" * 40),
     "not a LoRA in diffusers' format": renamed,
     "LoRA does not fit": reshaped,
     "weights 00000000": lambda run: changed(run, "weights", "00000000"),

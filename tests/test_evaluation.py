@@ -6,21 +6,21 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import tiny
 from rdt import guidance
 from rdt.evaluation import Evaluation, Evaluator, Protocol
 from rdt.policy import Denoiser, Policy
 from rdt.rollout import Sampling
+from worlds import tiny_policy
 
-POLICIES = [tiny.policy, tiny.flow_policy]
+POLICIES = [tiny_policy.policy, tiny_policy.flow_policy]
 T, PROMPTS, IMAGES = 4, 2, 3
 CFG = 2  # passes of a guided call, in samples
 SAMPLED = CFG * PROMPTS * IMAGES  # passes of one sampling step
 
 
 def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
-    protocol = Protocol(tiny.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(1, 2))
-    return Evaluator(protocol, {"bright": tiny.Brightness()}, [], [])
+    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(1, 2))
+    return Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
 
 
 def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
@@ -43,7 +43,9 @@ def run(policy: Policy, names: list[str], kl_images: int = 1, batch_size: int = 
     return done, policy.passes - before
 
 
-@pytest.mark.parametrize(("make", "batch_size"), [(tiny.policy, 6), (tiny.flow_policy, 6), (tiny.flow_policy, 2)])
+@pytest.mark.parametrize(
+    ("make", "batch_size"), [(tiny_policy.policy, 6), (tiny_policy.flow_policy, 6), (tiny_policy.flow_policy, 2)]
+)
 def test_points_of_a_curve_are_the_single_evaluations_bit_for_bit(make: Callable[[], Policy], batch_size: int) -> None:
     """Whether prompts come together, or one in two parts."""
     policy = make()
@@ -89,7 +91,7 @@ def test_the_kl_of_what_is_the_base_is_zero_and_grows_with_the_adapter(make: Cal
 
 
 def test_the_kl_is_the_sum_over_the_steps_of_the_path() -> None:
-    policy = tiny.policy()
+    policy = tiny_policy.policy()
     done, _ = run(policy, ["power 0"], kl_images=IMAGES)
     more, _ = run(policy, ["power 0"], kl_images=IMAGES + 5)  # no more than there are
     assert done["power 0"].scores["kl_nats"].equal(more["power 0"].scores["kl_nats"])
@@ -101,7 +103,7 @@ def test_the_kl_is_the_sum_over_the_steps_of_the_path() -> None:
 
 
 def test_ranks_share_the_prompts_and_the_scores_are_theirs() -> None:
-    policy = tiny.policy()
+    policy = tiny_policy.policy()
     base, points = curve(policy)
     whole, _ = run(policy, ["step 0.5"])
     view, sampling = {"step 0.5": points["step 0.5"]}, Sampling(T, 1.0, 3.0)

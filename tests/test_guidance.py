@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-import tiny
 from rdt import guidance
-from rdt.compose import conf_dir
 from rdt.cond import Cond as RealCond
+from rdt.config.compose import conf_dir
 from rdt.policy import PAIRED_ROWS, Adapter, Policy
 from rdt.process import Diffusion, Flow
 from rdt.rollout import Noise, noisy, rollout
+from worlds import tiny_policy
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,18 @@ def test_the_base_is_remembered_where_nothing_differs() -> None:
 
 # The same laws on real networks, of both processes.
 
-POLICIES = [tiny.policy, tiny.flow_policy]
+POLICIES = [tiny_policy.policy, tiny_policy.flow_policy]
 KINDS = [file.stem for file in sorted((Path(conf_dir()) / "guidance").glob("*.yaml"))]
 NUM_STEPS = 4
 
 
 def cond(policy: Policy, count: int) -> RealCond:
-    return policy.encode([tiny.PROMPTS[k % 3] for k in range(count)])
+    return policy.encode([tiny_policy.PROMPTS[k % 3] for k in range(count)])
 
 
 def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tensor:
     """(count, T + 1, *latent) of a rollout whose samples bring noise for their conditions."""
-    noise = Noise(seed=0, purpose="test", indices=range(count), shape=tiny.LATENT, device="cpu")
+    noise = Noise(seed=0, purpose="test", indices=range(count), shape=tiny_policy.LATENT, device="cpu")
     return rollout(denoiser, policy.process, noisy(cond(policy, count), noise), noise, NUM_STEPS, 1.0).latents
 
 
@@ -190,8 +190,10 @@ def views(policy: Policy) -> guidance.Views:
 
 def adapted_convolutions() -> Policy:
     """With low-rank updates of convolutions and of what works on (B, D) too."""
-    policy = Policy(tiny.parts(), Adapter(2, 2, [*tiny.TARGETS, "conv1", "conv_in", "linear_1", "time_emb_proj"]))
-    tiny.disturb(policy)
+    policy = Policy(
+        tiny_policy.parts(), Adapter(2, 2, [*tiny_policy.TARGETS, "conv1", "conv_in", "linear_1", "time_emb_proj"])
+    )
+    tiny_policy.disturb(policy)
     return policy
 
 
@@ -199,7 +201,7 @@ def adapted_convolutions() -> Policy:
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_a_pair_is_base_and_tuned_of_one_call(make: Callable[[], Policy], count: int) -> None:
     policy = make()
-    x, c = tiny.normal(count, *tiny.LATENT), cond(policy, count)
+    x, c = tiny_policy.normal(count, *tiny_policy.LATENT), cond(policy, count)
     for t in (policy.process.times(NUM_STEPS)[1], policy.process.times(count + 1)[:count]):
         expected = policy.base(x, t, c), policy.tuned(x, t, c)
         passes = policy.passes
@@ -213,7 +215,7 @@ def test_a_pair_is_base_and_tuned_of_one_call(make: Callable[[], Policy], count:
 
 def test_a_pair_has_the_gradients_of_two_calls() -> None:
     policy = adapted_convolutions()
-    x, t, c = tiny.normal(2, *tiny.LATENT), torch.tensor(501), cond(policy, 2)
+    x, t, c = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor(501), cond(policy, 2)
     found = []
     for checkpointed in (False, True):
         if checkpointed:
@@ -271,7 +273,7 @@ def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: 
 
 def test_classifier_free_guidance_takes_another_scale() -> None:
     """guidance=cfg guidance.curve=[..] on one checkpoint: the run's own scale is the default."""
-    policy = tiny.policy()
+    policy = tiny_policy.policy()
     seen = views(policy)
     other = guidance.tuned(seen, scale=1.0)
     assert latents(policy, guidance.tuned(seen)).equal(latents(policy, seen.guided(policy.tuned)))

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny
 from rdt.policy import CONSISTENCY, TUNED, Adapter, Policy
+from worlds import tiny_policy
 
 VIEWS = ("base", "tuned", "consistency")
-X, T = tiny.normal(2, *tiny.LATENT), torch.tensor([901, 341])
+X, T = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor([901, 341])
 Graph = Callable[[Policy], Tensor]  # -> loss ()
 
 
 @pytest.fixture
 def policy() -> Policy:
-    return tiny.policy()
+    return tiny_policy.policy()
 
 
 def run(policy: Policy, view: str, x: Tensor = X) -> Tensor:
-    return getattr(policy, view)(x, T, policy.encode(tiny.PROMPTS[:2]))
+    return getattr(policy, view)(x, T, policy.encode(tiny_policy.PROMPTS[:2]))
 
 
 def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
@@ -47,18 +47,18 @@ def test_the_views_are_three_networks(policy: Policy) -> None:
 
 
 def test_a_fresh_tuned_view_is_the_base_bit_for_bit() -> None:
-    policy = tiny.policy(trained=False)
+    policy = tiny_policy.policy(trained=False)
     assert run(policy, "tuned").equal(run(policy, "base"))
 
 
 def test_the_base_is_the_network_without_any_adapter(policy: Policy) -> None:
-    bare = tiny.parts(consistency_rank=0)
-    cond = policy.encode(tiny.PROMPTS[:2])
+    bare = tiny_policy.parts(consistency_rank=0)
+    cond = policy.encode(tiny_policy.PROMPTS[:2])
     assert run(policy, "base").equal(bare.predict(bare.network.eval(), X, T, cond))
 
 
 def test_a_view_does_not_depend_on_the_one_before(policy: Policy) -> None:
-    alone = {view: run(tiny.policy(), view) for view in VIEWS}
+    alone = {view: run(tiny_policy.policy(), view) for view in VIEWS}
     for view in (*VIEWS, *reversed(VIEWS), "tuned", "tuned", "base"):
         assert run(policy, view).equal(alone[view])
 
@@ -85,7 +85,7 @@ def test_other_views_between_forward_and_backward_leave_gradients_intact(policy:
         with torch.no_grad():
             run(policy, "base")
         run(policy, "consistency")
-        policy.scaled(0.5)(X, T, policy.encode(tiny.PROMPTS[:2]))
+        policy.scaled(0.5)(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
         return loss
 
     expected, found = gradients(policy, plain), gradients(policy, interrupted)
@@ -123,7 +123,7 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
 @pytest.mark.parametrize("view", VIEWS)
 def test_checkpointed_blocks_give_the_same_gradients(view: str, consistency_rank: int) -> None:
     """Two views in one graph, of equal rank (where a mix-up is silent) and of different ranks."""
-    policy = tiny.policy(consistency_rank=consistency_rank)
+    policy = tiny_policy.policy(consistency_rank=consistency_rank)
     expected = gradients(policy, look_ahead(view))
     policy.checkpoint_blocks()
     assert difference(gradients(policy, look_ahead(view)), expected) < 1e-5
@@ -143,20 +143,20 @@ def test_plain_checkpointing_would_silently_mix_the_views_up(policy: Policy) -> 
 
 
 def test_the_ends_of_the_scale_are_base_and_tuned_bit_for_bit(policy: Policy) -> None:
-    cond = policy.encode(tiny.PROMPTS[:2])
+    cond = policy.encode(tiny_policy.PROMPTS[:2])
     assert policy.scaled(0)(X, T, cond).equal(run(policy, "base"))
     assert policy.scaled(1)(X, T, cond).equal(run(policy, "tuned"))
 
 
 def test_a_scale_multiplies_the_update_of_every_weight(policy: Policy) -> None:
     halved = {name: w / 2 if "lora_B" in name else w for name, w in policy.lora().items()}
-    found = policy.scaled(0.5)(X, T, policy.encode(tiny.PROMPTS[:2]))
+    found = policy.scaled(0.5)(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
     policy.load_lora(halved)
     torch.testing.assert_close(found, run(policy, "tuned"))
 
 
 def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:
-    fresh = tiny.policy(trained=False)
+    fresh = tiny_policy.policy(trained=False)
     fresh.load_lora(policy.lora())
     assert run(fresh, "tuned").equal(run(policy, "tuned"))
     assert all(weight.equal(fresh.lora()[name]) for name, weight in policy.lora().items())
@@ -168,7 +168,7 @@ def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:
 def test_an_adapter_of_other_shapes_or_names_is_refused(policy: Policy) -> None:
     before = run(policy, "tuned")
     lacking = dict(list(policy.lora().items())[1:])
-    for weights in (tiny.policy(rank=3).lora(), lacking, {**policy.lora(), "other": X}):
+    for weights in (tiny_policy.policy(rank=3).lora(), lacking, {**policy.lora(), "other": X}):
         with pytest.raises(ValueError, match=r"^LoRA does not fit this model: .*$") as caught:
             policy.load_lora(weights)
         assert "\n" not in str(caught.value)
@@ -176,18 +176,18 @@ def test_an_adapter_of_other_shapes_or_names_is_refused(policy: Policy) -> None:
 
 
 def test_a_missing_consistency_adapter_is_named() -> None:
-    policy = tiny.policy(consistency_rank=0)
-    assert not policy.has_consistency and tiny.policy().has_consistency
+    policy = tiny_policy.policy(consistency_rank=0)
+    assert not policy.has_consistency and tiny_policy.policy().has_consistency
     with pytest.raises(ValueError, match="no consistency adapter; set method"):
         run(policy, "consistency")
 
 
 def test_each_prompt_is_encoded_once() -> None:
     asked: list[str] = []
-    parts = tiny.parts()
+    parts = tiny_policy.parts()
     recorded = dataclasses.replace(parts, encode=lambda prompts: (asked.extend(prompts), parts.encode(prompts))[1])
-    policy = Policy(recorded, Adapter(2, 2, tiny.TARGETS))
-    a, b, c = tiny.PROMPTS
+    policy = Policy(recorded, Adapter(2, 2, tiny_policy.TARGETS))
+    a, b, c = tiny_policy.PROMPTS
     found = [policy.encode(prompts).embeds for prompts in ([a, b, a], [b, c], [c, a])]
     assert asked == [a, b, c]
     for prompts, embeds in zip(([a, b, a], [b, c], [c, a]), found, strict=True):
@@ -210,7 +210,7 @@ def test_images_are_in_range_and_differentiable(policy: Policy) -> None:
 
 
 def test_checkpointed_blocks_remember_the_scale(policy: Policy) -> None:
-    cond = policy.encode(tiny.PROMPTS[:2])
+    cond = policy.encode(tiny_policy.PROMPTS[:2])
 
     def graph(policy: Policy) -> Tensor:
         return policy.scaled(0.5)(X, T, cond).square().mean()

@@ -8,8 +8,7 @@ import torch
 from diffusers.schedulers import DDIMScheduler, LCMScheduler
 from torch import Tensor
 
-from rdt.process import Diffusion, Flow, Process
-from rdt.transition import Transition
+from rdt.process import Diffusion, Flow, Process, Transition
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 STABLE_DIFFUSION = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)

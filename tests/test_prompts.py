@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rdt import checkpoints, hub
-from rdt.hub import MissingCheckpoint, Place
-from rdt.prompt_sets import apart, from_file, joined, packaged, split, without
-from rdt.prompts import subset
+from rdt import weights
+from rdt.prompts import apart, from_file, joined, packaged, split, without
+from rdt.stream import subset
+from rdt.weights import MissingCheckpoint, Place
 
 PROMPTS = ["a cat", "a dog, very happy", "Ünïcode “quotes”\u2028and a line mark", "x"]
 
@@ -115,7 +115,7 @@ def test_a_subset_keeps_order_and_takes_all_where_there_are_fewer():
 def cached(tmp_path, monkeypatch):
     """A data set's repository in the hub's cache, of which one file was fetched."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "_silence", lambda place: "no answer")
+    monkeypatch.setattr(weights, "_silence", lambda place: "no answer")
     folder = tmp_path / "datasets--owner--name"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
@@ -130,10 +130,10 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(cached, monkeypatch):
         monkeypatch.setattr(
             f"huggingface_hub.{name}", lambda *a, w=whole, **k: w(*a, cache_dir=constants.HF_HUB_CACHE, **k)
         )
-    checkpoints.check(f"{cached}:train.json")
+    weights.check(f"{cached}:train.json")
     assert from_file(path=f"{cached}:train.json", key="prompt") == ["a cat"]
     with pytest.raises(MissingCheckpoint, match=r"data set 'dataset:owner/name:test\.json'.*--repo-type dataset"):
-        checkpoints.check(f"{cached}:test.json")
+        weights.check(f"{cached}:test.json")
     with pytest.raises(MissingCheckpoint, match="no answer"):
         from_file(path=f"{cached}:test.json", key="prompt")
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from rdt.pareto import Draws, hypervolume
-from rdt.versus import epsilons, hypervolumes, versus
+from rdt.pareto import Draws, epsilons, hypervolume, hypervolumes, versus
 
 
 def still(points, resamples=3):

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from networks import Cost, decoder, network
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.compose import conf_dir
-from rdt.plan import plan
-from rdt.worker import quiet
+from rdt.config.compose import conf_dir
+from rdt.config.plan import plan
+from rdt.training.launch import quiet
 
 RESULT = Path(__file__).with_name("cost.md")
 NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("*.yaml"))

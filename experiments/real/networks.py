@@ -15,16 +15,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.models import pipeline, sd3, sdxl
-from rdt.parts import Setup
-from rdt.policy import Adapter, Cond, Policy
+from rdt.policy import Adapter, Cond, Policy, Setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-import fullsize
-import tiny
-from test_model_sizes import PUBLISHED
+from models.test_sizes import PUBLISHED
+from worlds import full_size_checkpoints, tiny_policy
 
 PROMPT = {"sd15": (77, 768, 0), "sdxl": (77, 2048, 1280), "sd3": (77 + 256, 4096, 2048)}  # tokens, width, pooled
-PREDICT = {"sd15": tiny.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict}
+PREDICT = {"sd15": tiny_policy.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +40,12 @@ class Cost:
 def network(model: str, side: int, rank: int) -> Cost:
     """Of the tuned view, for images `side` pixels high and wide."""
     kind, config = PUBLISHED[model][:2]
-    with fullsize.half_on("meta"):
+    with full_size_checkpoints.half_on("meta"):
         made = kind(**config)
     weights = size(made)
     policy = Policy(
-        dataclasses.replace(tiny.parts(consistency_rank=0), network=made), Adapter(rank, rank, tiny.TARGETS)
+        dataclasses.replace(tiny_policy.parts(consistency_rank=0), network=made),
+        Adapter(rank, rank, tiny_policy.TARGETS),
     )
     policy.checkpoint_blocks()
     as_under_autocast(made)
@@ -59,8 +58,8 @@ def network(model: str, side: int, rank: int) -> Cost:
 @cache
 def decoder(side: int, slicing: bool) -> Cost:
     """For images `side` pixels high and wide; that of SD 3.5 differs in its first layer alone."""
-    with fullsize.half_on("meta"):
-        vae = fullsize.vae(1.0).requires_grad_(False)
+    with full_size_checkpoints.half_on("meta"):
+        vae = full_size_checkpoints.vae(1.0).requires_grad_(False)
     x0 = zeros(1, 4, side // 8, side // 8).requires_grad_()
     return cost(vae, size(vae), x0, lambda: pipeline.image_decoder(vae, Setup(slicing=slicing))(x0))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt.embedders.base import Embedder
+from rdt.embedders.vision import Embedder
 
 SIDE = 224
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt.checkpoints import load_tensors
-from rdt.embedders.base import Embedder
-from rdt.rewards.towers import pinned
+from rdt.embedders.vision import Embedder
+from rdt.rewards.heads import pinned
+from rdt.weights import load_tensors
 
 SIDE, EPSILON = 299, 1e-3
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "max", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "max")

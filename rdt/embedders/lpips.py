@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt.checkpoints import load_tensors, locate
-from rdt.embedders.base import Embedder
-from rdt.rewards.towers import pinned
+from rdt.embedders.vision import Embedder
+from rdt.rewards.heads import pinned
+from rdt.weights import load_tensors, locate
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
 TINY = 1e-10

@@ -1,18 +1,45 @@
-"""CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023) from folders or hub ids in transformers' format."""
+"""CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023) from folders or hub ids in transformers' format.
+
+What every embedder is: frozen, in evaluation mode, in float32, a bounded number of images at a time.
+"""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, Dinov2Model
 
-from rdt.checkpoints import MissingCheckpoint, locate
-from rdt.embedders.base import Embedder
-from rdt.rewards.towers import stock
+from rdt.rewards.base import check_images
+from rdt.rewards.heads import stock
+from rdt.weights import MissingCheckpoint, locate
+
+BATCH = 32  # images at a time
+
+
+class Embedder(nn.Module, ABC):
+    """forward(images (n, 3, H, W) in [0, 1]) -> features (n, D) where the embedder is, without gradient."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Float32 images (b, 3, H, W) in [0, 1] -> features (b, D)."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        device = next(self.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            return torch.cat([self.embed(part.to(device, torch.float32)) for part in images.split(BATCH)])
+
+    def train(self, mode: bool = True) -> "Embedder":
+        """An embedder stays in evaluation mode, whatever its owner does."""
+        return super().train(False)
+
 
 PREPROCESSOR = "preprocessor_config.json"
 

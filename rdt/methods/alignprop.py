@@ -12,8 +12,8 @@ import torch
 
 from rdt.methods.base import Loss, named
 from rdt.methods.direct import Direct
-from rdt.prompts import Batch
 from rdt.randomness import generator
+from rdt.stream import Batch
 
 STEPS = 50  # of the sampler that mean and std are stated for
 

@@ -1,21 +1,128 @@
-"""What every method shares: the sampler, the optimiser step, counting, and checkpoints that hold adapters only."""
+"""What every method shares: the sampler, the optimiser step, counting, and checkpoints that hold adapters only.
+
+How the samples of an iteration spread over devices, and on one over micro-batches: neither changes what they are.
+
+What an update descends: the losses of samples, in the mean over all that its micro-batches hold on all devices.
+"""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import lightning as L
 import torch
 from torch import Tensor
 
 from rdt import guidance
-from rdt.errors import Diverged as Diverged
-from rdt.methods.loss import Descent
-from rdt.methods.loss import Loss as Loss
-from rdt.methods.spread import Spread
+from rdt.errors import Diverged
 from rdt.policy import Denoiser, Policy
-from rdt.prompts import Batch
 from rdt.rewards.base import Reward
-from rdt.rollout import Sampling, Trajectory, rollout
+from rdt.rollout import Noise, Sampling, Trajectory, rollout
+from rdt.stream import Batch
+
+
+class Spread(L.LightningModule):
+    """A module that makes `images_per_prompt` samples of every prompt of a batch, each rank its rows of them."""
+
+    images_per_prompt = 1  # rollouts that are made of each prompt
+
+    def __init__(self, policy: Policy, seed: int, micro_batch_size: int | None) -> None:
+        super().__init__()
+        self.policy, self.seed, self.micro_batch_size = policy, seed, micro_batch_size
+
+    def prompts(self, batch: Batch) -> list[str]:
+        """The prompts of the batch's rows, one per rollout, `images_per_prompt` of each."""
+        return [batch.prompts[row // self.images_per_prompt] for row in self.rows(batch)]
+
+    def noise(self, batch: Batch) -> Noise:
+        """The noise of the rollouts of the batch's rows."""
+        first = batch.iteration * self.samples(batch)
+        return Noise(
+            seed=self.seed, purpose="train", indices=[first + row for row in self.rows(batch)],
+            shape=self.policy.latent_shape, device=self.device,
+        )  # fmt: skip
+
+    def samples(self, batch: Batch) -> int:
+        """How many rollouts a batch has, over all ranks."""
+        return len(batch.prompts) * self.images_per_prompt
+
+    def rows(self, batch: Batch) -> range:
+        """Which of them are meant: a micro-batch, or this rank's share."""
+        return self.share(self.samples(batch)) if batch.rows is None else batch.rows
+
+    def parts(self, batch: Batch) -> Iterator[Batch]:
+        """This rank's share of a batch, a micro-batch at a time."""
+        return (replace(batch, rows=rows) for rows in self.micro_batches(self.samples(batch)))
+
+    def micro_batches(self, count: int) -> list[range]:
+        """This rank's rows of `count`, as many at a time as go through the networks at once."""
+        mine = self.share(count)
+        size = self.micro_batch_size or len(mine)
+        return [mine[k : k + size] for k in range(0, len(mine), size)]
+
+    def share(self, count: int) -> range:
+        """The contiguous rows of a global batch of `count` that are this rank's."""
+        if count % self.trainer.world_size:
+            raise ValueError(f"{count} samples do not divide over {self.trainer.world_size} devices; change batch_size")
+        size = count // self.trainer.world_size
+        return range(self.global_rank * size, (self.global_rank + 1) * size)
+
+    def report(self, **values: Tensor | float) -> None:
+        """Log `train/*` of what is the same on every rank; what is a sample's own goes through `Loss.seen`."""
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, prog_bar=True)
+
+    def summed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Each over all ranks, in one exchange."""
+        if self.trainer.world_size == 1:
+            return tensors
+        flat = self.trainer.strategy.reduce(torch.cat([x.flatten() for x in tensors]), reduce_op="sum")
+        return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Of B samples; where there are several of the same samples, one per sampler step, they add up."""
+
+    losses: Tensor  # (B,)
+    seen: dict[str, Tensor]  # (B,) each, logged in the same mean; the same names on every device, B = 0 or not
+
+
+class Descent:
+    """The gradient of the mean loss over `count` samples, and the means that were seen with it, on this device.
+
+    A micro-batch is summed by itself, then added: two on one device, or one on each of two, give the same bits.
+    """
+
+    def __init__(self, trained: list[Tensor], count: int) -> None:
+        self.trained, self.count = trained, count
+        self.gradient = self._zeros()
+        self.loss = self.gradient[0].new_zeros(())
+        self.seen: dict[str, Tensor] = {}
+
+    def add(self, losses: Iterable[Loss]) -> None:
+        """A micro-batch; its losses are made one by one, so that the graph of one is held."""
+        own = self._zeros()
+        for loss in losses:
+            self.loss += self._mean(loss.losses)
+            for name, values in loss.seen.items():
+                self.seen[name] = self.seen.get(name, 0) + self._mean(values)
+            if len(loss.losses):
+                mean = loss.losses.sum() / self.count
+                _add(own, torch.autograd.grad(mean, self.trained, materialize_grads=True))
+        _add(self.gradient, own)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return values.detach().sum().to(self.loss) / self.count
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(weight) for weight in self.trained]
+
+
+def _add(total: list[Tensor], more: Iterable[Tensor]) -> None:
+    for tensor, other in zip(total, more, strict=True):
+        tensor += other
+
 
 Choice = TypeVar("Choice")
 

@@ -17,12 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rdt.methods.sqdf import SQDF
-from rdt.prompts import Batch
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
-from rdt.rewards.budget import Budgeted
-from rdt.rewards.surrogate import Surrogate
+from rdt.rewards.surrogate import Budgeted, Surrogate
 from rdt.rollout import Noise, rollout
+from rdt.stream import Batch
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rdt.methods.base import Loss, Method
 from rdt.policy import Cond
-from rdt.prompts import Batch
+from rdt.process import Transition
 from rdt.rollout import Noise, steps
-from rdt.transition import Transition
+from rdt.stream import Batch
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rdt.methods.base import Loss
 from rdt.methods.direct import Direct, Tail
-from rdt.prompts import Batch
+from rdt.stream import Batch
 
 
 class Draft(Direct):

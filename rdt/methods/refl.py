@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rdt.methods.base import Loss
 from rdt.methods.direct import Direct
-from rdt.prompts import Batch
 from rdt.randomness import generator
+from rdt.stream import Batch
 
 
 class ReFL(Direct):

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdt import replay as strategies
+from rdt import buffer as strategies
 from rdt.buffer import ReplayBuffer, State
 from rdt.methods.base import Loss, Method, named
 from rdt.policy import Cond, Denoiser
-from rdt.prompts import Batch
+from rdt.process import Transition
 from rdt.randomness import generator
 from rdt.rollout import Noise
-from rdt.transition import Transition
+from rdt.stream import Batch
 
 
 class SQDF(Method):

@@ -8,10 +8,10 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rdt import checkpoints
-from rdt.checkpoints import load_tensors
+from rdt import weights
 from rdt.errors import flat
 from rdt.views import CONSISTENCY
+from rdt.weights import load_tensors
 
 COMPONENTS = ("unet.", "transformer.")  # what diffusers calls the network of a pipeline
 KOHYA = "pytorch_lora_weights_kohya.safetensors"
@@ -53,7 +53,7 @@ def kohya(component: str, weights: dict[str, Tensor], alpha: float) -> dict[str,
 
 def load_consistency(kind: Any, unet: nn.Module, source: str) -> None:
     """Put a published LCM LoRA, a file, into a UNet as its frozen consistency adapter."""
-    file = checkpoints.locate(source)
+    file = weights.locate(source)
     try:
         state, alphas = kind.lora_state_dict(
             file.parent, weight_name=file.name, unet_config=unet.config, local_files_only=True

@@ -9,10 +9,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 
-from rdt import checkpoints
+from rdt import weights
 from rdt.errors import flat
-from rdt.parts import Adapter, Parts, Setup
-from rdt.policy import Policy
+from rdt.policy import Adapter, Parts, Policy, Setup
 from rdt.process import Diffusion
 
 GRAPHS = 64  # that one kind of block may be compiled into: widths, views, with and without gradient
@@ -23,7 +22,7 @@ def located(source: str, *components: str) -> Path:
     """The folder of a source; of a hub's repository only the weights of these components, in one format."""
     ends = (".safetensors", "-0*.safetensors")  # whole or in shards
     files = [f"{name}/{stem}{end}" for name in components for stem in WEIGHTS for end in ends]
-    folder = checkpoints.locate(source, ("*.json", "*.txt", "*.model", *files))
+    folder = weights.locate(source, ("*.json", "*.txt", "*.model", *files))
     if not folder.is_dir():
         raise ValueError(f"checkpoint {source} is a file; a model is a diffusers folder, with model_index.json in it")
     return folder

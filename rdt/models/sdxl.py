@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
 from rdt.models.text import Text, common
-from rdt.parts import PLAIN, Adapter, Parts, Setup
-from rdt.policy import Cond, Policy
+from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 
 KIND = "StableDiffusionXLPipeline"
 

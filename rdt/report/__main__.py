@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from rdt.keys import command, parsed
+from rdt.config.keys import command, parsed
 from rdt.report.folders import home, matches
 
 USAGE = """usage: python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true|false]

@@ -9,7 +9,7 @@ from rdt.report.grids import grids_of
 from rdt.report.page import members
 from rdt.report.records import Run, Score
 from rdt.report.table import columns, limit_rows
-from rdt.tracking import Job, kept_id, start
+from rdt.wandb import Job, kept_id, start
 
 UNSET = {"project": "rdt", "entity": None, "group": None, "mode": None}
 GRIDS = 24  # per comparison; the rest stays in the run folders

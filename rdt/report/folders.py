@@ -11,7 +11,7 @@ import yaml
 from rdt.report.records import Failure, Run, read_point
 
 SCHEMA = 1
-ERROR = "error.txt"  # why a sweep's job failed, as rdt.folder leaves it
+ERROR = "error.txt"  # why a sweep's job failed, as rdt.training.folder leaves it
 PRUNED = {"wandb", "checkpoints", "lora", "samples"}
 
 

@@ -5,10 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from rdt.checkpoints import load_tensors
-from rdt.rewards.base import Reward
-from rdt.rewards.preprocess import crop, preprocess
-from rdt.rewards.towers import head, pinned, recompute, stock
+from rdt.rewards.base import Reward, crop, preprocess
+from rdt.rewards.heads import head, pinned, recompute, stock
+from rdt.weights import load_tensors
 
 
 class AestheticReward(Reward):

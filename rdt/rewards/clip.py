@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from rdt.checkpoints import load_tensors
-from rdt.rewards.base import Reward
+from rdt.rewards.base import Fit, Reward, crop, pad, preprocess
+from rdt.rewards.heads import pinned, recompute, stock, words
 from rdt.rewards.open_clip import clip_model
-from rdt.rewards.preprocess import Fit, crop, pad, preprocess
-from rdt.rewards.towers import pinned, recompute, stock, words
+from rdt.weights import load_tensors
 
 CACHE = 4096  # prompts whose text features are kept
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rdt.checkpoints import locate
 from rdt.shapes.distribution import sample_diversity
 from rdt.shapes.grammar import stated
 from rdt.shapes.oracle import Oracle
+from rdt.weights import locate
 
 
 def oracle(source: str, device: torch.device | str = "cpu") -> Oracle:

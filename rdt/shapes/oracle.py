@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt.checkpoints import load_tensors
 from rdt.shapes import world
 from rdt.shapes.render import render
 from rdt.shapes.world import CARDINALITIES
+from rdt.weights import load_tensors
 
 WIDTH = 32
 PROBE, DAMPING = 0.05, 1e-2  # of the fit behind the residual: finite difference in jitter, and ridge

@@ -4,7 +4,7 @@ import glob
 import sys
 from pathlib import Path
 
-from rdt.keys import command, parsed
+from rdt.config.keys import command, parsed
 
 USAGE = """usage: python -m rdt.study runs=<dir or glob>[,...] [pairs=60] [set=1] [settings=...] [seed=0] [out=<dir>]
        python -m rdt.study tally <votes.json> ... [key=<key.json>] [out=<dir>]

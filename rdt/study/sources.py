@@ -13,7 +13,7 @@ from rdt.report.text import slug
 
 @dataclass(frozen=True)
 class Grid:
-    """A prompt per row, a noise per column, as `rdt.record` saves them."""
+    """A prompt per row, a noise per column, as `rdt.training.record` saves them."""
 
     run: Run
     point: Point

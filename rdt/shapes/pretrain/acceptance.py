@@ -11,13 +11,13 @@ from rdt import guidance
 from rdt.models import sd3, sd15
 from rdt.models.text import Text
 from rdt.policy import Adapter, Policy
-from rdt.prompts import subset
 from rdt.rollout import Noise, rollout
 from rdt.shapes.grammar import split, stated
 from rdt.shapes.oracle import Oracle
 from rdt.shapes.pretrain import preference
 from rdt.shapes.pretrain.autoencoder import random_images
 from rdt.shapes.world import CARDINALITIES, FREE, NAMES
+from rdt.stream import subset
 
 PROMPTS, IMAGES = 24, 64  # held-out prompts, images each
 STEPS, GUIDANCE = 20, 3.0

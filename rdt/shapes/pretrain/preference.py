@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from rdt.randomness import generator as stream
+from rdt.rewards.base import pad, preprocess
 from rdt.rewards.open_clip import to_open_clip
-from rdt.rewards.preprocess import pad, preprocess
 from rdt.shapes import tokenizer
 from rdt.shapes.pretrain.annotator import Words, choice, comparisons, differences, own
 from rdt.shapes.pretrain.loop import Plan, fit

@@ -1,0 +1,108 @@
+"""Compares what two checkouts of rdt compose: every model with every method, every experiment, documented overrides.
+
+    python benchmarks/compare/configs.py record <checkout> <configs.json>
+    python benchmarks/compare/configs.py diff <configs.json> <configs.json>
+
+`diff` prints every key that was added, removed or changed, with the number of jobs in which it was.
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+METHODS = ("aig", "alignprop", "bbo", "ddpo", "draft", "draft_lv", "draft_plus", "drift", "grpo", "refl", "sqdf")
+MODELS = ("shapes", "shapes_flow", "sd15", "sdxl", "sd3", "flux")
+REWARDS = ("hps", "hps_v2", "pickscore", "imagereward", "aesthetic", "clipscore", "jpeg", "mixture")
+OVERRIDES = (
+    ["reward=gold", "method=grpo"], ["guidance=aig", "guidance.schedule=step"], ["guidance=cads"],
+    ["guidance=aig", "guidance.power=2"], ["guidance=lora_scale"], ["sweep=aig"], ["sweep=lora_scale"],
+    ["sweep=guidance", "method=draft"], ["method.gamma=0.95"], ["method=draft_plus", "method.kl_coef=0.1"],
+    ["method=bbo", "reward=gold", "method.surrogate=ucb"], ["without=sqdf/replay"], ["without=sqdf/discount"],
+    ["without=sqdf/consistency"], ["method=drift", "without=drift/concentration"], ["logger=csv"], ["logger=none"],
+    ["method=drift", "without=drift/prompt_noise"], ["method=drift", "without=drift/shaping"], ["logger=wandb"],
+    ["method.look_ahead=tweedie"], ["micro_batch_size=4", "seed=3", "iterations=7"], ["diversity=clip"],
+    ["model=sd15", "diversity=dreamsim"], ["model=sd15", "diversity=lpips"], ["model=sd15", "diversity=inception"],
+    ["prompts=file", "prompts.train_file=a.txt", "prompts.held_out_file=b.txt"], ["reward=remote", "reward.url=http://x"],
+    ["model=sd15", "prompts=hpdv2"], ["model=sd15", "prompts=pickapic"], ["constraint.kl.max=20"], ["sweep=none"],
+    ["model=sd15", "reward=hps", "model.lora.rank=32"], ["reward=jpeg", "reward.quality=80"], ["precision=bf16"],
+)  # fmt: skip
+DUMP = """
+import json, sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+found = {}
+for job in json.load(sys.stdin):
+    with initialize_config_dir(sys.argv[1], version_base="1.3"):
+        try:
+            cfg = compose("config", [*job, "output_dir=out"])
+            found[" ".join(job)] = OmegaConf.to_container(cfg, resolve=True)
+        except Exception as error:
+            found[" ".join(job)] = {"error": f"{type(error).__name__}: {error}"}
+json.dump(found, sys.stdout)
+"""
+
+
+def jobs(checkout: Path) -> list[list[str]]:
+    """Return the override lists to compose."""
+    experiments = sorted((checkout / "conf" / "experiment").rglob("*.yaml"))
+    names = [file.relative_to(checkout / "conf" / "experiment").with_suffix("").as_posix() for file in experiments]
+    return [
+        *([f"model={model}", f"method={method}"] for model in MODELS for method in METHODS),
+        *(["model=sd15", f"reward={reward}"] for reward in REWARDS),
+        *([f"experiment={name}"] for name in names if not name.rpartition("/")[2].startswith("_")),
+        *OVERRIDES,
+    ]
+
+
+def record(checkout: Path) -> dict[str, Any]:
+    """Compose every job in a process of its own checkout and return the resolved configs."""
+    run = subprocess.run(
+        [sys.executable, "-c", DUMP, str(checkout / "conf")],
+        input=json.dumps(jobs(checkout)), capture_output=True, text=True, cwd=checkout, check=True,
+    )  # fmt: skip
+    return json.loads(run.stdout)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.rstrip("."): tree}
+    return {key: value for name, branch in tree.items() for key, value in flat(branch, f"{prefix}{name}.").items()}
+
+
+def diff(before: dict[str, Any], after: dict[str, Any]) -> Counter[str]:
+    """Return every difference with the number of jobs that have it."""
+    found: Counter[str] = Counter()
+    for job in before | after:
+        if job not in before or job not in after:
+            found[f"job {job}: only {'before' if job in before else 'after'}"] += 1
+            continue
+        was, now = flat(before[job]), flat(after[job])
+        for key in was.keys() | now.keys():
+            if key not in now:
+                found[f"- {key}={was[key]}"] += 1
+            elif key not in was:
+                found[f"+ {key}={now[key]}"] += 1
+            elif was[key] != now[key]:
+                found[f"! {key}: {was[key]} -> {now[key]} ({job})"] += 1
+    return found
+
+
+def main() -> int:
+    """Record a checkout's configs, or print how two recordings differ."""
+    verb, first, second = sys.argv[1:]
+    if verb == "record":
+        Path(second).write_text(json.dumps(record(Path(first).resolve()), indent=1), "utf-8")
+        return 0
+    before, after = (json.loads(Path(file).read_text("utf-8")) for file in (first, second))
+    found = diff(before, after)
+    print(f"{len(before)} jobs before, {len(after)} after, {len(found)} differences")
+    print(*(f"{count:4d} {line}" for line, count in sorted(found.items())), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

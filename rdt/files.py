@@ -1,0 +1,45 @@
+"""Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there, a file or a folder, then takes its place.
+
+    If the body raises, the temporary is removed and `path` stays as it was.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    _remove(unfinished)
+    try:
+        yield unfinished
+        if path.is_dir():
+            _remove(path)
+        os.replace(unfinished, path)
+    finally:
+        _remove(unfinished)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; ValueError if a number is not finite."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

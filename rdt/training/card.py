@@ -1,0 +1,103 @@
+"""The LoRA's folder: the adapter in the formats that others read, and a model card that says what it is.
+
+A finished LoRA, put where others find it.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rdt.policy import Policy
+from rdt.result import Point, means, own
+from rdt.weights import answered, reason
+
+
+def save(policy: Policy, cfg: DictConfig, result: dict[str, Any], out: Path) -> None:
+    """lora/, written under a temporary name: weights, README.md, config.yaml, and the sample grids that it shows."""
+    partial, folder = out / "lora.partial", out / "lora"
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_lora(partial)
+    OmegaConf.save(cfg, partial / "config.yaml", resolve=True)
+    for name in ("base", "tuned"):
+        shutil.copyfile(out / "samples" / f"{name}.png", partial / f"{name}.png")
+    prompts = (out / "samples" / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    (partial / "README.md").write_text(card(cfg, result, prompts), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def card(cfg: DictConfig, result: dict[str, Any], prompts: list[str]) -> str:
+    """The model card: how to load it, what it gained and what that cost, by what run."""
+    source, repo = cfg.model.policy.source, _repository(cfg.model.policy.source)
+    base = f"base_model: {repo}\n" if repo else ""
+    return f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+{base}tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
+---
+# {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
+
+A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{source}`, trained {result["iterations"]}
+iterations on {result["compute"]["images"]} images with rdt; all its settings are in `config.yaml`.
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained("{repo or source}")
+    pipe.load_lora_weights("{cfg.push_to_hub or "this/folder"}")
+
+`pytorch_lora_weights_kohya.safetensors` is the same in kohya's names, for ComfyUI and its kin.
+
+## Its point on the front
+
+{_table(result["base"], result["points"])}
+Means over {result["base"]["n_prompts"]} held-out prompts of {result["base"]["n_per_prompt"]} images each, base and
+tuned from the same noise; in brackets the 95 % interval of the mean.
+
+## Samples
+
+At equal noise, base and tuned; a row a prompt: {", ".join(f'"{prompt}"' for prompt in prompts)}.
+
+![base](base.png) ![tuned](tuned.png)
+"""
+
+
+def _table(base: Point, points: list[Point]) -> str:
+    """A row a score, a column a point."""
+    head = ["", "base", *(one["label"] for one in points)]
+    rows = [[name, *(_cell(one, name) for one in (base, *points))] for name in means(own(points))]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def _cell(one: Point, name: str) -> str:
+    kind, _, short = name.rpartition("/")
+    value = (one[kind] if kind else one).get(short)
+    if value is None:
+        return ""
+    low, high = value.get("ci95", (None, None))
+    return f"{value['mean']:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
+
+
+def _repository(source: str) -> str | None:
+    """The hub's name of a source that is there."""
+    scheme, _, name = source.partition(":")
+    return name.partition("@")[0] if scheme == "hub" else None
+
+
+def push(folder: Path, repo: str) -> str:
+    """Put a folder's files into a repository of the hub, made where it is not there; the address.
+
+    ConnectionError in one line where that fails: the files stay where they are.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        if refusal := answered(lambda: HfApi().whoami()):
+            raise ConnectionError(refusal)
+        HfApi().create_repo(repo, exist_ok=True)
+        return str(
+            HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Add a LoRA trained with rdt")
+        )
+    except Exception as error:  # the hub has a dozen unrelated error types
+        cure = f"all is in {folder}; once that is mended run: hf upload {repo} {folder}"
+        raise ConnectionError(f"push_to_hub={repo}: {reason(error)}; {cure}") from None

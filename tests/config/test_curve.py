@@ -1,0 +1,70 @@
+"""What a guidance config asks for, point by point, and what cannot be meant."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rdt.config.compose import conf_dir
+from rdt.config.curve import modules
+from rdt.errors import UsageError
+from rdt.result import described, label
+from worlds.smallest_run import minimal
+
+
+def config(*overrides):
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        cfg = compose("evaluate", list(overrides))
+    return OmegaConf.to_container(cfg.guidance, resolve=True)
+
+
+def labels(*overrides):
+    guidance = config(*overrides)
+    return [label(described(guidance | {"module": module})) for module in modules(guidance)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["guidance=cfg"], ["cfg"]),
+        (["guidance=aig"], ["aig power exponent=2"]),
+        (["guidance=aig", "guidance.curve=[0,1,2.5]"], [f"aig power exponent={p}" for p in ("0", "1", "2.5")]),
+        (["guidance=aig", "guidance.schedule=step", "guidance.curve=[.25,.5]"],
+         ["aig step fraction=0.25", "aig step fraction=0.5"]),
+        (["guidance=aig", "guidance.schedule=constant", "guidance.curve=[0]"], ["aig constant weight=0"]),
+        (["guidance=lora_scale", "guidance.curve=[0,.5]"], ["lora_scale scale=0", "lora_scale scale=0.5"]),
+        (["guidance=cads", "guidance.curve=[.1]"], ["cads tau1=0.6 tau2=0.9 scale=0.1 psi=1"]),
+        (["guidance=lora_scale", "guidance.curve=[1,1.0]"], ["lora_scale scale=1"]),
+    ],
+)  # fmt: skip
+def test_a_curve_turns_the_knob_of_its_guidance(overrides, found):
+    assert labels(*overrides) == found
+
+
+def test_a_curve_leaves_the_config_alone():
+    guidance = config("guidance=aig", "guidance.curve=[1,3]")
+    before = OmegaConf.to_yaml(guidance)
+    modules(guidance)
+    assert OmegaConf.to_yaml(guidance) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1,2]"], "guidance.curve=[1, 2]: guidance=aig"),
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "schedule=power, step or constant"),
+        (["guidance=aig", "guidance.curve=3"], "guidance.curve=3 is not a list; give its values as guidance.curve=[3]"),
+        (["guidance=aig", "guidance.curve=[1,two]"], "holds two, which is no number"),
+        (["guidance=aig", "guidance.curve=[true]"], "holds True, which is no number"),
+    ],
+)
+def test_a_curve_that_cannot_be_meant_is_one_line(overrides, words):
+    with pytest.raises(UsageError) as raised:
+        modules(config(*overrides))
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("sweep", "scale"), [("lora_scale", 1), ("guidance", 3)])
+def test_a_curve_begins_with_the_point_that_stands_for_the_run(sweep, scale, tmp_path):
+    """The whole adapter, under the guidance that it was trained under."""
+    guidance = OmegaConf.to_container(minimal(tmp_path, "logger=csv", f"sweep={sweep}").guidance)
+    assert modules(guidance)[0]["scale"] == scale

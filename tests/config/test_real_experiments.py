@@ -1,0 +1,108 @@
+"""Experiments on real models, planned where neither their weights nor a network are."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rdt import run, weights
+from rdt.config.compose import conf_dir
+from worlds import full_size_checkpoints
+from worlds.smallest_run import minimal
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT / "experiments/real"
+ROW = re.compile(r"\| `(\w+)` \| ([\d,]+) \| [\d,]+ \| ([\d,]+) \|")
+COSTS = {name: counts for name, *counts in ROW.findall((REAL / "cost.md").read_text("utf-8"))}  # to sample, to evaluate
+NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("*.yaml"))]
+
+
+@pytest.fixture
+def dry(monkeypatch, capsys, tmp_path):
+    """`rdt run ... dry_run=true` in an empty folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "cached", lambda place: False)
+
+    def answer(*overrides, silence="no answer"):
+        asked = []
+        monkeypatch.setattr(weights, "_silence", lambda place: asked.append(place) or silence)
+        monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "logger=csv"])
+        status = 0
+        try:
+            run.entry()
+        except SystemExit as stop:
+            status = stop.code
+        assert not list(tmp_path.iterdir())
+        return status, *capsys.readouterr(), len(asked)
+
+    return answer
+
+
+def test_every_experiment_is_in_the_tables():
+    asked = re.findall(r"`python -m rdt\.run experiment=real/(\w+)` \|", (REAL / "README.md").read_text("utf-8"))
+    assert sorted(COSTS) == sorted(asked) == NAMES
+
+
+@pytest.mark.slow
+def test_the_costs_are_what_the_script_counts():
+    command = [sys.executable, str(REAL / "count.py")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == (REAL / "cost.md").read_text("utf-8"), done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_without_weights_or_network_at_the_cost_it_says(name, dry):
+    status, out, err, asked = dry(f"experiment=real/{name}", "dry_run=true")
+    assert status == 0 and err == "" and asked == 1
+    method, model, reward = name.split("_", 2)
+    assert out.startswith(f"method={method} reward={reward} model={model} ")
+    needs = [line for line in out.splitlines() if line.startswith("needs ")]
+    assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
+    assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
+
+
+@pytest.mark.parametrize("method", ["grpo", "drift"])
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
+def test_groups_fit_into_the_batch_of_every_model(model, method, tmp_path, monkeypatch):
+    monkeypatch.setattr("worlds.smallest_run.OVERRIDES", ())
+    cfg = minimal(tmp_path, f"model={model}", f"method={method}", "logger=none")
+    assert cfg.batch_size % cfg.method.group == 0 and cfg.batch_size % cfg.method.updates_per_rollout == 0
+    assert cfg.method.num_steps < cfg.model.sampling.num_steps
+
+
+@pytest.mark.parametrize(("silence", "planned"), [("no answer", False), (weights.GATED, True), (weights.UNKNOWN, True)])
+def test_a_run_without_an_answer_and_a_plan_that_the_hub_refuses_end_at_the_door(silence, planned, dry):
+    status, out, err, _ = dry(f"experiment=real/{NAMES[0]}", f"dry_run={planned}".lower(), silence=silence)
+    assert status == 1 and out == "" and err.count("\n") == 1
+    assert silence in err and "hf download" in err
+
+
+def test_the_hub_is_asked_about_a_data_set_as_such(monkeypatch):
+    asked = []
+    for name in ("repo_info", "auth_check"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda self, repo, **how: asked.append(how["repo_type"]))
+    weights.check("dataset:nosuch/prompts:train.json")
+    weights.check("hub:nosuch/weights")
+    assert asked == ["dataset", "dataset", "model", "model"]
+
+
+@pytest.mark.parametrize("name", full_size_checkpoints.COMPONENTS)
+def test_what_the_benchmark_runs_has_as_many_parameters_as_what_is_published(name):
+    with torch.device("meta"):
+        made = {part: make() for part, make in full_size_checkpoints.COMPONENTS[name].items() if part != "unet"}
+    found = {part: sum(weight.numel() for weight in module.parameters()) for part, module in made.items()}
+    published = {"vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}
+    assert found == {part: published[part] for part in made}
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_unattended_and_says_what_it_ran_on():
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "benchmarks/real.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny random checkpoints" in done.stdout and done.stdout.count("attention flash_attention") == 4

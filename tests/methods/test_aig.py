@@ -1,0 +1,56 @@
+"""method=aig is DRaFT+ and brings its guidance: a curve along the annealing schedule, from the tuned policy on."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rdt import evaluate
+from rdt.config.compose import conf_dir
+from rdt.training import folder
+from rdt.training.launch import work
+from worlds.smallest_run import minimal
+
+
+def test_it_tunes_as_draft_plus_does(tmp_path):
+    """But for the name and for what is evaluated."""
+    aig, plus = (minimal(tmp_path, f"method={name}") for name in ("aig", "draft_plus"))
+    assert (aig.guidance.name, plus.guidance.name) == ("aig", "cfg")
+    assert dict(aig.method) == dict(plus.method) | {"name": "aig", "curves": aig.method.curves}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "curve"),
+    [
+        ([], "aig", [0, 1, 2, 4]),
+        (["guidance.power=3"], "aig", [0, 1, 3, 4]),
+        (["guidance.curve=[2]"], "aig", [2]),
+        (["guidance.schedule=step"], "aig", None),
+        (["guidance.schedule=linear"], "aig", None),
+        (["guidance=aig"], "aig", [0, 1, 2, 4]),
+        (["guidance=cfg"], "cfg", None),
+        (["guidance=lora_scale"], "lora_scale", None),
+        (["guidance=lora_scale", "guidance.curve=[0,1]"], "lora_scale", [0, 1]),
+    ],
+)
+def test_what_is_given_on_the_command_line_wins(overrides, name, curve, tmp_path):
+    guidance = minimal(tmp_path, "method=aig", *overrides).guidance
+    assert (guidance.name, guidance.curve) == (name, curve)
+
+
+def test_other_methods_keep_their_guidance(tmp_path):
+    assert minimal(tmp_path, "method=draft_plus").guidance.name == "cfg"
+    assert not minimal(tmp_path, "method=draft_plus", "guidance=aig").guidance.curve
+
+
+@pytest.mark.slow
+def test_a_run_records_the_curve_whose_first_point_is_the_tuned_policy(tmp_path):
+    out = tmp_path / "out"
+    work(minimal(out, "method=aig", "method.lr=0.05", "logger=csv", "iterations=1"))
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        evaluate.evaluate(folder.read(out, compose("evaluate", ["guidance=cfg"]).guidance))
+    *curve, tuned = json.loads((out / "result.json").read_text())["points"]
+    assert [point["label"] for point in curve] == [f"aig power exponent={k}" for k in (0, 1, 2, 4)]
+    assert curve[0]["per_prompt"] == tuned["per_prompt"]
+    scores = [point["reward"]["hps"]["mean"] for point in curve]
+    assert len(set(scores)) == 4

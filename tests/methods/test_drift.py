@@ -1,0 +1,249 @@
+"""DRIFT: each part against its definition, and with all of them off GRPO itself, on both processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rdt import guidance
+from rdt.methods.drift import DRIFT, distinctness, potential, sigma, trim, window
+from rdt.methods.grpo import GRPO
+from rdt.policy import Cond, Policy
+from rdt.rewards.base import Reward
+from rdt.rollout import Noise, Sampling, replayed
+from worlds import tiny_policy
+
+P, N, K, T = 2, 5, 3, 3
+POLICIES: dict[str, Callable[[], Policy]] = {"diffusion": tiny_policy.policy, "flow": tiny_policy.flow_policy}
+SHARED = {
+    "batch_size": P * N, "seed": 0, "lr": 1e-2, "weight_decay": 1e-4, "max_grad_norm": 1.0, "adam_eps": 1e-8,
+    "group": N, "std": "group", "window": None, "window_within": 0.5, "clip": 1e-4, "kl_coef": 0.0,
+    "min_std": 0.0, "uncond_grad": False, "updates_per_rollout": 2, "num_steps": None, "micro_batch_size": None,
+}  # fmt: skip
+OWN = {
+    "concentrate": "off", "keep": K, "prompt_noise": 0.0, "tau1": 0.6, "tau2": 0.9, "psi": 1.0, "shaping": "off",
+    "shaping_weight": 0.5, "shaping_gamma": 1.0, "terminal_potential": "diversity", "looks": 1,
+}  # fmt: skip
+
+
+class Count(Reward):
+    """A reward without gradient: brightness in units of `scale`."""
+
+    differentiable = False
+
+    def __init__(self, scale: float = 1000.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return self.scale * images.detach().mean((1, 2, 3))
+
+
+def embedder(images: Tensor) -> Tensor:
+    return images.flatten(1) - 0.5
+
+
+def grpo(policy: Policy, reward: Reward | None = None, **changed: Any) -> GRPO:
+    return GRPO(policy=policy, reward=reward or Count(), sampling=Sampling(T, 0.9, 2.0), **(SHARED | changed))
+
+
+def drift(policy: Policy, reward: Reward | None = None, **changed: Any) -> DRIFT:
+    options: dict[str, Any] = SHARED | OWN | {"embedder": embedder} | changed
+    return DRIFT(policy=policy, reward=reward or Count(), sampling=Sampling(T, 0.9, 2.0), **options)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a method that was trained."""
+
+    method: GRPO
+    told: list[dict[str, Tensor]]  # metrics of every iteration
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        return self.method.policy.passes, self.method.policy.backward_passes, self.method.images
+
+    @property
+    def latents(self) -> Tensor:
+        """(P N, T + 1, *latent)"""
+        return self.method.rollouts.trajectory.latents
+
+    def groups(self, values: Tensor) -> Tensor:
+        """(P N, ...) -> (P, N, ...)"""
+        return values.unflatten(0, (P, N))
+
+    def kept(self, values: Tensor) -> Tensor:
+        """(P N, ...) -> (P, K, ...)"""
+        return values[self.method.rollouts.kept].unflatten(0, (P, -1))
+
+
+def trained(method: GRPO, iterations: int) -> Seen:
+    told: list[dict[str, Tensor]] = []
+    tiny_policy.fit(
+        method, iterations, tiny_policy.Probe(lambda method, _: told.append(dict(method.trainer.callback_metrics)))
+    )
+    return Seen(method, told)
+
+
+def still(policy: Policy, reward: Reward | None = None, **changed: Any) -> Seen:
+    """One iteration that changes no weight."""
+    return trained(drift(policy, reward, lr=0.0, **changed), 1)
+
+
+@cache
+def reference(name: str) -> Seen:
+    return trained(grpo(POLICIES[name]()), 3)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_with_all_off_it_is_grpo_bit_for_bit(name: str) -> None:
+    ours, theirs = trained(drift(POLICIES[name]()), 3), reference(name)
+    start = [weight for weight in POLICIES[name]().parameters() if weight.requires_grad]
+    for a, b, before in zip(ours.method.trained, theirs.method.trained, start, strict=True):
+        assert a.equal(b) and not a.equal(before)
+    assert ours.told == theirs.told and ours.cost == theirs.cost
+
+
+@pytest.mark.parametrize("concentrate", ["window", "sigma", "trim"])
+def test_to_keep_every_candidate_is_to_concentrate_on_none(concentrate: str) -> None:
+    ours = trained(drift(tiny_policy.flow_policy(), concentrate=concentrate, keep=N), 3)
+    assert ours.told == reference("flow").told
+
+
+def test_terminal_shaping_by_a_zero_terminal_potential_is_none() -> None:
+    ours = trained(drift(tiny_policy.flow_policy(), shaping="terminal", terminal_potential="zero"), 3)
+    assert ours.told == reference("flow").told
+
+
+@pytest.mark.parametrize(
+    "changed", [{"concentrate": "window"}, {"prompt_noise": 0.2}, {"shaping": "terminal"}, {"shaping": "stepwise"}]
+)
+def test_each_part_alone_makes_a_difference(changed: dict[str, Any]) -> None:
+    ours = trained(drift(tiny_policy.flow_policy(), **changed), 1)
+    same = trained(grpo(tiny_policy.flow_policy()), 1)
+    assert not any(a.equal(b) for a, b in zip(ours.method.trained, same.method.trained, strict=True))
+
+
+@pytest.mark.parametrize("concentrate", [window, sigma, trim], ids=lambda function: function.__name__)
+def test_only_concentrated_candidates_are_learnt_from_each_group_by_itself(concentrate: Callable) -> None:
+    seen = still(tiny_policy.flow_policy(), concentrate=concentrate.__name__)
+    rollouts = seen.method.rollouts
+    rewards, advantages = seen.groups(rollouts.rewards), seen.groups(rollouts.advantages)
+    mask = torch.zeros(P, N, dtype=torch.bool).scatter(1, concentrate(rewards, K), True)
+    assert seen.groups(rollouts.kept).equal(mask)
+    assert not advantages[~mask].any() and advantages[mask].all()
+    inside = rewards[mask].view(P, K).double()
+    expected = (inside - inside.mean(1, keepdim=True)) / (inside.std(1, keepdim=True, correction=0) + 1e-4)
+    assert seen.kept(rollouts.advantages).equal(expected.float()[..., None].expand(P, K, T))
+
+
+def test_an_update_costs_what_is_kept() -> None:
+    """A prompt's N rollouts of 2 T passes, then K replays of 2 T, half of them with gradient, over all updates."""
+    seen = trained(drift(tiny_policy.flow_policy(), concentrate="window"), 2)
+    assert seen.cost == (P * (N + K) * 2 * T, P * K * T, P * N)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_ratio_is_1_before_the_first_update_under_prompt_noise(name: str) -> None:
+    """And the noise is there: under the clean prompts the same states have other probabilities."""
+    seen = still(POLICIES[name](), prompt_noise=0.25, updates_per_rollout=1)
+    assert seen.told[0]["train/ratio_error"] == 0
+    method, path = seen.method, seen.method.rollouts.trajectory
+    view = guidance.cfg_detached(method.policy.tuned, method.policy.encode([""]), 2.0)
+    cond = method.policy.encode([prompt for prompt in method.rollouts.batch.prompts for _ in range(N)])
+    with torch.no_grad():
+        clean = replayed(view, method.policy.process, cond, path, 0, 0.9).log_prob(path.latents[:, 1])
+    assert (clean - path.log_probs[:, 0]).abs().min() > 1e-5
+
+
+def test_prompt_noise_is_each_candidates_own_and_drawn_again_from_its_name() -> None:
+    method = drift(tiny_policy.flow_policy(), prompt_noise=0.1)
+
+    def drawn(indices: list[int]) -> Cond:
+        noise = Noise(seed=0, purpose="train", indices=indices, shape=tiny_policy.LATENT, device="cpu")
+        made = method.condition(["a circle"] * len(indices), noise).noise
+        assert made is not None
+        return made
+
+    three, last = drawn([4, 5, 6]), drawn([6])
+    assert three.embeds[2].equal(last.embeds[0]) and not three.embeds[0].equal(three.embeds[1])
+    assert three.pooled is not None and last.pooled is not None and three.pooled[2].equal(last.pooled[0])
+
+
+def test_the_policy_is_evaluated_under_clean_prompts() -> None:
+    x, t = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor(1.0)
+    outputs = []
+    for method in drift(tiny_policy.flow_policy(), prompt_noise=0.2), grpo(tiny_policy.flow_policy()):
+        with torch.no_grad():
+            outputs.append(method.guided(method.policy.tuned)(x, t, method.policy.encode(tiny_policy.PROMPTS[:2])))
+    assert outputs[0].equal(outputs[1])
+
+
+def normalised(returns: Tensor) -> Tensor:
+    """(P, K, T) -> GRPO's advantages."""
+    return (returns - returns.mean(1, keepdim=True)) / (returns.std(1, keepdim=True, correction=0) + 1e-4)
+
+
+def phi(seen: Seen, x0: Tensor) -> Tensor:
+    """The potential (P, K, 1) of clean latents (P N, *latent)."""
+    return potential(distinctness(seen.kept(embedder(seen.method.policy.decode(x0))))).unsqueeze(-1).double()
+
+
+@pytest.mark.parametrize("std", ["group", "none"])
+def test_terminal_shaping_adds_the_discounted_potential_to_the_reward(std: str) -> None:
+    """Its weight is in units of the group's spread of reward, of reward itself where advantages are not divided."""
+    changed = {"shaping": "terminal", "shaping_weight": 3.0, "shaping_gamma": 0.9, "concentrate": "window", "std": std}
+    seen = still(tiny_policy.flow_policy(), **changed)
+    rewards = seen.kept(seen.method.rollouts.rewards).double().unsqueeze(-1)
+    unit = rewards.std(1, keepdim=True, correction=0) + 1e-4 if std == "group" else 1
+    returns = (rewards + 3.0 * unit * 0.9**T * phi(seen, seen.latents[:, -1])).expand(P, K, T)
+    expected = normalised(returns) if std == "group" else returns - returns.mean(1, keepdim=True)
+    torch.testing.assert_close(seen.kept(seen.method.rollouts.advantages), expected.float())
+
+
+@pytest.mark.parametrize("end", ["diversity", "zero"])
+def test_stepwise_shaping_subtracts_what_the_state_already_has(end: str) -> None:
+    """sum_{k >= i} gamma^k F_k = gamma^T Phi(x_T) - gamma^i Phi(x_i), with one look at x_1, held at x_2."""
+    seen = still(tiny_policy.flow_policy(), shaping="stepwise", shaping_gamma=0.9, terminal_potential=end)
+    method, process = seen.method, seen.method.policy.process
+    cond = method.policy.encode([prompt for prompt in method.rollouts.batch.prompts for _ in range(N)])
+    with torch.no_grad():
+        output = method.guided(method.policy.tuned)(seen.latents[:, 1], method.times[1], cond)
+    held = phi(seen, process.clean(output, seen.latents[:, 1], method.times[1]))
+    last = phi(seen, seen.latents[:, -1]) if end == "diversity" else 0
+    before = torch.cat([0 * held, 0.9 * held, 0.9**2 * held], -1)
+    rewards = seen.kept(method.rollouts.rewards).double().unsqueeze(-1)
+    unit = rewards.std(1, keepdim=True, correction=0) + 1e-4
+    expected = normalised(rewards + 0.5 * unit * (0.9**3 * last - before))
+    torch.testing.assert_close(seen.kept(method.rollouts.advantages), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_weight_of_shaping_does_not_depend_on_the_scale_of_the_reward() -> None:
+    a, b = (still(tiny_policy.flow_policy(), Count(scale), shaping="terminal").method.rollouts for scale in (1e3, 1e6))
+    torch.testing.assert_close(a.advantages, b.advantages, rtol=1e-3, atol=1e-3)
+
+
+def test_a_group_of_equal_rewards_still_learns_to_differ() -> None:
+    rollouts = still(tiny_policy.flow_policy(), Count(0.0), shaping="terminal").method.rollouts
+    assert (rollouts.advantages != 0).any(1).all()
+    assert not still(tiny_policy.flow_policy(), Count(0.0)).method.rollouts.advantages.any()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"concentrate": "window", "keep": 6}, r"method\.keep=6 must be from 2 to method\.group=5"),
+        ({"concentrate": "trim", "keep": 1}, r"method\.keep=1 must be from 2 to method\.group=5"),
+        ({"concentrate": "best"}, r"method\.concentrate=best is not one of off, window, sigma, trim"),
+        ({"shaping": "dense"}, r"method\.shaping=dense is not one of off, terminal, stepwise"),
+        ({"terminal_potential": "one"}, r"method\.terminal_potential=one is not one of diversity, zero"),
+        ({"prompt_noise": -0.1}, r"method\.prompt_noise=-0\.1 must not be below 0; 0 is off"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        drift(tiny_policy.flow_policy(), **changed)

@@ -1,0 +1,153 @@
+"""The models, read from tiny checkpoints in the published formats, sample what their stock pipelines sample."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from rdt.guidance import cfg
+from rdt.models import flux, lora, sd3, sd15, sdxl
+from rdt.policy import Policy, Setup
+from rdt.rollout import Noise, rollout
+from worlds import model_checkpoints, tiny_policy
+
+MODELS = tuple(model_checkpoints.MAKERS)
+PROMPTS = ["a circle", "two small rings"]
+STEPS = 4
+LORA: dict[str, Any] = {"rank": 2, "alpha": 3, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "checkpointing": False}
+COMPONENT = {"sd15": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
+OWN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sd15": (sd15.build, {"consistency": None}),
+    "sdxl": (sdxl.build, {"consistency": None}),
+    "sd3": (sd3.build, {"sampler": "sde", "grid": "published", "tokens": 24}),
+    "flux": (flux.build, {"sampler": "sde", "tokens": 24, "guidance": 3.5}),
+}
+SMALL = {"resolution": model_checkpoints.SIDE}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder a model."""
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in model_checkpoints.MAKERS.items()}
+
+
+def build(name: str, folder: Path, setup: dict[str, Any] | None = None, **changes: Any) -> Policy:
+    builder, own = OWN[name]
+    return builder(source=str(folder), setup=Setup(**SMALL | (setup or {})), **LORA | own | changes)
+
+
+def stock(name: str, folder: Path) -> Any:
+    """The stock pipeline, with our sampler."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    if name in ("sd15", "sdxl"):
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def images(name: str, pipe: Any, x: Tensor) -> Tensor:
+    """The stock pipeline's images (B, 3, H, W) in [0, 1] from noise x, at the guidance of `ours`."""
+    own = {"max_sequence_length": 24} if name in ("sd3", "flux") else {}
+    latents = flux.packed(x) if name == "flux" else x
+    scale = 3.5 if name == "flux" else 5.0
+    return pipe(
+        PROMPTS, height=model_checkpoints.SIDE, width=model_checkpoints.SIDE,
+        latents=latents, num_inference_steps=STEPS,
+        guidance_scale=scale, output_type="pt", **own,
+    ).images  # fmt: skip
+
+
+def ours(name: str, policy: Policy, view: Any = None) -> tuple[Tensor, Tensor]:
+    """Noise and our images of it, deterministic sampling."""
+    noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
+    guided = cfg(view or policy.base, policy.encode([""]), 1.0 if name == "flux" else 5.0)
+    with torch.no_grad():
+        x0 = rollout(guided, policy.process, policy.encode(PROMPTS), noise, STEPS, 0.0).clean
+        return noise.initial(), policy.decode(x0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_we_sample_what_the_stock_pipeline_samples(name: str, folders: dict[str, Path]) -> None:
+    noise, found = ours(name, build(name, folders[name]))
+    expected = images(name, stock(name, folders[name]), noise)
+    assert found.shape == (2, 3, model_checkpoints.SIDE, model_checkpoints.SIDE) and found.std() > 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_without_t5_its_tokens_are_zeros_as_in_the_stock_pipeline(folders: dict[str, Path]) -> None:
+    noise, found = ours("sd3", build("sd3", folders["sd3"], t5=False))
+    pipe = stock("sd3", folders["sd3"])
+    whole = images("sd3", pipe, noise)
+    pipe.text_encoder_3 = pipe.tokenizer_3 = None
+    torch.testing.assert_close(found, images("sd3", pipe, noise), rtol=0, atol=2e-5)
+    assert (found - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = build(name, folders[name])
+    tiny_policy.disturb(policy)
+    policy.save_lora(tmp_path)
+    pipe = stock(name, folders[name])
+    pipe.load_lora_weights(tmp_path)
+    theirs = getattr(pipe, COMPONENT[name]).eval()
+    noise, tuned = ours(name, policy, policy.tuned)
+    assert (tuned - ours(name, policy)[1]).abs().max() > 1e-3
+    assert ours(name, policy, partial(policy._parts.predict, theirs))[1].equal(tuned)
+    torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
+def test_kohyas_file_says_the_same_to_diffusers_reader_of_it(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = build(name, folders[name])  # alpha is not the rank
+    tiny_policy.disturb(policy)
+    policy.save_lora(tmp_path)
+    pipe = stock(name, folders[name])
+    pipe.load_lora_weights(tmp_path, weight_name=lora.KOHYA)
+    noise, tuned = ours(name, policy, policy.tuned)
+    torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kohyas_file_names_every_adapted_weight_as_its_readers_do(name: str, folders: dict[str, Path]) -> None:
+    policy = build(name, folders[name])
+    tiny_policy.disturb(policy)
+    weights, known = policy.lora(), {key for key, _ in policy.network.named_modules()}
+    made = lora.kohya(COMPONENT[name], weights, 3)
+    readers = {f"lora_{COMPONENT[name]}_{key.replace('.', '_')}": key for key in known}
+    for key in {key.rpartition(".lora_")[0] if ".lora_" in key else key.removesuffix(".alpha") for key in made}:
+        module = readers[key]
+        update = made[f"{key}.lora_up.weight"] @ made[f"{key}.lora_down.weight"] * made[f"{key}.alpha"] / LORA["rank"]
+        ours = weights[f"{module}.lora_B.weight"] @ weights[f"{module}.lora_A.weight"] * LORA["alpha"] / LORA["rank"]
+        assert update.equal(ours)
+    assert len(made) == 3 * len(weights) // 2
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_published_consistency_adapter_is_the_consistency_view(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    network = diffusers.UNet2DConditionModel.from_pretrained(folders[name], subfolder="unet")
+    file = model_checkpoints.lcm_lora(network, tmp_path / "lcm.safetensors")
+    policy = build(name, folders[name], consistency=str(file))
+    pipe = stock(name, folders[name])
+    pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    noise, found = ours(name, policy, policy.consistency)
+    torch.testing.assert_close(found, images(name, pipe, noise), rtol=0, atol=5e-5)
+    assert (found - ours(name, policy)[1]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"^consistency adapter .*does not fit this model"):
+        build(name, folders[name], consistency=str(folders[name] / "unet" / "diffusion_pytorch_model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_where_no_consistency_adapter_exists_one_line_says_so(name: str, folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"set method.look_ahead=tweedie or n_step"):
+        ours(name, build(name, folders[name]), build(name, folders[name]).consistency)

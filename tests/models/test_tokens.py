@@ -1,0 +1,61 @@
+"""Prompts that are longer than a model reads are counted, and a run says so."""
+
+import json
+
+import pytest
+from transformers import CLIPTokenizer
+
+from rdt.models.text import counter
+from rdt.prompts import notices
+from rdt.training.launch import work
+from rdt.weights import locate
+from worlds import model_checkpoints
+from worlds.smallest_run import minimal
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tokenizers alone, as pipelines keep them."""
+    made = {}
+    for name, tokenizers in {
+        "sd15": {"tokenizer": model_checkpoints.words()},
+        "flux": {"tokenizer": model_checkpoints.words(), "tokenizer_2": model_checkpoints.pieces()},
+    }.items():
+        made[name] = tmp_path_factory.mktemp(name)
+        for part, tokenizer in tokenizers.items():
+            tokenizer.save_pretrained(made[name] / part)
+    return made
+
+
+def test_clip_cuts_what_exceeds_its_tokens_with_the_two_ends(folders):
+    tokenizer = CLIPTokenizer.from_pretrained(folders["sd15"] / "tokenizer")
+    limit = tokenizer.model_max_length
+    count = counter(folders["sd15"], 77, ())
+    letters = ["q " * n for n in range(1, limit + 2)]
+    lengths = [len(tokenizer(prompt).input_ids) for prompt in letters]
+    assert count(letters) == sum(length > limit for length in lengths) > 0
+    assert count([letters[lengths.index(limit)]]) == 0 and count([]) == 0
+
+
+def test_what_one_encoder_reads_whole_is_not_cut(folders):
+    prompt = "q " * 100
+    assert counter(folders["flux"], 77, ())([prompt, "q"]) == 1
+    assert counter(folders["flux"], 500, ())([prompt, "q"]) == 0
+    assert counter(folders["flux"], 500, ("tokenizer_2",))([prompt, "q"]) == 1
+
+
+def test_a_line_for_each_set_that_has_some():
+    counts = {"train": {"prompts": 9, "overlong": 0}, "held_out": {"prompts": 4, "overlong": 3}}
+    assert notices(counts) == ["prompts  3 of 4 in held_out are longer than the model reads: their ends do nothing"]
+
+
+def test_a_run_counts_says_and_records_them(tmp_path, capsys):
+    tokenizer = CLIPTokenizer.from_pretrained(locate("bundled:base") / "tokenizer")
+    longest = "a small blue ring on white " * tokenizer.model_max_length
+    (tmp_path / "train.txt").write_text(f"a circle\na blue ring\n{longest}\n")
+    (tmp_path / "held_out.txt").write_text("a ring\na small circle\n")
+    files = [f"prompts.{name}_file={tmp_path / name}.txt" for name in ("train", "held_out")]
+    work(minimal(tmp_path / "out", "method=draft_lv", "logger=csv", "prompts=file", *files))
+    assert "prompts  1 of 3 in train are longer than the model reads" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["prompts"] == {"train": {"prompts": 3, "overlong": 1}, "held_out": {"prompts": 2, "overlong": 0}}

@@ -1,0 +1,234 @@
+"""Mixtures: each normalisation by hand, GDPO's advantages in GRPO, refusals, and the constants of the default one."""
+
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from rdt.errors import Diverged
+from rdt.methods.grpo import GRPO
+from rdt.rewards.base import Reward
+from rdt.rewards.jpeg import JpegReward, kilobytes, proxy
+from rdt.rewards.mixture import Mixture
+from rdt.rollout import Noise, Sampling, rollout
+from rdt.shapes.limit import Limit
+from rdt.shapes.proxy import tabulate
+from rdt.stream import subset
+from rdt.training.experiment import Experiment
+from worlds import tiny_policy
+from worlds.smallest_run import minimal
+from worlds.tiny_policy import Brightness, normal
+
+PROMPTS = ["a circle", "a small blue ring", "a shape on white"]
+
+
+class Contrast(Reward):
+    """A thousand times the spread of all pixels."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return 1000 * images.flatten(1).std(1)
+
+
+class Length(Reward):
+    """Of the prompt: a black box."""
+
+    differentiable = False
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return torch.tensor([float(len(prompt)) for prompt in prompts]).to(images.device)
+
+
+def part(reward: Reward, weight: float = 1.0, **constants: float) -> dict[str, Any]:
+    return {"module": reward, "weight": weight, **constants}
+
+
+def mixture(normalise: str) -> Mixture:
+    bright, contrast = part(Brightness(), 2.0, mean=0.5, std=0.1), part(Contrast(), -0.5, mean=200.0, std=40.0)
+    return Mixture(parts={"bright": bright, "contrast": contrast}, normalise=normalise)
+
+
+def images(count: int = 6) -> Tensor:
+    return normal(count, 3, 8, 8).sigmoid()
+
+
+def own(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """What the two parts say."""
+    prompts = ["anything"] * len(pictures)
+    return Brightness()(pictures, prompts), Contrast()(pictures, prompts)
+
+
+def score(normalise: str, pictures: Tensor) -> Tensor:
+    return mixture(normalise)(pictures, ["anything"] * len(pictures))
+
+
+def normalised(scores: Tensor) -> Tensor:
+    """Within the rows of (P, G)."""
+    scores = scores.double()
+    return (scores - scores.mean(1, keepdim=True)) / (scores.std(1, keepdim=True, correction=0) + 1e-4)
+
+
+# scores
+
+
+def test_raw_is_the_weighted_sum():
+    bright, contrast = own(images())
+    torch.testing.assert_close(score("raw", images()), 2 * bright - 0.5 * contrast)
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "group"])
+def test_a_single_image_is_scored_by_fixed_constants(normalise):
+    bright, contrast = own(images())
+    expected = 2 * (bright - 0.5) / 0.1 - 0.5 * (contrast - 200) / 40
+    torch.testing.assert_close(score(normalise, images()), expected)
+    assert torch.equal(score(normalise, images())[:1], score(normalise, images()[:1]))
+
+
+def test_the_gradient_is_the_weighted_sum_of_the_parts():
+    pictures = images().requires_grad_()
+    bright, contrast = own(pictures)
+    expected = torch.autograd.grad((20 * bright - contrast / 80).sum(), pictures)[0]
+    torch.testing.assert_close(torch.autograd.grad(score("zscore", pictures).sum(), pictures)[0], expected)
+
+
+def test_one_black_box_makes_the_mixture_one():
+    parts = {"bright": part(Brightness()), "length": part(Length())}
+    both = Mixture(parts=parts, normalise="raw")
+    assert mixture("raw").differentiable and not both.differentiable and both.reads_prompts
+    with pytest.raises(ValueError, match="climbs the reward's gradient, and Mixture, because of length, has none"):
+        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=both, **SHARED)
+
+
+def test_mixtures_mix():
+    outer = Mixture(parts={"inner": part(mixture("raw"), 3.0), "bright": part(Brightness())}, normalise="raw")
+    expected = 3 * score("raw", images()) + own(images())[0]
+    torch.testing.assert_close(outer(images(), ["anything"] * 6), expected)
+
+
+# groups
+
+
+def test_group_normalises_each_part_within_its_prompt():
+    parts = torch.stack(own(images(8)), -1).unflatten(0, (2, 4))
+    bright, contrast = parts.unbind(-1)
+    expected = 2 * normalised(bright) - 0.5 * normalised(contrast)
+    torch.testing.assert_close(mixture("group").relative(parts), expected)
+    for other in ("raw", "zscore"):
+        assert torch.equal(mixture(other).relative(parts), mixture(other).total(parts))
+
+
+def test_in_a_group_no_part_drowns_whatever_its_unit():
+    parts = torch.stack(own(images(8)), -1).unflatten(0, (2, 4))
+    rescaled = 1000 * parts.double() + torch.tensor([3.0, -70.0])
+    near = {"atol": 5e-2, "rtol": 0}  # for EPSILON, which is not quite nothing beside these images' brightness
+    torch.testing.assert_close(mixture("group").relative(rescaled), mixture("group").relative(parts), **near)
+
+
+def test_a_part_on_which_a_group_agrees_says_nothing():
+    parts = torch.stack([torch.full((2, 4), 0.1), torch.rand(2, 4)], -1)
+    expected = -0.5 * normalised(parts[..., 1])
+    assert torch.equal(mixture("group").relative(parts), expected)
+
+
+SHARED = {"sampling": Sampling(3, 0.9, 2.0), "batch_size": 8, "seed": 0, "adam_eps": 1e-8, "micro_batch_size": None}
+GROUPS = {
+    "group": 4, "std": "global", "window": None, "window_within": 0.5, "clip": 1e-4, "kl_coef": 0.0, "min_std": 0.0,
+    "lr": 1e-3, "uncond_grad": False, "updates_per_rollout": 1, "num_steps": None, "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+}  # fmt: skip
+
+
+def test_grpo_with_one_spread_for_all_groups_learns_from_gdpos_advantages():
+    made: list[Tensor] = []
+
+    class Noting(Mixture):
+        def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
+            made.append(super().parts(images, prompts))
+            return made[-1]
+
+    parts = {"bright": part(Brightness(), 2.0, mean=0.5, std=0.1), "contrast": part(Contrast(), mean=0.0, std=9.0)}
+    method = GRPO(policy=tiny_policy.policy(), reward=Noting(parts=parts, normalise="group"), **SHARED, **GROUPS)
+    tiny_policy.fit(method, 1)
+    bright, contrast = made[0].unflatten(0, (2, 4)).unbind(-1)
+    summed = 2 * normalised(bright) + normalised(contrast)
+    expected = (summed / (summed.std(correction=0) + 1e-4)).flatten()
+    torch.testing.assert_close(method.rollouts.advantages[:, 0].double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(method.rollouts.rewards, method.reward.total(made[0]))
+
+
+def test_a_method_without_groups_refuses_to_normalise_by_them():
+    with pytest.raises(ValueError, match=r"reward\.normalise=group compares .* and SQDF makes one of each; take raw"):
+        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=mixture("group"), **SHARED)
+
+
+# the limit
+
+
+def test_the_table_of_a_mixture_is_that_of_its_parts():
+    parts = {
+        "jpeg": part(JpegReward(quality=95, incompressible=False), 2.0, mean=-0.9, std=0.1),
+        "length": part(Length(), mean=9.0, std=3.0),
+    }
+    table = tabulate(Mixture(parts=parts, normalise="zscore"), PROMPTS, seed=3)
+    jpeg = tabulate(parts["jpeg"]["module"], PROMPTS, seed=3)
+    length = torch.tensor([[len(prompt)] for prompt in PROMPTS])
+    torch.testing.assert_close(table, 2 * (jpeg + 0.9) / 0.1 + (length - 9) / 3)
+    assert jpeg[0].equal(jpeg[1]) and jpeg.std() > 0.05
+
+
+@pytest.mark.parametrize("normalise", ["raw", "zscore", "group"])
+def test_a_mixture_has_a_limit(normalise):
+    rows = Limit(points=3, seed=0)(PROMPTS[:2], 4, mixture(normalise), "mixture")["proxy_frontier"]
+    assert (torch.tensor([row["mixture"] for row in rows]).diff() > -1e-6).all()
+    assert rows[0]["entropy"] > 0.9 and rows[-1]["entropy"] == 0
+
+
+# the default mixture
+
+
+def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
+    """Means and spreads within four standard errors of theirs; the proxy of the size is as good as on drawings."""
+    cfg = minimal(tmp_path / "never", "reward=mixture", "model.sampling.num_steps=15", "logger=csv")
+    world = Experiment(cfg)
+    prompts = subset(prompts=instantiate(cfg.prompts.train, _convert_="all"), count=32, seed=1)
+    policy, sampling = world.policy, world.sampling
+    noise = Noise(seed=1, purpose="constants", indices=range(32), shape=policy.latent_shape, device=policy.device)
+    with torch.no_grad():
+        path = rollout(world.base, policy.process, policy.encode(prompts), noise, sampling.num_steps, sampling.eta)
+        pictures = policy.decode(path.clean)
+        scores = world.reward.parts(pictures, prompts)
+    for column, constants in zip(scores.T, cfg.reward.parts.values(), strict=True):
+        assert abs(column.mean() - constants.mean) < 4 * constants.std / 32**0.5
+        assert column.std().item() == pytest.approx(constants.std, rel=0.35)
+    assert torch.corrcoef(torch.stack([proxy(pictures, 95), kilobytes(pictures, 95)]))[0, 1] > 0.95
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("parts", "normalise", "message"),
+    [
+        ({"a": part(Brightness())}, "rank", r"reward\.normalise=rank is not one of raw, zscore, group"),
+        ({}, "raw", r"reward\.parts is empty"),
+        ({"a": None}, "raw", r"reward\.parts\.a is no reward; .* leave it out with ~reward\.parts\.a"),
+        ({"a": {"module": Brightness()}}, "raw", r"reward\.parts\.a has no weight; give reward\.parts\.a\.weight="),
+        ({"a": part(Brightness())}, "zscore", r"reward\.parts\.a has no mean"),
+        ({"a": part(Brightness(), mean=0.1)}, "group", r"reward\.parts\.a has no std"),
+        ({"a": part(Brightness(), mean=0.1, std=0.0)}, "zscore", r"reward\.parts\.a\.std=0\.0 must be greater than 0"),
+    ],
+)
+def test_a_mixture_that_cannot_be_made_says_which_key_is_wrong(parts, normalise, message):
+    with pytest.raises(ValueError, match=message):
+        Mixture(parts=parts, normalise=normalise)
+
+
+def test_a_part_that_is_not_finite_is_named():
+    class Broken(Brightness):
+        def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+            return super().forward(images, prompts).log() / 0
+
+    both = Mixture(parts={"bright": part(Brightness()), "broken": part(Broken())}, normalise="raw")
+    with pytest.raises(Diverged, match="broken, a part of the reward, is -inf"):
+        both(images(), ["anything"] * 6)

@@ -1,0 +1,39 @@
+"""The smallest real run: the embedded world, two updates, two prompts of two images."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from rdt.config.compose import conf_dir
+
+OVERRIDES = (
+    "iterations=2", "batch_size=4", "model.sampling.num_steps=3", "model.lora.rank=2", "model.lora.alpha=2",
+    "evaluation.prompts=2", "evaluation.images_per_prompt=2", "evaluation.kl_images=1", "evaluation.every=0",
+    "evaluation.small_prompts=1", "evaluation.limit=null",
+)  # fmt: skip
+OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
+
+
+def minimal(out: Path, *overrides: str) -> DictConfig:
+    """Its resolved config, writing into `out`, with W&B offline unless told otherwise."""
+    logger = () if any(override.startswith("logger") for override in overrides) else OFFLINE
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        cfg = compose("config", [*OVERRIDES, *logger, *overrides, f"output_dir={out}"])
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """What a run logged, by iteration."""
+    with (out / "metrics.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def adapter(out: Path) -> dict[str, Any]:
+    """The LoRA that a run left."""
+    from safetensors.torch import load_file  # not before conftest has set the threads
+
+    return load_file(out / "lora" / "pytorch_lora_weights.safetensors")
