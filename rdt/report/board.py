@@ -7,8 +7,9 @@ from typing import Any
 from rdt.report.fronts import Comparison
 from rdt.report.grids import grids_of
 from rdt.report.page import members
-from rdt.report.records import Run, Score
+from rdt.report.records import Run
 from rdt.report.table import columns, limit_rows
+from rdt.result import Score
 from rdt.wandb import Job, kept_id, start
 
 UNSET = {"project": "rdt", "entity": None, "group": None, "mode": None}

@@ -9,9 +9,10 @@ import numpy as np
 from rdt.report.fronts import Comparison, Group
 from rdt.report.gather import overrides
 from rdt.report.panel import INK, colour_of
-from rdt.report.records import Run, Score
+from rdt.report.records import Run
 from rdt.report.runs import command
 from rdt.report.text import short
+from rdt.result import Score
 
 COSTS = ("passes", "TFLOP", "seconds")
 SPOKEN_FOR = ("seed", "method", "output_dir")  # overrides that a point's name has said, or that change no score

@@ -11,8 +11,8 @@ import numpy as np
 
 from rdt.pareto import Draws, Interval, Versus, versus
 from rdt.report.fronts import Comparison
-from rdt.report.records import Point
 from rdt.report.text import difference, short
+from rdt.result import Point
 
 RESAMPLES = 1000
 HEAD = ("front", "against", "reward", "hypervolume", "P(larger)", "P(dominates)", "epsilon",

@@ -1,16 +1,15 @@
 """Run folders found and read; a folder that cannot be read becomes a Failure that says why."""
 
 import glob
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rdt.report.records import Failure, Run, read_point
+from rdt import result
+from rdt.report.records import Failure, Run
 
-SCHEMA = 1
 ERROR = "error.txt"  # why a sweep's job failed, as rdt.training.folder leaves it
 PRUNED = {"wandb", "checkpoints", "lora", "samples"}
 
@@ -57,40 +56,10 @@ def read_runs(sources: list[Path]) -> tuple[list[Run], list[Failure]]:
 
 def read_run(folder: Path) -> Run:
     """The record of one folder; ValueError, in one line, where result.json is missing, corrupt or not finite."""
-    result = _result(folder)
-    missing = [
-        key for key in ("method", "reward", "model", "seed", "iterations", "base", "points") if key not in result
-    ]
-    if missing:
-        raise ValueError(f"result.json lacks {', '.join(missing)}")
-    if not result["points"]:
-        raise ValueError("result.json has no points: nothing was evaluated")
-    text, config = _config(folder / "config.yaml")
-    try:
-        points = tuple(read_point(point, f"points[{i}]") for i, point in enumerate(result["points"]))
-        return Run(
-            folder, str(result["method"]), str(result["reward"]), str(result["model"]), int(result["seed"]),
-            int(result["iterations"]), read_point(result["base"], "base"), points, result.get("limit"),
-            result.get("compute") or {}, result.get("versions") or {}, text, config,
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"result.json does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
     if (folder / ERROR).is_file():
         raise ValueError((folder / ERROR).read_text("utf-8", errors="replace"))
-    if not path.is_file():
-        raise ValueError("no result.json: the run is unfinished or broke off")
-    try:
-        result = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"result.json is corrupt: {error}") from error
-    schema = result.get("schema") if isinstance(result, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"result.json has schema {schema!r}; this report reads {SCHEMA}")
-    return result
+    text, config = _config(folder / "config.yaml")
+    return Run.of(folder, result.read(folder), text, config)
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any]]:

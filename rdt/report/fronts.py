@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rdt.pareto import front, hypervolume, hypervolume_under, largest_gap
-from rdt.report.records import Point, Run, Score
+from rdt.report.records import Run
+from rdt.result import Point, Score
 
 
 @dataclass(frozen=True)

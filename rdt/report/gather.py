@@ -10,7 +10,8 @@ import numpy as np
 
 from rdt.pareto import bootstrap_mean, paired_difference
 from rdt.report.fronts import Comparison, Group
-from rdt.report.records import Point, Run, Score
+from rdt.report.records import Run
+from rdt.result import Point, Score
 
 # A run that differs from another only here is another seed of the same thing.
 INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "micro_batch_size", "devices", "num_nodes",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rdt.report.fronts import Comparison, Group
 from rdt.report.records import Run
-from rdt.report.text import slug
+from rdt.result import slug
 
 MOST, MANY, SMALL = 900, 24, 480  # pixels across, for a picture inside a page; of more pictures than MANY
 BUDGET = 16_000_000  # bytes of all grids of a page, past which they are JPEG

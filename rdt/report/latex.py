@@ -1,9 +1,9 @@
 """front.tex: the scores as a table that a paper can input; needs the booktabs package."""
 
 from rdt.report.fronts import Comparison
-from rdt.report.records import Score
 from rdt.report.table import columns
 from rdt.report.text import number, short
+from rdt.result import Score
 
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -6,7 +6,7 @@ import numpy as np
 
 from rdt.pareto import front
 from rdt.report.fronts import Comparison, Group
-from rdt.report.records import Score
+from rdt.result import Score
 
 INK, QUIET, FAINT, BEYOND = "#1d2733", "#6b7684", "#e6e9ee", "#f1f2f5"
 COLOURS = ("#0b6fb8", "#d1501f", "#12906b", "#8e5bb5", "#c58a00", "#c2407e", "#3a97c9", "#7a6a4f")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdt.report.fronts import Comparison
-from rdt.report.records import Point, Run
+from rdt.report.records import Run
+from rdt.result import Point
 
 
 def front_csv(comparisons: list[Comparison]) -> str:

@@ -6,8 +6,8 @@ from html import escape
 from rdt.report.duels import HEAD, duels
 from rdt.report.fronts import Comparison
 from rdt.report.panel import INK, colour_of
-from rdt.report.records import Score
 from rdt.report.text import difference, number, short, verdict
+from rdt.result import Score
 
 
 def columns(comparison: Comparison) -> list[str]:

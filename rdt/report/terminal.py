@@ -8,9 +8,10 @@ from rich.text import Text
 from rdt.pareto import Interval
 from rdt.report.duels import duels
 from rdt.report.fronts import Comparison
-from rdt.report.records import Failure, Score
+from rdt.report.records import Failure
 from rdt.report.table import columns, limit_rows
 from rdt.report.text import number, short
+from rdt.result import Score
 
 
 def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None:

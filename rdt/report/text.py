@@ -1,9 +1,7 @@
 """Numbers as people read them."""
 
-import re
-
 from rdt.pareto import Interval
-from rdt.report.records import Score
+from rdt.result import Score
 
 
 def number(value: float) -> str:
@@ -35,9 +33,3 @@ def verdict(score: Score, name: str) -> str:
     if not name.startswith(("reward/", "diversity/")):
         return "cost"
     return "up" if score.diff.mean > 0 else "down"
-
-
-def slug(words: str) -> str:
-    """A file name of them; a number keeps its sign."""
-    signed = re.sub(r"(?<![a-z0-9])-(?=\d)", "minus", words.lower())
-    return re.sub(r"[^a-z0-9.]+", "-", signed).strip("-.")[:80] or "samples"

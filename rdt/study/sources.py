@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from rdt.report.gather import compare
-from rdt.report.records import Point, Run
-from rdt.report.text import slug
+from rdt.report.records import Run
+from rdt.result import Point, slug
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.runs import command
 from rdt.report.table import limit_rows
-from rdt.report.text import slug
+from rdt.result import slug
 from rdt.training import folder
 
 PROMPTS = [f"a circle number {i}" for i in range(12)]
@@ -51,7 +51,14 @@ def score(values, base):
 def point(label, shift, seed, base=None):
     rng = np.random.default_rng(seed)
     rows = {name: level + shift.get(name, 0.0) + rng.normal(0, 0.01, 12) for name, level in LEVELS.items()}
-    entry = {"label": label, "guidance": {"scale": 3.0}, "n_prompts": 12, "n_per_prompt": 16, "prompts": PROMPTS}
+    entry = {
+        "label": label,
+        "guidance": {"name": label},
+        "fidelity": {},
+        "n_prompts": 12,
+        "n_per_prompt": 16,
+        "prompts": PROMPTS,
+    }
     for name, values in rows.items():
         group, _, short = name.partition("/")
         entry.setdefault(group, {})[short] = score(values, base and base["per_prompt"][name])
@@ -65,7 +72,7 @@ def write_run(folder, method="sqdf", seed=0, shift=None, overrides=(), label="cf
     base = point("base", {}, seed)
     tuned = point(label, shift or {"reward/hps": 0.03, "diversity/entropy": -0.1}, seed + 100, base)
     result = {
-        "schema": 1, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 60,
+        "schema": 2, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 60,
         "points": [tuned], "base": base, "limit": {"reward": "gold", "diversity": "entropy", "frontier": FRONTIER},
         "compute": {"seconds": 12.5, "images": 960, "device": "cpu"}, "versions": {"torch": "2.13.0"},
     }  # fmt: skip
@@ -140,9 +147,9 @@ def test_csv_holds_every_point_of_every_result(sweep):
 @pytest.mark.parametrize(
     "name, content, reason",
     [
-        ("result.json", '{"schema": 1, "met', "corrupt"),
-        ("result.json", '{"schema": 2}', "schema 2"),
-        ("result.json", '{"schema": 1, "method": "sqdf"}', "lacks reward"),
+        ("result.json", '{"schema": 2, "met', "corrupt"),
+        ("result.json", '{"schema": 3}', "schema 3"),
+        ("result.json", '{"schema": 2, "method": "sqdf"}', "lacks reward"),
         ("result.json", "[]", "schema None"),
         ("config.yaml", "seed: 1\n", "no result.json"),
     ],

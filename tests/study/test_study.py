@@ -42,13 +42,13 @@ def write_run(folder, method, seed=0, noise=0, prompts=PROMPTS):
     """A run folder with one point more than the run's own, its pictures as `rdt.training.record` saves them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng((seed, *method.encode()))
-    point = {"n_prompts": 3, "n_per_prompt": 4, "prompts": prompts}
+    point = {"diversity": {}, "fidelity": {}, "per_prompt": {}, "n_prompts": 3, "n_per_prompt": 4, "prompts": prompts}
 
     def scored(label):
         return point | {"label": label, "guidance": {"name": label}, "reward": {"hps": {"mean": rng.normal()}}}
 
     points = [scored("cfg"), scored("aig power exponent=2")]
-    result = {"schema": 1, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 9}
+    result = {"schema": 2, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 9}
     (folder / "result.json").write_text(json.dumps(result | {"points": points, "base": scored("base")}))
     config = {"overrides": [f"method={method}"], "evaluation": {"seed": noise, "grid": list(GRID)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
