@@ -48,6 +48,12 @@ def departures(*modules: str) -> str:
     return "\n\n".join(map(markdown, texts))
 
 
+def example(name: str) -> str:
+    """Return a plug-in of the README, where a test runs it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return readme.partition(f"<!-- example:{name} -->")[2].partition("<!-- /example -->")[0].strip()
+
+
 def guidance(name: str) -> str:
     """Keys of a guidance and their values."""
     file = CONF / "guidance" / f"{name}.yaml"
@@ -99,7 +105,7 @@ def costs(*names: str) -> str:
 
 
 KINDS: tuple[Callable[..., str], ...] = (
-    defaults, formula, departures, guidance, rewards, methods, figure, measured, costs,
+    defaults, formula, departures, example, guidance, rewards, methods, figure, measured, costs,
 )  # fmt: skip
 INSERTS = {kind.__name__: kind for kind in KINDS}
 
