@@ -6,14 +6,14 @@ DOCUMENTED := .venv/documented
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench docs lock clean
 
-help:  ## Say what can be made
+help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'run and test pass ARGS on: make test ARGS="tests/test_process.py -x"'
+	@echo 'run and test hand ARGS to their command: make test ARGS="tests/test_process.py -x"'
 
-run: $(INSTALLED)  ## Train SQDF on the embedded world, evaluate it, draw the reward-diversity front
+run: $(INSTALLED)  ## Train SQDF on the embedded world, evaluate it, write the report
 	$(BIN)/python -m rdt.run method=sqdf reward=hps $(ARGS)
 
-test: $(INSTALLED)  ## Run the tests, a core each (the slow ones: make test ARGS="-m slow")
+test: $(INSTALLED)  ## Run the tests, one process per core (the slow ones: make test ARGS="-m slow")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## Check format, lint, import contract and types
@@ -28,7 +28,7 @@ bench: $(INSTALLED)  ## Run every benchmark in benchmarks/ and print its ratios
 docs: $(DOCUMENTED)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-lock:  ## Resolve constraints.txt anew (needs uv on the PATH)
+lock:  ## Resolve constraints.txt again (needs uv on the PATH)
 	env -u UV_FIND_LINKS uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
 		--no-annotate --custom-compile-command "make lock" --quiet --output-file constraints.txt
 

@@ -3,7 +3,9 @@
 So no number of a table is written by hand, and what is not measured yet says so.
 """
 
+import ast
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +35,23 @@ def defaults(method: str) -> str:
     )
     shown = table(["key", "default", *(f"on `{model}`" for model in MODELS), ""], rows)
     return "\n\n".join([shown, *(about(file) for file in files if file.is_file())])
+
+
+def formula(*modules: str) -> str:
+    """Return what the docstrings of modules under rdt/ state before their departures."""
+    return "\n\n".join(markdown(stated(module)[0]) for module in modules)
+
+
+def departures(*modules: str) -> str:
+    """Return the departures that the docstrings of modules under rdt/ state; the page's heading says the word."""
+    texts = (re.sub(r"^Departures?:\s+(.)", lambda found: found[1].upper(), stated(module)[1]) for module in modules)
+    return "\n\n".join(map(markdown, texts))
+
+
+def example(name: str) -> str:
+    """Return a plug-in of the README, where a test runs it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return readme.partition(f"<!-- example:{name} -->")[2].partition("<!-- /example -->")[0].strip()
 
 
 def guidance(name: str) -> str:
@@ -85,8 +104,25 @@ def costs(*names: str) -> str:
     return table(reader.fieldnames or [], rows)
 
 
-KINDS: tuple[Callable[..., str], ...] = (defaults, guidance, rewards, methods, figure, measured, costs)
+KINDS: tuple[Callable[..., str], ...] = (
+    defaults, formula, departures, example, guidance, rewards, methods, figure, measured, costs,
+)  # fmt: skip
 INSERTS = {kind.__name__: kind for kind in KINDS}
+
+
+def stated(module: str) -> tuple[str, str]:
+    """Split a module's docstring, without its first line, in front of the sentence that begins with "Departure"."""
+    source = (ROOT / f"rdt/{module}.py").read_text(encoding="utf-8")
+    _, _, body = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
+    formula, *departures = re.split(r"(?=\bDepartures?\b)", body, maxsplit=1)
+    return formula, "".join(departures)
+
+
+def markdown(docstring: str) -> str:
+    """Return part of a docstring as Markdown: indented lines become a block of code."""
+    grouped = itertools.groupby(docstring.splitlines(), key=lambda line: line.startswith("    "))
+    blocks = ("\n".join(lines).strip("\n").rstrip() for _, lines in grouped)
+    return "\n\n".join(block for block in blocks if block)
 
 
 def selected(blocks: list[str], names: tuple[str, ...]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """`rdt dashboard entity=me project=rdt`: the W&B workspace that shows a project's runs as this package logs them.
 
-The workspace is code, so that every project gets the same one; saving it takes an account and the extra rdt[dashboard].
+The workspace is code, so that every project gets the same one; saving it takes an account and the extra `dashboard`.
 """
 
 import sys
@@ -14,7 +14,7 @@ USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diver
   reward, diversity  the scores on the axes of the front, as the runs' tables call them
   name               of the workspace, "Reward against diversity" unless given"""
 KEYS = {"entity": "", "project": "", "reward": "hps", "diversity": "entropy", "name": "Reward against diversity"}
-INSTALL = "rdt dashboard needs wandb-workspaces: pip install 'rdt[dashboard]'"
+INSTALL = "rdt dashboard needs wandb-workspaces: pip install -c constraints.txt -e '.[dashboard]'"
 LOGIN = "rdt dashboard saves to W&B, where no account is configured: wandb login, or set WANDB_API_KEY"
 
 

@@ -102,7 +102,7 @@ def _parquet(file: Path, key: str | None) -> list[str]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise ValueError(" is Parquet, which needs a package: pip install 'rdt[parquet]'") from None
+        raise ValueError(" is Parquet, which needs a package: pip install -c constraints.txt -e '.[parquet]'") from None
     try:
         columns = parquet.read_schema(file).names
         if key not in columns:

@@ -47,7 +47,7 @@ def test_parquet_gives_a_column(tmp_path):
 
 def test_parquet_without_its_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'rdt\[parquet\]'"):
+    with pytest.raises(ValueError, match=r"pip install .* '\.\[parquet\]'"):
         from_file(path=written(tmp_path / "p.parquet", "x"), key="caption")
 
 

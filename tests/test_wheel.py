@@ -37,5 +37,5 @@ def test_a_wheel_holds_config_and_weights_and_pages_and_the_command(installed):
     for file in [*(ROOT / "rdt" / "shapes" / "weights").rglob("*"), *ROOT.glob("rdt/*/page.*")]:
         copy = installed / file.relative_to(ROOT)
         assert file.is_dir() or copy.read_bytes() == file.read_bytes(), file
-    (entry,) = installed.glob("rdt-*.dist-info/entry_points.txt")
+    (entry,) = installed.glob("reward_diversity-*.dist-info/entry_points.txt")
     assert "rdt = rdt.cli:main" in entry.read_text()

@@ -32,7 +32,8 @@ def dreamsim(*, kind: str, folder: str) -> DreamSim:
         from dreamsim import dreamsim as load
     except (ImportError, RuntimeError) as error:  # torchvision without its operators raises the latter
         raise ValueError(
-            f"diversity by DreamSim needs a package that is not there ({error}): pip install 'rdt[dreamsim]'"
+            f"diversity by DreamSim needs a package that is not there ({error}): "
+            "pip install -c constraints.txt -e '.[dreamsim]'"
         ) from None
     place = Path(folder).expanduser()
     try:
