@@ -48,7 +48,8 @@ COMMANDS = _words("""
     score share split step sum test trace track update use
 """)  # nouns as well, but verbs where they open a sentence
 NOUNS = COMMANDS | _words("""
-    batch block bound end group image label mean model name order point prompt rank reward seed set shape value view weight
+    batch block bound end group image label mean model name order point prompt rank reward seed set shape value view
+    weight
 """)  # verbs in -s only with an object: "it ranks the images", but not "the ranks"
 FINITE = _words("""
     are began came can cannot could did do does gave got had has have is knew may might must ran saw should took
@@ -96,7 +97,7 @@ def _is_imperative(words: list[str]) -> bool:
     word, following = words[0], words[1] if len(words) > 1 else "."
     if word in PREPOSITIONS | QUESTIONS | DETERMINERS | OTHERS or following == "of":
         return False
-    if word in COMMANDS and following not in ("per", "for", "in", "by", ".") or _base(word) in VERBS - NOUNS:
+    if _base(word) in VERBS - NOUNS or (word in COMMANDS and following not in ("per", "for", "in", "by", ".")):
         return True
     return word.endswith(REGULAR) or following in DETERMINERS | {"from", "along", "until"}
 
