@@ -39,7 +39,7 @@ VERBS = _words("""
     repeat replace report reproduce require rescale reset resolve respond restart restore restrict resume retry
     return reveal reverse reward rise roll round run sample satisfy save say scale scan score see seed seem
     select send separate serve set shape share show shuffle silence sit skip solve sort span spell spend split
-    spread stand start stay step stop strip subtract suffice sum supply support swap take talk tell tend test
+    spread stand start state stay step stop strip subtract suffice sum supply support swap take talk tell tend test
     tie tilt trace track train treat trim truncate try tune turn update use value vary view visit wait want warm
     warn weigh weight win wrap write yield
 """)
@@ -112,8 +112,10 @@ def _is_finite(words: list[str], k: int) -> bool:
         return False
     if before in SUBJECTS and (known or (singular and before in ("that", "which", "who", "it"))):
         return True
+    if (known or singular) and k and after in DETERMINERS and before not in DETERMINERS | PREPOSITIONS:
+        return True
     if _base(word) in NOUNS:
-        return k > 0 and singular and after in DETERMINERS
+        return False
     return k > 0 and (known or word.endswith(REGULAR[4:])) and (singular or before.endswith("s"))
 
 
@@ -184,6 +186,8 @@ Functions return what they compute.
 `python -m rdt.run`: train a model.
 If no file exists, raise an error.
 Samples follow the distribution.
+The prompts of a set state any subset.
+It ranks the images.
 What is stated holds.
 Sample images from a view.
 Hold one round's queries.

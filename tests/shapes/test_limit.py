@@ -13,16 +13,16 @@ from rdt.shapes.distribution import (
     OWNER,
     Front,
     base_distribution,
-    diversity,
-    draw,
+    drawn_modes,
+    entropy_weights,
+    free_entropy,
     gold_table,
     product,
-    sample_diversity,
-    weights,
+    sampled_entropy,
 )
 from rdt.shapes.grammar import split, stated
 from rdt.shapes.limit import _TASTE, Limit, gold_frontier, kl_frontier
-from rdt.shapes.proxy import GAP, missing, proxy_frontier, tabulate
+from rdt.shapes.proxy import GAP, optimality_gap, proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
 
 PROMPTS = ["a circle", "a small blue ring", "a shape on white", "a shape", "a large red square on black"]
@@ -82,11 +82,11 @@ def test_the_limit_keeps_what_is_stated():
 
 def test_the_limit_meets_its_optimality_condition():
     """At each point, for some mu: no distribution over all 2,916 modes has a larger E[u] + mu D."""
-    table, weight = gold_table(stated(PROMPTS)), weights(stated(PROMPTS))
+    table, weight = gold_table(stated(PROMPTS)), entropy_weights(stated(PROMPTS))
     front = gold_frontier(PROMPTS, 8)
     rate = rates(LOG_CARDINALITIES[OWNER] * _TASTE.expand(5, -1), stated(PROMPTS), front.entropy)
     for q, r in list(zip(front.q, rate, strict=True))[1:-1]:
-        assert missing(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
+        assert optimality_gap(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
 
 
 def test_the_limit_dominates_hand_made_distributions():
@@ -141,27 +141,27 @@ def test_leaving_the_base_costs_infinite_kl():
 def test_diversity_by_hand():
     rows = stated(["a red circle on white"])  # size and position are free
     half = torch.tensor([[[0, 0, 0, 0, 0, 2], [0, 0, 1, 0, 0, 2]]])
-    assert sample_diversity(half, rows).item() == pytest.approx(np.log(2) / np.log(3) / 3)
-    assert sample_diversity(half[:, :1].expand(-1, 9, -1), rows).item() == 0
-    assert sample_diversity(MODES[None], rows).item() == pytest.approx(1.0)
+    assert sampled_entropy(half, rows).item() == pytest.approx(np.log(2) / np.log(3) / 3)
+    assert sampled_entropy(half[:, :1].expand(-1, 9, -1), rows).item() == 0
+    assert sampled_entropy(MODES[None], rows).item() == pytest.approx(1.0)
 
 
 def test_what_is_stated_does_not_count_as_diversity():
     rows = stated(["a circle"])
     shapes = torch.tensor([[[k, 0, 0, 0, 0, 0] for k in range(6)]])
-    assert sample_diversity(shapes, rows).item() == 0
+    assert sampled_entropy(shapes, rows).item() == 0
 
 
 def test_samples_follow_the_distribution():
     q = random_joints(3, ["a circle", "a ring"])[0]
-    modes = draw(q, torch.rand(2, 40_000, generator=stream(), dtype=torch.float64))
+    modes = drawn_modes(q, torch.rand(2, 40_000, generator=stream(), dtype=torch.float64))
     seen = torch.stack([torch.nn.functional.one_hot(modes[..., 1], 6)]).double().mean(2)[0]
     assert (seen - (q @ INDICATORS)[:, 6:12]).abs().max() < 0.01
 
 
 def test_samples_of_one_mode_are_that_mode():
     q = torch.nn.functional.one_hot(torch.tensor([0, len(MODES) - 1]), len(MODES)).double()
-    modes = draw(q, torch.tensor([[0.0, 0.5, 0.999]] * 2, dtype=torch.float64))
+    modes = drawn_modes(q, torch.tensor([[0.0, 0.5, 0.999]] * 2, dtype=torch.float64))
     assert modes[0].equal(MODES[:1].expand(3, -1)) and modes[1].equal(MODES[-1:].expand(3, -1))
 
 
@@ -199,17 +199,17 @@ def test_the_proxy_limit_dominates_hand_made_distributions():
 
 
 def test_the_proxy_limit_is_certified():
-    score, weight = learned_score(PROMPTS), weights(stated(PROMPTS))
+    score, weight = learned_score(PROMPTS), entropy_weights(stated(PROMPTS))
     for rate in (5.0, 30.0, 200.0):
         q = proxy._ascend(rate * score, weight, torch.zeros_like(score)).softmax(1)
-        bound = missing(rate * score, weight, q)
+        bound = optimality_gap(rate * score, weight, q)
         assert (bound > -1e-9).all() and bound.mean() < GAP
         better = proxy._ascend(rate * score, weight, q.clamp(min=1e-300).log())
         assert (value(rate * score, better.softmax(1)) - value(rate * score, q) <= bound + 1e-12).all()
 
 
 def value(score: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    return (q * score).sum(1) + diversity(q @ INDICATORS, stated(PROMPTS))
+    return (q * score).sum(1) + free_entropy(q @ INDICATORS, stated(PROMPTS))
 
 
 def test_the_proxy_may_pay_for_breaking_the_prompt():

@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rdt.shapes import measures, world
-from rdt.shapes.distribution import sample_diversity
+from rdt.shapes import world
+from rdt.shapes.distribution import sampled_entropy
 from rdt.shapes.gold import GoldReward
 from rdt.shapes.grammar import stated
 from rdt.shapes.measures import FreeEntropy, Naturalness, OracleEmbedder
-from rdt.shapes.oracle import Oracle
+from rdt.shapes.oracle import Oracle, shared_oracle
 from rdt.shapes.proxy import Separable
 from rdt.shapes.render import render
 from rdt.weights import MissingCheckpoint
@@ -34,16 +34,16 @@ def images() -> torch.Tensor:
 
 
 def test_the_oracle_is_loaded_once_and_frozen(source):
-    oracle = measures.oracle(source)
-    assert oracle is measures.oracle(source)
+    oracle = shared_oracle(source)
+    assert oracle is shared_oracle(source)
     assert not oracle.training and not any(p.requires_grad for p in oracle.parameters())
     assert all(p.dtype == torch.float32 for p in oracle.parameters())
 
 
 def test_free_entropy_is_that_of_what_is_read(source, images):
-    read = measures.oracle(source).read(images)
+    read = shared_oracle(source).read(images)
     measured = FreeEntropy(oracle=source)(images, "a red circle")
-    assert measured == {"entropy": pytest.approx(sample_diversity(read[None], stated(["a red circle"])).item())}
+    assert measured == {"entropy": pytest.approx(sampled_entropy(read[None], stated(["a red circle"])).item())}
     assert 0 < measured["entropy"] <= 1
 
 
@@ -57,7 +57,7 @@ def test_entropy_does_not_depend_on_order(source, images):
 
 
 def test_naturalness_is_the_mean_residual(source, images):
-    expected = measures.oracle(source).residual(images).mean().item()
+    expected = shared_oracle(source).residual(images).mean().item()
     measured = Naturalness(oracle=source)(images, "any prompt")
     assert measured == {"residual": pytest.approx(expected)}
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
@@ -78,7 +78,7 @@ def test_measures_leave_no_gradient(source, images):
 
 def test_gold_is_the_utility_of_what_is_read(source, images):
     reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape on white"] * 4
-    read = measures.oracle(source).read(images)
+    read = shared_oracle(source).read(images)
     assert torch.allclose(reward(images, prompts), world.utility(read, stated(prompts)))
     assert not reward.differentiable and reward(images, prompts).shape == (12,)
 

@@ -41,7 +41,7 @@ def rehearsed(monkeypatch):
 
     monkeypatch.setattr(base, "POOL", 64)
     monkeypatch.setattr(acceptance, "table", partial(acceptance.table, prompts=2, images=4))
-    monkeypatch.setattr(preference, "agreement", partial(preference.agreement, batches=2))
+    monkeypatch.setattr(preference, "annotator_agreement", partial(preference.annotator_agreement, batches=2))
     return run
 
 

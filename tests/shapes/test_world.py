@@ -5,7 +5,7 @@ import torch
 
 from rdt.shapes import grammar, world
 from rdt.shapes.oracle import _residual
-from rdt.shapes.render import coverage, render
+from rdt.shapes.render import opacity, render
 from rdt.shapes.world import ATTRIBUTES, CARDINALITIES, FREE, NAMES, STATEABLE
 
 
@@ -84,7 +84,7 @@ def test_the_renderer_is_differentiable_in_every_jitter():
 @pytest.mark.parametrize("shape", range(6))
 def test_one_connected_object_wholly_inside(shape: int):
     modes = torch.tensor([[shape, 0, size, v, h, 0] for size in range(3) for v in range(3) for h in range(3)])
-    for cover in coverage(world.scene(modes, torch.zeros(27, 5))) > 0.5:
+    for cover in opacity(world.scene(modes, torch.zeros(27, 5))) > 0.5:
         assert cover.any()
         assert not torch.cat([cover[0], cover[-1], cover[:, 0], cover[:, -1]]).any()
         assert components(cover) == 1
@@ -107,7 +107,7 @@ def components(mask: torch.Tensor) -> int:
 def test_the_object_has_its_colour_and_the_background_its_gray():
     modes, _ = renders(64)
     scene = world.random_scene(modes, stream(1))
-    images, cover = render(scene), coverage(scene)
+    images, cover = render(scene), opacity(scene)
     corner, deepest = images[:, :, 0, 0], cover.flatten(1).argmax(1)
     inside = images.flatten(2)[torch.arange(64), :, deepest]
     thick = cover.flatten(1).amax(1) > 0.99  # a small ring is thinner than its soft edge
@@ -118,7 +118,7 @@ def test_the_object_has_its_colour_and_the_background_its_gray():
 
 def test_bigger_is_bigger_and_further_down_is_further_down():
     modes = torch.tensor([[0, 0, size, 1, 1, 0] for size in range(3)] + [[0, 0, 0, v, 1, 0] for v in range(3)])
-    cover = coverage(world.scene(modes, torch.zeros(6, 5)))
+    cover = opacity(world.scene(modes, torch.zeros(6, 5)))
     area = cover[:3].sum((1, 2))
     height = (cover[3:].sum(2) * torch.arange(32)).sum(1) / cover[3:].sum((1, 2))
     assert (area.diff() > 0).all() and (height.diff() > 0).all()
