@@ -1,4 +1,4 @@
-"""Measures and the gold reward, with an oracle of random weights read from a file."""
+"""Measures and the gold reward agree with an oracle of random weights that is read from a file."""
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from rdt.weights import MissingCheckpoint
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> str:
+    """Return the path of an oracle with random weights in half precision."""
     torch.manual_seed(0)
     oracle = Oracle()
     with torch.no_grad():
@@ -40,7 +41,7 @@ def test_the_oracle_is_loaded_once_and_frozen(source):
     assert all(p.dtype == torch.float32 for p in oracle.parameters())
 
 
-def test_free_entropy_is_that_of_what_is_read(source, images):
+def test_free_entropy_is_the_entropy_of_the_modes_read(source, images):
     read = shared_oracle(source).read(images)
     measured = FreeEntropy(oracle=source)(images, "a red circle")
     assert measured == {"entropy": pytest.approx(sampled_entropy(read[None], stated(["a red circle"])).item())}
@@ -71,12 +72,12 @@ def test_the_embedder_gives_one_feature_vector_per_image(source, images):
 
 
 def test_measures_leave_no_gradient(source, images):
-    wanted = images.clone().requires_grad_()
-    assert not OracleEmbedder(oracle=source)(wanted).requires_grad
-    assert not GoldReward(oracle=source)(wanted, ["a circle"] * 12).requires_grad
+    inputs = images.clone().requires_grad_()
+    assert not OracleEmbedder(oracle=source)(inputs).requires_grad
+    assert not GoldReward(oracle=source)(inputs, ["a circle"] * 12).requires_grad
 
 
-def test_gold_is_the_utility_of_what_is_read(source, images):
+def test_gold_is_the_utility_of_the_modes_read(source, images):
     reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape on white"] * 4
     read = shared_oracle(source).read(images)
     assert torch.allclose(reward(images, prompts), world.utility(read, stated(prompts)))
@@ -84,10 +85,7 @@ def test_gold_is_the_utility_of_what_is_read(source, images):
 
 
 def test_gold_is_an_inner_product_of_its_features(source, images):
-    reward, prompts = (
-        GoldReward(oracle=source),
-        ["a circle", "a small blue ring", "a shape"] * 4,
-    )
+    reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape"] * 4
     assert isinstance(reward, Separable)
     product = (reward.image_features(images) * reward.text_features(prompts)).sum(1)
     assert torch.allclose(product.float(), reward(images, prompts), atol=1e-6)
