@@ -166,11 +166,11 @@ def test_no_two_modules_define_one_name():
 
 
 SENTENCES = """
-Return the rewards, shape (B,). | A policy gradient that learns from whole groups. | Clamp values. | Apply LoRA. | Frobnicate each
-image. | Lazily load the model. | Splits an iteration's samples across ranks. | The loop stops at T. | Functions
-return what they compute. | `python -m rdt.run`: train a model. | If no file exists, raise an error. | Samples follow
-the distribution. | The prompts of a set state any subset. | It ranks the images. | What is stated holds. | Sample
-images from a view. | Hold one round's queries. | Return T latents. | Run K steps without a gradient.
+Return the rewards, shape (B,). | A policy gradient that learns from whole groups. | Clamp values. | Apply LoRA. |
+Frobnicate each image. | Lazily load the model. | Splits an iteration's samples across ranks. | The loop stops at T. |
+Functions return what they compute. | `python -m rdt.run`: train a model. | If no file exists, raise an error. |
+Samples follow the distribution. | The prompts of a set state any subset. | It ranks the images. | What is stated
+holds. | Sample images from a view. | Hold one round's queries. | Return T latents. | Run K steps without a gradient.
 """
 PHRASES = """
 Of B samples. | (B,). | What the oracle reads, one-hot. | The trained oracle. | One row per variant and metric. | How
