@@ -1,6 +1,7 @@
-"""The cost of annealed guidance in units of plain sampling, of a sweep, and of base and tuned in one call.
+"""Measure the cost of annealed guidance relative to plain sampling, of a sweep, and of base and tuned in one call.
 
-`python benchmarks/aig.py [images]`. A ratio is the median of interleaved rounds in one process; passes are exact.
+`python benchmarks/aig.py [images]` prints ratios of seconds, which are medians over interleaved rounds in one process,
+and exact ratios of network passes.
 """
 
 import statistics
@@ -20,22 +21,25 @@ from rdt.training.experiment import Experiment
 from rdt.training.launch import quiet
 
 SCHEDULES = {
-    "power 2": guidance.power(2), "linear": guidance.linear(), "constant 0.5": guidance.constant(0.5),
+    "power 2": guidance.power(2),
+    "linear": guidance.linear(),
+    "constant 0.5": guidance.constant(0.5),
     "step 0.5": guidance.step(0.5),
-}  # fmt: skip
+}
 TARGETS = {"power 2": 2.05, "step 0.5": 1.02, "six steps": 4.0}
 SWEEPS = {
     "three powers, three steps": [
-        *(guidance.power(p) for p in (1, 2, 4)), *(guidance.step(f) for f in (0.25, 0.5, 0.75)),
+        *(guidance.power(p) for p in (1, 2, 4)),
+        *(guidance.step(f) for f in (0.25, 0.5, 0.75)),
     ],
     "six steps": [guidance.step(k / 7) for k in range(1, 7)],
-}  # fmt: skip
+}
 ROUNDS, ROWS = 3, (4, 16, 24, 96)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one piece of work."""
+    """Holds the seconds and the network passes of one piece of work."""
 
     seconds: float
     passes: int
@@ -48,14 +52,14 @@ def main() -> None:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         experiment = Experiment(compose("config", ["logger=none"]))
     experiment.method.to("cuda" if torch.cuda.is_available() else "cpu")
-    sample(experiment, experiment.policy.tuned, count)  # what is slow once is slow here
+    sample(experiment, experiment.policy.tuned, count)  # the first call is slow and is not measured
     plain = {"plain sampling": lambda: sample(experiment, experiment.policy.tuned, count)}
-    schedules = {name: lambda s=schedule: one(experiment, s, count) for name, schedule in SCHEDULES.items()}
+    schedules = {name: lambda s=schedule: sample_along(experiment, s, count) for name, schedule in SCHEDULES.items()}
     report(experiment, plain | schedules, ROUNDS)
     for name, sweep in SWEEPS.items():
         works = {
-            name: lambda s=sweep: together(experiment, s, count),
-            "- the same, apart": lambda s=sweep: apart(experiment, s, count),
+            name: lambda s=sweep: sample_together(experiment, s, count),
+            "- the same, apart": lambda s=sweep: sample_apart(experiment, s, count),
         }
         report(experiment, plain | works, ROUNDS)
     for rows in ROWS:
@@ -63,7 +67,7 @@ def main() -> None:
 
 
 def report(experiment: Experiment, works: dict[str, Callable[[], object]], rounds: int) -> None:
-    """Print each work's cost in units of the first one's."""
+    """Print the cost of each piece of work relative to the first."""
     measured = [{name: cost(experiment, work) for name, work in works.items()} for _ in range(rounds)]
     first, *others = works
     for name in others:
@@ -74,7 +78,7 @@ def report(experiment: Experiment, works: dict[str, Callable[[], object]], round
 
 
 def cost(experiment: Experiment, work: Callable[[], object]) -> Cost:
-    """What a piece of work takes."""
+    """Return the seconds and the network passes that a piece of work takes."""
     wait, before, started = experiment.policy.device.type == "cuda", experiment.policy.passes, time.perf_counter()
     work()
     if wait:
@@ -87,25 +91,25 @@ def sample(experiment: Experiment, view: Denoiser, count: int) -> None:
     roll(experiment, experiment.method.guided(view), count)
 
 
-def one(experiment: Experiment, schedule: guidance.Schedule, count: int) -> None:
-    """Sample along one schedule."""
+def sample_along(experiment: Experiment, schedule: guidance.Schedule, count: int) -> None:
+    """Sample `count` images along one annealing schedule."""
     roll(experiment, next(points(experiment, [schedule])), count)
 
 
-def together(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
-    """Sample along each schedule, all on one memory of the base, as an evaluation of a curve does."""
+def sample_together(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+    """Sample along every schedule with one cache of the base's outputs, as an evaluation of a curve does."""
     for view in list(points(experiment, schedules)):
         roll(experiment, view, count)
 
 
-def apart(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
-    """Sample along each schedule as separate evaluations do."""
+def sample_apart(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+    """Sample along every schedule without a shared cache, as separate evaluations do."""
     for schedule in schedules:
-        one(experiment, schedule, count)
+        sample_along(experiment, schedule, count)
 
 
 def points(experiment: Experiment, schedules: list[guidance.Schedule]) -> Iterable[Denoiser]:
-    """Denoisers along schedules that share a memory."""
+    """Return one denoiser per schedule; all of them share a cache of the base's outputs."""
     base = guidance.remembered(experiment.policy.base)
     views = guidance.Views(experiment.policy, base, experiment.method.guided, experiment.sampling.num_steps)
     return (guidance.aig(views, schedule=schedule) for schedule in schedules)
@@ -118,7 +122,7 @@ def roll(experiment: Experiment, view: Denoiser, count: int) -> None:
 
 
 def paired(experiment: Experiment, rows: int) -> dict[str, Callable[[], object]]:
-    """Base and tuned at one state: one doubled batch beside two calls."""
+    """Return two ways to call base and tuned at one state: two calls, and one call of a doubled batch."""
     policy = experiment.policy
     x, t = torch.randn(rows, *policy.latent_shape, device=policy.device), policy.process.times(15)[3]
     cond = policy.encode(["a circle"] * rows)

@@ -1,8 +1,8 @@
-"""Network passes of one iteration of every method at the embedded world's settings: benchmarks/results/cost.csv.
+"""Count the network passes of one iteration of every method at the embedded world's settings.
 
-One process, so that the counts are those of one device; a few iterations are averaged, since AlignProp and ReFL draw
-how far they go, and policy gradients roll out anew for every few updates only.
-`python benchmarks/cost.py [method ..]`
+`python benchmarks/cost.py [method ..]` prints the table and, if no method is named, writes benchmarks/results/cost.csv.
+One process runs, so the counts are those of one device. They are means over a few iterations, since AlignProp and ReFL
+draw how many steps they differentiate, and policy gradients share a rollout between several updates.
 """
 
 import csv
@@ -19,31 +19,36 @@ from rdt.training.launch import quiet
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/cost.csv"
 MODELS = ("shapes", "shapes_flow")
-ITERATIONS = 8  # at least, and whole cycles of those who sample seldom
+ITERATIONS = 8  # at least; rounded to whole cycles of methods that do not sample in every iteration
 HEAD = ("method", "model", "batch", "images", "forward", "backward", "passes")
 
 
 def config(method: str, model: str, *more: str) -> DictConfig:
-    """A run of the method at the model's settings."""
+    """Return the config of a run of the method at the model's settings."""
     overrides = [f"method={method}", f"model={model}", "logger=none", "evaluation.every=0", *more]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", overrides)
 
 
 def cycle(cfg: DictConfig) -> int:
-    """Updates between one sampling and the next of the same kind."""
+    """Return the number of updates from one rollout to the next."""
     return cfg.method.get("updates_per_round", cfg.method.get("updates_per_rollout", 1))
 
 
 def row(method: str, model: str) -> dict[str, str]:
-    """Means per iteration, in images and passes."""
+    """Return the row of the table: images, and forward, backward and all passes, as means per iteration."""
     every = cycle(config(method, model))
     iterations = every * max(1, ITERATIONS // every)
     experiment = Experiment(config(method, model, f"iterations={iterations}"))
     L.Trainer(
-        accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, max_epochs=1,
-    ).fit(experiment.method, experiment.data)  # fmt: skip
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+    ).fit(experiment.method, experiment.data)
     policy = experiment.policy
     counts = (experiment.method.images, policy.passes, policy.backward_passes, policy.passes + policy.backward_passes)
     means = [f"{count / iterations:.4g}" for count in counts]
@@ -51,7 +56,7 @@ def row(method: str, model: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the table; written only where it is whole."""
+    """Print the table, and write it if it has every method."""
     quiet()
     every = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml"))
     wanted, rows = sys.argv[1:] or every, []

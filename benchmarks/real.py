@@ -1,8 +1,8 @@
-"""SD 1.5 at 512 px and SDXL at 1024 px, random weights of full size in bf16: benchmarks/results/real.csv.
+"""Measure SD 1.5 at 512 px and SDXL at 1024 px with random weights of full size in bf16.
 
-An iteration of SQDF and an evaluation along annealed guidance, by the code of a real run; which attention ran; how far
-bf16 is from fp32. Without a CUDA GPU tiny checkpoints in the published formats stand in, and nothing is recorded.
-`python benchmarks/real.py`
+`python benchmarks/real.py` times an iteration of SQDF and an evaluation along annealed guidance with the code of a real
+run, names the attention backend that ran, compares bf16 with fp32, and writes benchmarks/results/real.csv. Without a
+CUDA GPU it uses tiny checkpoints in the published formats and writes nothing.
 """
 
 import csv
@@ -29,15 +29,14 @@ from rdt.training.launch import built, make_trainer, quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-import fullsize  # noqa: E402
-
+from worlds import full_size_checkpoints  # noqa: E402
 from worlds.model_checkpoints import SIDE  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/real.csv"
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 BATCH = {"sd15": 16, "sdxl": 4}
-BOUNDS = {"base": 0.05, "tuned": 0.05, "images": 0.02}  # |bf16 - fp32| / |fp32|, and of images the mean difference
+BOUNDS = {"base": 0.05, "tuned": 0.05, "images": 0.02}  # of |bf16 - fp32| / |fp32|; for images, of the mean difference
 COMMON = [
     "method=sqdf", "guidance=aig", "reward=aesthetic", "reward.checkpointing=true", "diversity=clip",
     "~diversity.overall.clip", "logger=none", "iterations=2", "model.policy.setup.slicing=true", "resume=never",
@@ -46,9 +45,9 @@ COMMON = [
 
 
 def config(model: str, root: Path, *more: str) -> DictConfig:
-    """A run on the checkpoints below root."""
+    """Return the config of a run on the checkpoints below root."""
     sizes = [f"batch_size={BATCH[model]}", f"evaluation.images_per_prompt={BATCH[model] // 2}"]
-    places = [*fullsize.named(root / model), f"cache={root}/cache", f"output_dir={root}/{model}-out"]
+    places = [*full_size_checkpoints.named(root / model), f"cache={root}/cache", f"output_dir={root}/{model}-out"]
     small = [] if GPU else [f"model.policy.setup.resolution={SIDE}", "model.sampling.num_steps=3", "iterations=1"]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         cfg = compose("config", [f"model={model}", *COMMON, *places, *sizes, *small, *more])
@@ -56,18 +55,18 @@ def config(model: str, root: Path, *more: str) -> DictConfig:
     return cfg
 
 
-class Last(L.Callback):
-    """What the last iteration takes: those before warm up."""
+class LastIteration(L.Callback):
+    """Measures the last iteration; those before it warm up."""
 
     def on_train_batch_start(self, trainer: L.Trainer, method: L.LightningModule, *_: object) -> None:
-        self.cost = stopwatch(method.policy)
+        self.stop = stopwatch(method.policy)
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.taken = self.cost()
+        self.measured = self.stop()
 
 
 def stopwatch(policy: Policy) -> Callable[[], dict[str, float]]:
-    """Starts; what it returns tells seconds, passes, TFLOP/s and peak memory since."""
+    """Start a stopwatch; return a function that returns the seconds, passes, TFLOP/s and peak GiB since then."""
     before, flops = policy.passes + policy.backward_passes, policy.flops_per_pass
     if GPU:
         torch.cuda.synchronize()
@@ -86,8 +85,8 @@ def stopwatch(policy: Policy) -> Callable[[], dict[str, float]]:
 
 
 def measured(cfg: DictConfig) -> list[dict[str, object]]:
-    """A row for the SQDF iteration, one for the evaluation of base and AIG."""
-    experiment, last, out = built(cfg), Last(), Path(cfg.output_dir)
+    """Return a row for the SQDF iteration and one for the evaluation of base and AIG."""
+    experiment, last, out = built(cfg), LastIteration(), Path(cfg.output_dir)
     folder.begin(cfg, out)
     trainer = make_trainer(experiment, out)
     trainer.callbacks.append(last)
@@ -96,71 +95,71 @@ def measured(cfg: DictConfig) -> list[dict[str, object]]:
     evaluation = stopwatch(experiment.policy)
     record.write(experiment, trainer, out)
     images = 2 * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
-    done = {"sqdf": (cfg.batch_size, last.taken), "aig": (images, evaluation())}
-    ran = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(experiment.policy)}
-    rows = [{"images": n, "images_per_second": n / taken["seconds"]} | taken for n, taken in done.values()]
-    told = [{name: f"{value:.4g}" for name, value in row.items()} for row in rows]
-    return [{"model": cfg.model.name, "work": work} | ran | row for work, row in zip(done, told, strict=True)]
+    done = {"sqdf": (cfg.batch_size, last.measured), "aig": (images, evaluation())}
+    setup = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(experiment.policy)}
+    rows = [{"images": n, "images_per_second": n / cost["seconds"]} | cost for n, cost in done.values()]
+    cells = [{name: f"{value:.4g}" for name, value in row.items()} for row in rows]
+    return [{"model": cfg.model.name, "work": work} | setup | row for work, row in zip(done, cells, strict=True)]
 
 
-def looked_at(policy: Policy) -> tuple[Tensor, Tensor, object]:
-    """Two noises, a time and the conditions of two prompts."""
+def inputs(policy: Policy) -> tuple[Tensor, Tensor, object]:
+    """Return the noise of two samples, a time and the conditions of two prompts."""
     noise = Noise(seed=0, purpose="benchmark", indices=range(2), shape=policy.latent_shape, device=policy.device)
     return noise.initial(), policy.process.times(4)[1], policy.encode(["cat", "dog"])
 
 
 def attention(policy: Policy) -> str:
-    """The backends of scaled_dot_product_attention that a pass ran."""
-    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as seen:
-        policy.to(DEVICE).tuned(*looked_at(policy))
+    """Return the names of the scaled_dot_product_attention backends that a pass runs."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        policy.to(DEVICE).tuned(*inputs(policy))
     start = "aten::_scaled_dot_product_"
-    ran = sorted({event.key.removeprefix(start) for event in seen.key_averages() if event.key.startswith(start)})
+    ran = sorted({event.key.removeprefix(start) for event in profiler.key_averages() if event.key.startswith(start)})
     return "+".join(ran) or "none"
 
 
 @torch.no_grad()
-def drawn(cfg: DictConfig) -> dict[str, Tensor]:
-    """Outputs of the base and of an adapter that is not zero, and decoded latents, in fp32 on the host."""
+def outputs(cfg: DictConfig) -> dict[str, Tensor]:
+    """Return the outputs of the base and of a random adapter, and decoded latents, in fp32 on the CPU."""
     policy = Experiment(cfg).policy.to(DEVICE)
     torch.manual_seed(1)
     policy.load_lora({key: 0.05 * torch.randn(value.shape) for key, value in policy.lora().items()})
-    x, t, cond = looked_at(policy)
+    x, t, cond = inputs(policy)
     found = {"base": policy.base(x, t, cond), "tuned": policy.tuned(x, t, cond), "images": policy.decode(x)}
     return {name: value.float().cpu() for name, value in found.items()}
 
 
-def apart(half: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, float]:
-    """How far bf16 is from fp32, in the units of BOUNDS."""
+def distances(half: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, float]:
+    """Return the distances of bf16 outputs from fp32 ones, in the units of BOUNDS."""
     norms = {name: ((half[name] - full[name]).norm() / full[name].norm()).item() for name in ("base", "tuned")}
     return norms | {"images": (half["images"] - full["images"]).abs().mean().item()}
 
 
 def main() -> int:
-    """Exit status 0 where bf16 is as near to fp32 as it should be."""
+    """Run both models; return the number of bf16 outputs that are too far from fp32, the exit status."""
     quiet()
     if not GPU:
-        print("no CUDA GPU: tiny random checkpoints in the published formats stand in, and nothing is recorded")
-    torch.backends.cudnn.allow_tf32 = False  # so that fp32 is fp32
+        print("no CUDA GPU: tiny random checkpoints in the published formats are measured, and nothing is recorded")
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would round the fp32 reference
     rows, wrong = [], []
     for model in BATCH:
         with tempfile.TemporaryDirectory(prefix="rdt-real-") as scratch:
             root = Path(scratch)
-            fullsize.write(model, root / model, DEVICE if GPU else None)
-            far = apart(*(drawn(config(model, root, f"precision={kind}")) for kind in ("bf16", "fp32")))
+            full_size_checkpoints.write(model, root / model, DEVICE if GPU else None)
+            far = distances(*(outputs(config(model, root, f"precision={kind}")) for kind in ("bf16", "fp32")))
             rows += measured(config(model, root))
         wrong += [f"{model}/{name}" for name, value in far.items() if not value <= BOUNDS[name]]
         print(f"{model}: bf16 from fp32: " + ", ".join(f"{k} {v:.4f} (bound {BOUNDS[k]})" for k, v in far.items()))
         for row in rows[-2:]:
             print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
     if GPU:
-        recorded(rows)
+        record_rows(rows)
     if wrong:
-        print(f"beyond its bound: {', '.join(wrong)}")
+        print(f"further from fp32 than the bound: {', '.join(wrong)}")
     return len(wrong)
 
 
-def recorded(rows: list[dict[str, object]]) -> None:
-    """Into the table, in place of what this hardware had there."""
+def record_rows(rows: list[dict[str, object]]) -> None:
+    """Write the rows into the table, in place of earlier rows of this hardware."""
     hardware = {"hardware": torch.cuda.get_device_name(), "torch": torch.__version__}
     kept = list(csv.DictReader(RESULT.open(encoding="utf-8", newline=""))) if RESULT.is_file() else []
     new = [hardware | row for row in rows]

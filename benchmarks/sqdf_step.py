@@ -1,9 +1,9 @@
-"""SQDF's iteration against a re-statement of the official recipe, in one process: seconds and resident parameters.
+"""Compare SQDF's iteration with the official recipe, rewritten here, in seconds and in resident parameters.
 
-The official recipe keeps three networks, rolls out anew for every update and runs the look-ahead with a doubled batch
-of which half is thrown away. Ours has one network with three views, one pass per look-ahead, and k gradient samples per
-stored trajectory.
-`python benchmarks/sqdf_step.py [cycles]`, of four iterations each
+`python benchmarks/sqdf_step.py [cycles]` runs both in one process, for cycles of four iterations, and prints the
+ratios. The official recipe keeps three networks, rolls out for every update and runs the look-ahead on a doubled batch,
+half of whose output it discards. rdt has one network with three views, one pass per look-ahead, and k gradient samples
+per stored trajectory.
 """
 
 import copy
@@ -23,17 +23,17 @@ from rdt.training.launch import quiet
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 COMMON = ["batch_size=16", "method.capacity=256", "model.sampling.num_steps=15", "evaluation.every=0", "logger=none"]
-CYCLE = 4  # iterations between two rollouts, at the most
+CYCLE = 4  # iterations between two rollouts, at most
 
 
 def config(replay_ratio: int, iterations: int) -> DictConfig:
-    """The embedded world's SQDF at a replay ratio."""
+    """Return the config of SQDF on the embedded world at a replay ratio."""
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("config", [*COMMON, f"method.replay_ratio={replay_ratio}", f"iterations={iterations}"])
 
 
 def as_published(policy: Policy) -> Policy:
-    """The same policy with a network per view, and a look-ahead whose batch is doubled and halved again."""
+    """Give the policy a network per view, and a look-ahead that discards half of a doubled batch; return it."""
     base, consistency = copy.deepcopy(policy), copy.deepcopy(policy)
 
     def doubled(x, t, cond):
@@ -46,7 +46,7 @@ def as_published(policy: Policy) -> Policy:
 
 
 class Stopwatch(L.Callback):
-    """Seconds of every iteration."""
+    """Records the seconds of every iteration."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -59,32 +59,37 @@ class Stopwatch(L.Callback):
 
 
 def measure(replay_ratio: int, published: bool, iterations: int) -> tuple[float, int]:
-    """Seconds per iteration, the median over cycles after one to warm up, and bytes of resident network parameters."""
+    """Return the seconds per iteration, a median over all cycles but the first, and the bytes of network parameters."""
     experiment = Experiment(config(replay_ratio, iterations))
     if published:
         as_published(experiment.policy)
     watch = Stopwatch()
     L.Trainer(
-        accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, max_epochs=1, callbacks=[watch],
-    ).fit(experiment.method, experiment.data)  # fmt: skip
-    networks = [experiment.policy.network, *getattr(experiment.policy, "copies", [])]
-    held = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        callbacks=[watch],
+    ).fit(experiment.method, experiment.data)
+    networks = [experiment.policy.network, *(experiment.policy.copies if published else [])]
+    size = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     cycles = [sum(watch.seconds[k : k + CYCLE]) / CYCLE for k in range(CYCLE, iterations, CYCLE)]
-    return statistics.median(cycles), held
+    return statistics.median(cycles), size
 
 
 def main() -> None:
     """Print the ratios."""
     quiet()
     iterations = CYCLE * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
-    seconds, held = measure(1, True, iterations)
-    print(f"as published, k = 1: {seconds:.3f} s per 16 gradient samples, {held / 1e6:.1f} MB of network parameters")
+    seconds, size = measure(1, True, iterations)
+    print(f"as published, k = 1: {seconds:.3f} s per 16 gradient samples, {size / 1e6:.1f} MB of network parameters")
     for k in (1, 4):
-        ours, own = measure(k, False, iterations)
-        print(
-            f"rdt, k = {k}: {ours:.3f} s, {seconds / ours:.2f} times faster; {own / held:.2f} of the network parameters"
-        )
+        ours, held = measure(k, False, iterations)
+        ratios = f"{seconds / ours:.2f} times faster; {held / size:.2f} of the network parameters"
+        print(f"rdt, k = {k}: {ours:.3f} s, {ratios}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Five ways to spend 512 calls of the gold oracle, three seeds each, on the embedded world, and then the tables.
-# Run from the repository root; half an hour on two idle CPU cores. Finished runs are kept and unfinished ones continued:
-# start it again after an interruption.
+# Compare five ways to spend 512 calls of the gold oracle on the embedded world, three seeds each, and write the tables.
+# Run it from the repository root; it takes half an hour on two idle CPU cores. Start it again after an interruption:
+# finished runs are kept and unfinished ones continue.
 set -euo pipefail
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # networks this small gain nothing from threads
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # networks this small do not gain from threads
 export python=${PYTHON:-.venv/bin/python} runs=${RUNS:-outputs/bbo}
-# four rounds of 128 calls to learn from; the fifth, before the last update, measures what the fourth has taught
+# Four rounds of 128 calls to learn from; the fifth, before the last update, measures the effect of the fourth.
 export common="experiment=bbo logger=csv evaluation.every=0 iterations=81 trainer.checkpoint_every=10 method.queries=[128,128,128,128,128] method.budget=640"
 
 one() {

@@ -1,6 +1,6 @@
 """Write results.csv, table.md and curve.png from the runs of reproduce.sh: `experiments/bbo/table.py <runs> <out>`.
 
-Differences are paired: the same held-out prompts, noise and seeds stand behind both sides.
+Differences are paired: both sides have the same held-out prompts, noise and seeds.
 """
 
 import csv
@@ -33,7 +33,7 @@ METRICS = ("reward/gold", "reward/judge", "diversity/entropy", "fidelity/residua
 
 @dataclass(frozen=True)
 class Variant:
-    """The finished runs of one way to spend the calls, a seed each."""
+    """Holds the folders of one variant's finished runs, one per seed."""
 
     folders: list[Path]
 
@@ -42,33 +42,35 @@ class Variant:
         return [json.loads((folder / "result.json").read_text()) for folder in self.folders]
 
     def scores(self, metric: str) -> np.ndarray:
-        """(seeds, prompts) of the tuned policy."""
+        """Return the scores (seeds, prompts) of the tuned policy."""
         return np.array([result["points"][0]["per_prompt"][metric] for result in self.results])
 
     def base(self, metric: str) -> np.ndarray:
-        """(seeds, prompts) of the untuned model."""
+        """Return the scores (seeds, prompts) of the untuned model."""
         return np.array([result["base"]["per_prompt"][metric] for result in self.results])
 
     @cached_property
     def rounds(self) -> list[np.ndarray]:
-        """By round, what the oracle said of the policy's images, (seeds, calls)."""
+        """Return the oracle's scores of the policy's images, (seeds, calls), by round."""
         files = [sorted((folder / "checkpoints").glob("[0-9]*"))[-1] / "run.ckpt" for folder in self.folders]
         answers = [torch.load(file, weights_only=True, map_location="cpu")["answers"] for file in files]
         return [np.stack([of_round["scores"] for of_round in rounds]) for rounds in zip(*answers, strict=True)]
 
     @cached_property
     def curve(self) -> dict[int, Interval]:
-        """By how many calls were learned from, the mean score of what they led to."""
+        """Return the mean score of the policy's images by the number of calls that it has learned from."""
         spent = np.cumsum([0, *(of_round.shape[1] for of_round in self.rounds)]).tolist()
         return {n: bootstrap_mean(of_round, seed=0) for n, of_round in zip(spent, self.rounds, strict=False)}
 
     @cached_property
     def correlation(self) -> dict[int, float]:
-        """By how many calls it learned from, how well the surrogate foretold the next ones, mean over seeds."""
-        return {n: float(np.mean([self._foretold(folder)[n] for folder in self.folders])) for n in list(self.curve)[1:]}
+        """Return the correlation of the surrogate with the next scores by the number of calls it has learned from."""
+        return {
+            n: float(np.mean([self._correlations(folder)[n] for folder in self.folders])) for n in list(self.curve)[1:]
+        }
 
     @staticmethod
-    def _foretold(folder: Path) -> dict[int, float]:
+    def _correlations(folder: Path) -> dict[int, float]:
         with (folder / "metrics.csv").open(newline="") as stream:
             rows = list(csv.DictReader(stream))
         pairs = pairwise(rows)
@@ -77,12 +79,12 @@ class Variant:
 
 
 def controls(variants: dict[str, Variant]) -> dict[str, str]:
-    """What each variant is compared with, where both were run."""
+    """Return the variant that each one is compared with, if both were run."""
     return {name: control for name, control in CONTROLS.items() if {name, control} <= variants.keys()}
 
 
 def rows(variants: dict[str, Variant]) -> list[dict[str, object]]:
-    """One row per variant, metric and what it is compared with."""
+    """Return one row per variant, metric and comparison."""
     found = []
     for name, variant in variants.items():
         control = controls(variants).get(name)
@@ -91,36 +93,37 @@ def rows(variants: dict[str, Variant]) -> list[dict[str, object]]:
             for against, other in others.items():
                 ours, theirs = variant.scores(metric), (other.scores(metric) if other else variant.base(metric))
                 diff = bootstrap_mean(ours - theirs, seed=0)
-                found.append({
-                    "variant": name, "metric": metric, "against": against, "seeds": len(ours), "prompts": ours.shape[1],
-                    "value": ours.mean(), "other": theirs.mean(), "diff": diff.mean, "lo": diff.lo, "hi": diff.hi,
-                })  # fmt: skip
+                row = {"variant": name, "metric": metric, "against": against, "seeds": len(ours)}
+                row |= {"prompts": ours.shape[1], "value": ours.mean(), "other": theirs.mean()}
+                found.append(row | {"diff": diff.mean, "lo": diff.lo, "hi": diff.hi})
     return found
 
 
-def said(row: dict) -> str:
-    """A difference and its interval."""
+def formatted(row: dict) -> str:
+    """Return a difference and its interval as text."""
     digits = 1 if row["metric"] == "kl_nats" else 4
     return f"{row['diff']:+.{digits}f} [{row['lo']:+.{digits}f}, {row['hi']:+.{digits}f}]"
 
 
 def tables(variants: dict[str, Variant], found: list[dict]) -> str:
-    """What people read."""
+    """Return the tables of table.md."""
     at = {(row["variant"], row["metric"], row["against"]): row for row in found}
-    lines = ["| difference to the base | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    lines = ["| difference from the base | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     for name in variants:
-        lines.append(f"| {LABELS[name]} | " + " | ".join(said(at[name, metric, "base"]) for metric in METRICS) + " |")
-    lines += ["", "| difference of one to the other | reward/gold | diversity/entropy |", "|---|---|---|"]
+        lines.append(
+            f"| {LABELS[name]} | " + " | ".join(formatted(at[name, metric, "base"]) for metric in METRICS) + " |"
+        )
+    lines += ["", "| difference between two variants | reward/gold | diversity/entropy |", "|---|---|---|"]
     for name, control in controls(variants).items():
-        pair = " | ".join(said(at[name, metric, control]) for metric in ("reward/gold", "diversity/entropy"))
-        lines.append(f"| {LABELS[name]}, to {LABELS[control]} | {pair} |")
+        pair = " | ".join(formatted(at[name, metric, control]) for metric in ("reward/gold", "diversity/entropy"))
+        lines.append(f"| {LABELS[name]}, minus {LABELS[control]} | {pair} |")
     calls = sorted({n for variant in variants.values() for n in variant.curve})
-    head = ["", f"| oracle's mean, after learning from | {' | '.join(f'{n} calls' for n in calls)} |"]
+    head = ["", f"| mean oracle score after learning from | {' | '.join(f'{n} calls' for n in calls)} |"]
     lines += [*head, "|---" * (len(calls) + 1) + "|"]
     for name, variant in variants.items():
         shown = {n: f"{one.mean:.4f} [{one.lo:.4f}, {one.hi:.4f}]" for n, one in variant.curve.items()}
         lines.append(f"| {LABELS[name]} | {' | '.join(shown.get(n, '') for n in calls)} |")
-    lines += ["", f"| correlation with answers not yet learned from | {' | '.join(f'{n} calls' for n in calls[1:])} |"]
+    lines += ["", f"| correlation with scores not yet learned from | {' | '.join(f'{n} calls' for n in calls[1:])} |"]
     lines.append("|---" * len(calls) + "|")
     for name, variant in variants.items():
         shown = {n: f"{value:.2f}" for n, value in variant.correlation.items()}
@@ -129,7 +132,7 @@ def tables(variants: dict[str, Variant], found: list[dict]) -> str:
 
 
 def draw(variants: dict[str, Variant], file: Path) -> None:
-    """The oracle's mean of the policy's images over the calls that were learned from."""
+    """Draw the oracle's mean score of the policy's images against the number of calls learned from."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for k, (name, variant) in enumerate(variants.items()):
         calls, means = zip(*variant.curve.items(), strict=True)
@@ -143,7 +146,7 @@ def draw(variants: dict[str, Variant], file: Path) -> None:
 
 
 def main(runs: Path, out: Path) -> None:
-    """Tables for machines and for people, and the picture."""
+    """Write results.csv, table.md and curve.png, and print the tables."""
     folders = {name: sorted(file.parent for file in runs.glob(f"{name}-s*/result.json")) for name in LABELS}
     variants = {name: Variant(found) for name, found in folders.items() if found}
     found = rows(variants)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# SQDF at its defaults and without its safeguards, five seeds each, on the embedded world.
-# Run from the repository root; about 30 minutes on two CPU cores. Finished runs are kept: start it again after an interruption.
+# Run SQDF at its defaults and without its safeguards on the embedded world, five seeds each, and write the tables.
+# Run it from the repository root; it takes about 30 minutes on two CPU cores. Start it again after an interruption:
+# finished runs are kept.
 set -euo pipefail
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # two runs at a time, a core each
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # two runs at a time, one core each
 export python=${PYTHON:-.venv/bin/python} runs=${RUNS:-outputs/quickstart}
 
 one() {

@@ -1,4 +1,7 @@
-"""Write results.csv, table.md and front.png from the runs of reproduce.sh: paired over prompts and seeds."""
+"""Write results.csv, table.md and front.png from the runs of reproduce.sh.
+
+`experiments/quickstart/table.py <runs> <out>`. Differences are paired over prompts and seeds.
+"""
 
 import csv
 import json
@@ -11,8 +14,16 @@ import numpy as np
 from rdt.pareto import bootstrap_mean
 from rdt.report import report
 
-METRICS = ("reward/hps", "reward/gold", "reward/judge", "diversity/entropy", "diversity/vendi", "diversity/pairwise",
-           "fidelity/residual", "kl_nats")  # fmt: skip
+METRICS = (
+    "reward/hps",
+    "reward/gold",
+    "reward/judge",
+    "diversity/entropy",
+    "diversity/vendi",
+    "diversity/pairwise",
+    "fidelity/residual",
+    "kl_nats",
+)
 VARIANTS = {
     "default": "SQDF, defaults",
     "collapse": "kl_coef 0, gamma 1, no replay",
@@ -20,36 +31,35 @@ VARIANTS = {
 
 
 def values(results: list[dict], metric: str, which: str) -> np.ndarray:
-    """(seeds, prompts) of the base or of the tuned policy."""
+    """Return the scores (seeds, prompts) of the "base" or of the "tuned" policy."""
     points = [result["base"] if which == "base" else result["points"][0] for result in results]
     return np.array([point["per_prompt"][metric] for point in points])
 
 
 def rows(runs: Path) -> list[dict[str, object]]:
-    """One row per variant and metric."""
+    """Return one row per variant and metric."""
     found = []
     for name, label in VARIANTS.items():
         results = [json.loads(file.read_text()) for file in sorted(runs.glob(f"{name}-s*/result.json"))]
         for metric in METRICS:
             base, tuned = values(results, metric, "base"), values(results, metric, "tuned")
             diff = bootstrap_mean(tuned - base, seed=0)
-            found.append({
-                "variant": label, "metric": metric, "seeds": len(results), "prompts": base.shape[1],
-                "base": base.mean(), "tuned": tuned.mean(), "diff": diff.mean, "lo": diff.lo, "hi": diff.hi,
-                "share_of_base": tuned.mean() / base.mean() if base.mean() else float("nan"),
-                "by_seed": " ".join(f"{value:+.4f}" for value in (tuned - base).mean(1)),
-            })  # fmt: skip
+            row = {"variant": label, "metric": metric, "seeds": len(results), "prompts": base.shape[1]}
+            row |= {"base": base.mean(), "tuned": tuned.mean(), "diff": diff.mean, "lo": diff.lo, "hi": diff.hi}
+            row["share_of_base"] = tuned.mean() / base.mean() if base.mean() else float("nan")
+            row["by_seed"] = " ".join(f"{value:+.4f}" for value in (tuned - base).mean(1))
+            found.append(row)
     return found
 
 
 def main(runs: Path, out: Path) -> None:
-    """Write the table twice, for machines and for people, and the picture."""
+    """Write results.csv, table.md and front.png, and print the table."""
     table = rows(runs)
     with (out / "results.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(table[0]))
         writer.writeheader()
         writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in table)
-    lines = ["| | metric | base | tuned | paired difference | of each seed | share of base |", "|" + "---|" * 7]
+    lines = ["| | metric | base | tuned | paired difference | difference by seed | share of base |", "|" + "---|" * 7]
     for row in table:
         interval = f"{row['diff']:+.4f} [{row['lo']:+.4f}, {row['hi']:+.4f}]"
         share = "" if row["metric"] == "kl_nats" else f"{row['share_of_base']:.1%}"

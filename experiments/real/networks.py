@@ -1,6 +1,7 @@
-"""What a row through a network of full size costs, counted on torch's meta device, where tensors have shapes alone.
+"""Count what a row through a network of full size costs, on torch's meta device, whose tensors have shapes but no data.
 
-As a run on a GPU has it: blocks checkpointed, activations in bf16 but for norms, gradient to adapters and latents.
+The count is that of a run on a GPU: blocks are checkpointed, activations are bf16 except in norms, and gradients go to
+adapters and latents.
 """
 
 import dataclasses
@@ -27,45 +28,45 @@ PREDICT = {"sd15": tiny_policy.parts().predict, "sdxl": partial(sdxl.predict, 10
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of a row of a pass, or of an image."""
+    """Holds the cost of one row through a network, or of one image."""
 
     forward: int  # operations
-    back: int  # operations, those of blocks that are computed again among them
-    kept: int  # bytes from forward to back, weights apart
+    back: int  # operations, those of recomputed blocks included
+    kept: int  # bytes kept from the forward to the backward pass, without weights
     weights: int  # bytes
-    latent: int  # numbers
+    latent: int  # elements
 
 
 @cache
 def network(model: str, side: int, rank: int) -> Cost:
-    """Of the tuned view, for images `side` pixels high and wide."""
+    """Return the cost of the tuned network for images `side` pixels high and wide."""
     kind, config = PUBLISHED[model][:2]
     with full_size_checkpoints.half_on("meta"):
-        made = kind(**config)
-    weights = size(made)
+        module = kind(**config)
+    weights = size(module)
     policy = Policy(
-        dataclasses.replace(tiny_policy.parts(consistency_rank=0), network=made),
+        dataclasses.replace(tiny_policy.parts(consistency_rank=0), network=module),
         Adapter(rank, rank, tiny_policy.TARGETS),
     )
     policy.checkpoint_blocks()
-    as_under_autocast(made)
+    cast_as_autocast(module)
     tokens, width, pooled = PROMPT[model]
     cond = Cond(zeros(1, tokens, width).bfloat16(), zeros(1, pooled).bfloat16())
-    x = zeros(1, made.config.in_channels, side // 8, side // 8).requires_grad_()
-    return cost(made, weights, x, lambda: PREDICT[model](made, x.bfloat16(), zeros(), cond))
+    x = zeros(1, module.config.in_channels, side // 8, side // 8).requires_grad_()
+    return cost(module, weights, x, lambda: PREDICT[model](module, x.bfloat16(), zeros(), cond))
 
 
 @cache
 def decoder(side: int, slicing: bool) -> Cost:
-    """For images `side` pixels high and wide; that of SD 3.5 differs in its first layer alone."""
+    """Return the cost for images `side` pixels high and wide; only the first layer of SD 3.5's decoder differs."""
     with full_size_checkpoints.half_on("meta"):
         vae = full_size_checkpoints.vae(1.0).requires_grad_(False)
     x0 = zeros(1, 4, side // 8, side // 8).requires_grad_()
     return cost(vae, size(vae), x0, lambda: pipeline.image_decoder(vae, Setup(slicing=slicing))(x0))
 
 
-def as_under_autocast(network: nn.Module) -> None:
-    """Adapters in bf16 and norms in fp32, as autocast has them on a GPU; the meta device has no autocast."""
+def cast_as_autocast(network: nn.Module) -> None:
+    """Run adapters in bf16 and norms in fp32, as autocast does on a GPU; the meta device has no autocast."""
     for weight in network.parameters():
         weight.data = weight.data.bfloat16()
     for norm in (module for module in network.modules() if isinstance(module, nn.GroupNorm | nn.LayerNorm)):
@@ -74,30 +75,30 @@ def as_under_autocast(network: nn.Module) -> None:
 
 
 def cost(module: nn.Module, weights: int, x: Tensor, run: Callable[[], Tensor]) -> Cost:
-    """Of what `run` does with the module and the latents x (1, *latent)."""
+    """Return the cost of `run`, which calls the module on the latents x (1, *latent)."""
     saved: dict[int, torch.UntypedStorage] = {}
-    with FlopCounterMode(display=False) as there, saved_tensors_hooks(partial(keep, saved), lambda x: x):
+    with FlopCounterMode(display=False) as forward, saved_tensors_hooks(partial(keep, saved), lambda x: x):
         output = run()
     with FlopCounterMode(display=False) as back:
         output.sum().backward()
     for weight in module.parameters():
         saved.pop(weight.untyped_storage()._cdata, None)
     kept = sum(storage.nbytes() for storage in saved.values())
-    return Cost(there.get_total_flops(), back.get_total_flops(), kept, weights, x.numel())
+    return Cost(forward.get_total_flops(), back.get_total_flops(), kept, weights, x.numel())
 
 
 def keep(saved: dict[int, torch.UntypedStorage], x: Tensor) -> Tensor:
-    """Note whose memory x is, once for all views of it."""
+    """Record the memory of x in `saved`, once for all views of it."""
     memory = x.untyped_storage()
     saved[memory._cdata] = memory
     return x
 
 
 def size(module: nn.Module) -> int:
-    """Bytes of its weights."""
+    """Return the bytes of a module's weights."""
     return sum(weight.nbytes for weight in module.parameters())
 
 
 def zeros(*shape: int) -> Tensor:
-    """On the meta device."""
+    """Return zeros on the meta device."""
     return torch.zeros(shape, device="meta")

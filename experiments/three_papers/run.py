@@ -1,6 +1,6 @@
-"""Make every run of variants.yaml and then the tables: `python experiments/three_papers/run.py [--jobs 2]`.
+"""Run every variant of variants.yaml and then write the tables: `python experiments/three_papers/run.py [--jobs 2]`.
 
-Finished runs are kept and unfinished ones continued: start it again after an interruption.
+Start it again after an interruption: finished runs are kept and unfinished ones continue.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 HERE = Path(__file__).resolve().parent
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # networks this small gain nothing from threads
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # networks this small do not gain from threads
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, and the evaluations of it under further guidances."""
+    """Holds the overrides of one run and of its evaluations under further guidances."""
 
     folder: Path
     train: list[str]
@@ -27,10 +27,11 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Return whether the run and all its evaluations have finished."""
         return (self.folder / "done").exists()
 
     def run(self) -> str:
-        """A line on how it ended."""
+        """Run what is not done, and return a line on how it ended."""
         log = self.folder.with_suffix(".log")
         steps = [["rdt.run", *self.train, f"output_dir={self.folder}"]]
         steps += [["rdt.evaluate", f"run={self.folder}", *guidance] for guidance in self.evaluate]
@@ -44,7 +45,7 @@ class Job:
 
 
 def jobs(plan: DictConfig, runs: Path) -> list[Job]:
-    """Every variant from every seed, all variants of a seed before the next."""
+    """Return a job per variant and seed; all variants of a seed come before the next seed."""
     return [
         Job(
             runs / f"{name}-s{seed}",
@@ -57,24 +58,28 @@ def jobs(plan: DictConfig, runs: Path) -> list[Job]:
 
 
 def main() -> int:
-    """Exit status 1 where a run failed; the tables are made of complete variants only."""
+    """Run the jobs and write the tables of complete variants; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("outputs/three_papers"))
-    parser.add_argument("--only", nargs="+", help="names of variants")
-    given = parser.parse_args()
-    given.runs.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--only", nargs="+", help="names of the variants to run; without tables")
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     plan = OmegaConf.load(HERE / "variants.yaml")
-    wanted = [j for j in jobs(plan, given.runs) if not given.only or j.folder.name.rpartition("-s")[0] in given.only]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        ends = []
+    wanted = [
+        j
+        for j in jobs(plan, arguments.runs)
+        if not arguments.only or j.folder.name.rpartition("-s")[0] in arguments.only
+    ]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        lines = []
         for number, line in enumerate(pool.map(Job.run, wanted), 1):
             print(f"[{number}/{len(wanted)}] {line}", flush=True)
-            ends.append(line)
-    if given.only:
-        return int(any("FAILED" in line for line in ends))
-    return int(any("FAILED" in line for line in ends)) or subprocess.call(
-        [sys.executable, HERE / "table.py", given.runs, HERE]
+            lines.append(line)
+    if arguments.only:
+        return int(any("FAILED" in line for line in lines))
+    return int(any("FAILED" in line for line in lines)) or subprocess.call(
+        [sys.executable, HERE / "table.py", arguments.runs, HERE]
     )
 
 

@@ -1,4 +1,4 @@
-"""The prompts of the embedded world: "a small blue ring on white", any subset of four attributes stated."""
+"""The prompts of the embedded world state any subset of four attributes, as in "a small blue ring on white"."""
 
 import itertools
 import random
@@ -13,7 +13,7 @@ SPLIT_SEED = 0
 
 
 def sentence(stated: dict[str, str]) -> str:
-    """The prompt that states these attribute values."""
+    """Return the prompt that states these attribute values."""
     words = ["a", stated.get("size"), stated.get("colour"), stated.get("shape", "shape")]
     if "background" in stated:
         words += ["on", stated["background"]]
@@ -21,25 +21,25 @@ def sentence(stated: dict[str, str]) -> str:
 
 
 def all_prompts() -> list[str]:
-    """All 784 prompts, in a fixed order."""
+    """Return all 784 prompts in a fixed order."""
     choices = [(None, *ATTRIBUTES[name]) for name in STATEABLE]
     states = ({n: v for n, v in zip(STATEABLE, values, strict=True) if v} for values in itertools.product(*choices))
     return [sentence(stated) for stated in states]
 
 
 def split(name: str) -> list[str]:
-    """Prompts of the "train" or the "held_out" split; together they are all prompts, and disjoint."""
+    """Return the prompts of the "train" or the "held_out" split, which are disjoint and together hold all prompts."""
     prompts = all_prompts()
     random.Random(SPLIT_SEED).shuffle(prompts)
     held_out = round(HELD_OUT_SHARE * len(prompts))
     splits = {"held_out": prompts[:held_out], "train": prompts[held_out:]}
     if name not in splits:
-        raise ValueError(f"split={name!r} is not one of {sorted(splits)}")
+        raise ValueError(f"split={name!r} is none of {', '.join(sorted(splits))}")
     return splits[name]
 
 
 def stated(prompts: list[str]) -> Tensor:
-    """(N, 6) attribute indices that prompts state, FREE where they do not; ValueError on a word it does not know."""
+    """Return the attribute indices that prompts state, (N, 6), FREE if unstated; ValueError on an unknown word."""
     return torch.tensor([_stated_row(prompt) for prompt in prompts]).reshape(-1, len(NAMES))
 
 
@@ -49,7 +49,9 @@ def _stated_row(prompt: str) -> list[int]:
         if word in ("a", "on", "shape"):
             continue
         if word not in _MEANING:
-            raise ValueError(f"prompt {prompt!r}: the shapes world does not know {word!r}; it knows {sorted(_MEANING)}")
+            raise ValueError(
+                f"prompt {prompt!r}: {word!r} is not a word of the shapes world; it has {', '.join(sorted(_MEANING))}"
+            )
         attribute, value = _MEANING[word]
         row[attribute] = value
     return row

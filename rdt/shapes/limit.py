@@ -1,10 +1,11 @@
-"""The exact limit of the embedded world: the most utility that any generator can have at a given diversity.
+"""The exact limit of the embedded world is the highest utility that any generator can reach at a given diversity.
 
-Utility u = 0.6 match + 0.4 mean_k w_k and diversity D = mean_k H_k / log n_k, both over the m free attributes. E[u]
-sees only marginals, so the maximum of E[u] + mu D is a product whose factors maximise 0.4 E[w_k] + mu H_k / log n_k:
-q_k ~ exp(0.4 log(n_k) w_k / mu). The factor log n_k comes from normalising the entropies; a rate common to all
-attributes would be optimal for their plain sum. m cancels, so one mu serves all prompts. Likewise the maximum of
-E[u] - alpha KL(q | p_base), with p_base uniform over what is free, is q_k ~ exp(0.4 w_k / (m alpha)).
+The utility is u = 0.6 match + 0.4 mean_k w_k and the diversity D = mean_k H_k / log n_k, both over the m free
+attributes. E[u] depends on marginals alone, so E[u] + mu D is maximal for a product whose factors maximise
+0.4 E[w_k] + mu H_k / log n_k: q_k ~ exp(0.4 log(n_k) w_k / mu). The factor log n_k comes from normalising the
+entropies; one rate common to all attributes would be optimal for the plain sum of entropies. m cancels, so one mu
+serves all prompts. Likewise E[u] - alpha KL(q | p_base), with p_base uniform over the free attributes, is maximal for
+q_k ~ exp(0.4 w_k / (m alpha)).
 """
 
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ _TASTE = torch.tensor([weight for values in TASTE.values() for weight in values]
 
 
 def gold_frontier(prompts: list[str], count: int) -> Front:
-    """The most utility at each diversity; `count` points from entropy 1 to 0, as `levels` spaces them."""
+    """Return the highest utility at each diversity, at `count` entropies from 1 to 0 that `levels` spaces."""
     return _additive(prompts, LOG_CARDINALITIES[OWNER] * _TASTE.expand(len(prompts), -1), count)
 
 
 def kl_frontier(prompts: list[str], count: int) -> Front:
-    """The most utility at each KL from the ideal base model, one alpha for all prompts; spaced as `gold_frontier`."""
+    """Return the highest utility at each KL to the ideal base model, one alpha for all prompts; same entropies."""
     free = (stated(prompts) == FREE).sum(1, keepdim=True)
     return _additive(prompts, _TASTE / free, count)
 
@@ -42,13 +43,13 @@ def _additive(prompts: list[str], slopes: Tensor, count: int) -> Front:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What a run is measured against: `points` per front, and samples keyed by `seed`."""
+    """Computes the fronts that a run is measured against: `points` points each, with samples keyed by `seed`."""
 
     points: int
     seed: int
 
     def __call__(self, prompts: list[str], images_per_prompt: int, reward: Reward | None, reward_name: str) -> dict:
-        """The `limit` of result.json; the proxy frontier is empty without a reward and where that is gold itself."""
+        """Return the `limit` of result.json; the proxy frontier is empty if there is no reward or it is gold itself."""
         gold, kl = gold_frontier(prompts, self.points), kl_frontier(prompts, self.points)
         limit = {"reward": "gold", "diversity": "entropy", "frontier": self._rows(gold, images_per_prompt)}
         limit["kl_frontier"] = self._rows(kl, images_per_prompt, kl_nats=kl.kl_nats)

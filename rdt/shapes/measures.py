@@ -1,59 +1,48 @@
-"""Measures of one prompt's images in the embedded world, all by the oracle's eyes: diversity, naturalness, features."""
+"""Measures of images in the embedded world; the oracle computes diversity, naturalness and features."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rdt.shapes.distribution import sample_diversity
+from rdt.shapes.distribution import sampled_entropy
 from rdt.shapes.grammar import stated
-from rdt.shapes.oracle import Oracle
-from rdt.weights import locate
-
-
-def oracle(source: str, device: torch.device | str = "cpu") -> Oracle:
-    """The frozen oracle of a checkpoint, loaded once per file and device."""
-    return _load(locate(source), str(device))
-
-
-@lru_cache
-def _load(path: Path, device: str) -> Oracle:
-    return Oracle.load(path).to(device)
+from rdt.shapes.oracle import shared_oracle
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _ByOracle:
+    """Names the checkpoint of the oracle that a measure uses."""
+
     oracle: str
 
     def __post_init__(self) -> None:
-        oracle(self.oracle)  # a missing checkpoint is reported here, not after hours of training
+        shared_oracle(self.oracle)  # a missing checkpoint is reported here, not after hours of training
 
 
-class FreeEntropy(_Seen):
-    """Diversity with a known maximum: the normalised plug-in entropy of what the prompt leaves free, in [0, 1]."""
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, prompt: str) -> dict[str, float]:
-        """Images (n, 3, 32, 32) of one prompt; ValueError on a prompt outside the grammar."""
-        modes = oracle(self.oracle, images.device).read(images).cpu()
-        return {"entropy": sample_diversity(modes[None], stated([prompt])).item()}
-
-
-class Naturalness(_Seen):
-    """Mean distance of the images to the nearest render of what they show; 0 is perfectly natural."""
+class FreeEntropy(_ByOracle):
+    """Measures diversity as the normalised plug-in entropy of the attributes that a prompt leaves free, in [0, 1]."""
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompt: str) -> dict[str, float]:
-        """Images (n, 3, 32, 32); any prompt."""
-        return {"residual": oracle(self.oracle, images.device).residual(images).mean().item()}
+        """Return the entropy of images (n, 3, 32, 32) of one prompt; ValueError if it is outside the grammar."""
+        modes = shared_oracle(self.oracle, images.device).read(images).cpu()
+        return {"entropy": sampled_entropy(modes[None], stated([prompt])).item()}
 
 
-class OracleEmbedder(_Seen):
-    """The features in which Vendi and pairwise distances are taken in this world."""
+class Naturalness(_ByOracle):
+    """Measures the mean distance of images to the nearest render of the mode they show; 0 is perfectly natural."""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompt: str) -> dict[str, float]:
+        """Return the mean residual of images (n, 3, 32, 32), which is independent of the prompt."""
+        return {"residual": shared_oracle(self.oracle, images.device).residual(images).mean().item()}
+
+
+class OracleEmbedder(_ByOracle):
+    """Embeds images for this world's Vendi score and pairwise distances."""
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (n, 3, 32, 32) -> features (n, 64)."""
-        return oracle(self.oracle, images.device)(images)
+        """Return the features (n, 64) of images (n, 3, 32, 32)."""
+        return shared_oracle(self.oracle, images.device)(images)

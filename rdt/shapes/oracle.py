@@ -1,5 +1,6 @@
-"""The oracle: reads an image back into attributes, says how natural it is, and embeds it for diversity metrics."""
+"""The oracle network reads the attributes of an image, measures how natural it is, and embeds it for metrics."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -9,14 +10,14 @@ from torch import Tensor, nn
 from rdt.shapes import world
 from rdt.shapes.render import render
 from rdt.shapes.world import CARDINALITIES
-from rdt.weights import load_tensors
+from rdt.weights import load_tensors, locate
 
 WIDTH = 32
-PROBE, DAMPING = 0.05, 1e-2  # of the fit behind the residual: finite difference in jitter, and ridge
+PROBE, DAMPING = 0.05, 1e-2  # finite difference in the jitter, and ridge, of the fit behind the residual
 
 
 class Oracle(nn.Module):
-    """A small CNN with one head per attribute; images (N, 3, 32, 32) in [0, 1]."""
+    """A small CNN that classifies each attribute of images (N, 3, 32, 32) in [0, 1], with one head per attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,13 +32,13 @@ class Oracle(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Oracle":
-        """The bundled oracle, frozen."""
+        """Return the frozen oracle of a checkpoint."""
         oracle = cls()
         oracle.load_state_dict({k: v.float() for k, v in load_tensors(checkpoint).items()})
         return oracle.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embedding (N, 64): the features diversity is measured in."""
+        """Return the embedding, (N, 64), in which diversity is measured."""
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         planes = torch.stack([rows, columns]).expand(len(images), -1, -1, -1)
@@ -45,30 +46,44 @@ class Oracle(nn.Module):
         return F.silu(self.embed(hidden.flatten(1)))
 
     def logits(self, images: Tensor) -> list[Tensor]:
-        """Per attribute, logits (N, cardinality)."""
+        """Return the logits (N, cardinality) of each attribute."""
         features = self(images)
         return [head(features) for head in self.heads]
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
-        """Attribute indices (N, 6)."""
+        """Return the most likely value of each attribute, as indices (N, 6)."""
         return torch.stack([logit.argmax(1) for logit in self.logits(images)], dim=1)
 
     def residual(self, images: Tensor, steps: int = 4) -> Tensor:
-        """Root mean squared distance to the nearest render of the mode that was read, (N,); 0 is perfectly natural."""
+        """Return the RMS pixel distance to the nearest render of the mode that was read, (N,); 0 is natural."""
         return _residual(images, self.read(images), steps)
+
+
+def shared_oracle(source: str, device: torch.device | str = "cpu") -> Oracle:
+    """Return the frozen oracle of a checkpoint, loaded once per file and device."""
+    return _load(locate(source), str(device))
+
+
+@lru_cache
+def _load(path: Path, device: str) -> Oracle:
+    return Oracle.load(path).to(device)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
-    )  # fmt: skip
+        nn.Conv2d(inputs, outputs, 3, stride, 1),
+        nn.GroupNorm(8, outputs),
+        nn.SiLU(),
+        nn.Conv2d(outputs, outputs, 3, 1, 1),
+        nn.GroupNorm(8, outputs),
+        nn.SiLU(),
+    )
 
 
 @torch.no_grad()
 def _residual(images: Tensor, modes: Tensor, steps: int) -> Tensor:
-    """Gauss-Newton over the five jitters, inside their range; the best iterate counts. (N,)"""
+    """Return the smallest distance, (N,), along `steps` Gauss-Newton steps in the five jitters, inside their range."""
     target, modes = images.cpu(), modes.cpu()
     jitter = torch.zeros(len(target), 5)
     best = torch.full((len(target),), torch.inf)
@@ -83,7 +98,7 @@ def _residual(images: Tensor, modes: Tensor, steps: int) -> Tensor:
 
 
 def _linearised(target: Tensor, modes: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
-    """Error of the render, (N, pixels), and its finite-difference Jacobian (N, 5, pixels)."""
+    """Return the error of the render, (N, pixels), and its finite-difference Jacobian, (N, 5, pixels)."""
     probes = torch.cat([jitter[:, None], jitter[:, None] + PROBE * torch.eye(5)], dim=1)
     scenes = world.scene(modes.repeat_interleave(6, dim=0), probes.flatten(0, 1))
     renders = render(scenes, target.shape[-1]).reshape(len(target), 6, -1)

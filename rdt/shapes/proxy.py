@@ -1,9 +1,10 @@
-"""The limit of a learned reward: how much of it any distribution over natural images can have at a given diversity.
+"""The limit of a learned reward: the highest score that any distribution over natural images reaches at a diversity.
 
 A learned score does not add up over attributes, so E_q[score] + mu D(q) is maximised over joint distributions of the
-2,916 modes; what is stated may be violated where the proxy pays for it. The objective is concave and, relative to the
-KL divergence, smooth with constant L = mu sum_k 1 / (m log n_k): exponentiated gradient ascent with step 1 / L rises
-monotonically. max_a g(a) - E_q[g], g the gradient, bounds what is missing to the optimum; it stops the ascent at GAP.
+2,916 modes. The optimum may violate a stated attribute if the proxy rewards that. The objective is concave and,
+relative to the KL divergence, smooth with constant L = mu sum_k 1 / (m log n_k), so exponentiated gradient ascent with
+step 1 / L rises monotonically. With g the gradient, max_a g(a) - E_q[g] bounds the distance to the optimum; the ascent
+stops once this bound is below GAP.
 """
 
 from typing import Protocol, runtime_checkable
@@ -14,21 +15,21 @@ from torch import Tensor
 
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
-from rdt.shapes.distribution import INDICATORS, MODES, OWNER, Front, base_distribution, weights
+from rdt.shapes.distribution import INDICATORS, MODES, OWNER, Front, base_distribution, entropy_weights
 from rdt.shapes.grammar import stated
 from rdt.shapes.render import render
 from rdt.shapes.tilt import levels, rates
 from rdt.shapes.world import scene
 
-GAP = 2e-3  # mean over prompts of what may be missing to the maximum of E[score] / mu + D
+GAP = 2e-3  # bound, as a mean over prompts, on the distance to the maximum of E[score] / mu + D
 STEPS = 500  # at most, per point
-START, END = 0.99, 0.02  # entropies between which the temperatures are spread, judged by an additive fit of the score
+START, END = 0.99, 0.02  # entropies that the rates span, as an additive fit of the score predicts them
 CHUNK = 256
 
 
 @runtime_checkable
 class Separable(Protocol):
-    """A reward that is the scaled inner product of an image's and a prompt's features."""
+    """A reward that equals the scaled inner product of an image's and a prompt's features."""
 
     scale: float
 
@@ -38,25 +39,28 @@ class Separable(Protocol):
 
 
 def proxy_frontier(prompts: list[str], score: Tensor, count: int) -> Front:
-    """The most of score (P, 2916) at each diversity, one mu for all prompts; `count` points, the last the best mode."""
+    """Return the highest mean of a score (P, 2916) at each diversity, one mu for all prompts.
+
+    The last of the `count` points is the best mode of each prompt.
+    """
     score, rows = score.double(), stated(prompts)
     log_q, points = torch.zeros_like(score), []
     for rate in _rates(score, rows, count - 1):
-        log_q = _ascend(rate * score, weights(rows), log_q)
+        log_q = _ascend(rate * score, entropy_weights(rows), log_q)
         points.append(log_q.softmax(1))
     return Front(prompts, torch.stack([*points, F.one_hot(score.argmax(1), len(MODES)).double()]))
 
 
-def missing(score: Tensor, weight: Tensor, q: Tensor) -> Tensor:
-    """An upper bound of how far q (P, 2916) is below the maximum of E_q[score] + sum_k weight_k H_k(q), (P,)."""
-    return _missing(_gradient(score, weight, q), q)
+def optimality_gap(score: Tensor, weight: Tensor, q: Tensor) -> Tensor:
+    """Bound how far q (P, 2916) is below the maximum of E_q[score] + sum_k weight_k H_k(q), (P,)."""
+    return _gap(_gradient(score, weight, q), q)
 
 
 def _ascend(score: Tensor, weight: Tensor, log_q: Tensor) -> Tensor:
     for step in range(STEPS):
         q = log_q.softmax(1)
         gradient = _gradient(score, weight, q)
-        if step % 10 == 0 and _missing(gradient, q).mean() < GAP:
+        if step % 10 == 0 and _gap(gradient, q).mean() < GAP:
             break
         log_q = log_q + gradient / weight.sum(1, keepdim=True)
         log_q = log_q - log_q.amax(1, keepdim=True)
@@ -68,25 +72,25 @@ def _gradient(score: Tensor, weight: Tensor, q: Tensor) -> Tensor:
     return score + (weight[:, OWNER] * surprise) @ INDICATORS.T
 
 
-def _missing(gradient: Tensor, q: Tensor) -> Tensor:
+def _gap(gradient: Tensor, q: Tensor) -> Tensor:
     return gradient.amax(1) - (q * gradient).sum(1)
 
 
 def _rates(score: Tensor, rows: Tensor, count: int) -> Tensor:
-    """1 / mu of each point: where the score's main effects alone would reach the wanted entropies, (count,)."""
+    """Return 1 / mu of each point, (count,), at which the score's main effects alone reach the wanted entropies."""
     base = base_distribution(rows)
     effects = ((base * score) @ INDICATORS) / (base @ INDICATORS).clamp(min=1e-12)
     effects = effects - (base * score).sum(1, keepdim=True)
-    slopes = effects * torch.where(weights(rows) > 0, 1 / weights(rows), 0.0)[:, OWNER]
+    slopes = effects * torch.where(entropy_weights(rows) > 0, 1 / entropy_weights(rows), 0.0)[:, OWNER]
     return rates(slopes, rows, levels(count, START, END))
 
 
 @torch.no_grad()
 def tabulate(reward: Reward, prompts: list[str], pairs: int = 1, seed: int = 0) -> Tensor:
-    """Mean score of every mode's renders for every prompt, (P, 2916) float64.
+    """Return the mean score of every mode's renders for every prompt, (P, 2916), float64.
 
-    Renders come in `pairs` of opposite jitter, in which what is linear in the jitter cancels: an optimum over 2,916
-    noisy values is too high.
+    Each mode is rendered in `pairs` of opposite jitter, so that effects linear in the jitter cancel. The maximum of
+    2,916 noisy values would be biased upwards.
     """
     jitter = 2 * torch.rand(pairs * len(MODES), 5, generator=generator("tabulate", seed)) - 1
     images = render(scene(MODES.repeat(2 * pairs, 1), torch.cat([jitter, -jitter])))
@@ -94,7 +98,7 @@ def tabulate(reward: Reward, prompts: list[str], pairs: int = 1, seed: int = 0) 
 
 
 def _table(reward: Reward, prompts: list[str], images: Tensor) -> Tensor:
-    """The score of each image for every prompt, (P, N) float64 on the host."""
+    """Return the score of each image for every prompt, (P, N), float64 on the CPU."""
     if reward.components:
         return reward.total(torch.stack([_table(part, prompts, images) for part in reward.components.values()], -1))
     chunks = images.to(next(reward.parameters(), images).device).split(CHUNK)

@@ -1,4 +1,4 @@
-"""A vectorised, differentiable signed-distance renderer of scenes."""
+"""A vectorised renderer that draws scenes by signed distances and is differentiable."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ SOFTNESS = 0.04  # width of an edge, in units of half the image
 
 
 def render(scene: Scene, size: int = SIZE) -> Tensor:
-    """Images (N, 3, size, size) in [0, 1]; differentiable in every continuous parameter."""
-    cover = coverage(scene, size)[:, None]
+    """Return images (N, 3, size, size) in [0, 1], differentiable in every continuous parameter."""
+    cover = opacity(scene, size)[:, None]
     return scene.background[:, :, None, None] * (1 - cover) + scene.foreground[:, :, None, None] * cover
 
 
-def coverage(scene: Scene, size: int = SIZE) -> Tensor:
-    """How much of each pixel the object covers, (N, size, size) in [0, 1]."""
+def opacity(scene: Scene, size: int = SIZE) -> Tensor:
+    """Return the share of each pixel that the object covers, (N, size, size) in [0, 1]."""
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     x = (axis[None, None, :] - scene.centre[:, 0, None, None]) / scene.radius[:, None, None]
     y = (axis[None, :, None] - scene.centre[:, 1, None, None]) / scene.radius[:, None, None]
@@ -58,11 +58,5 @@ def _ring(x: Tensor, y: Tensor) -> Tensor:
     return (_norm(x, y) - 0.68).abs() - 0.24
 
 
-SIGNED_DISTANCES = (
-    _circle,
-    _square,
-    _triangle,
-    _diamond,
-    _cross,
-    _ring,
-)  # in the order of ATTRIBUTES["shape"], unit radius
+# In the order of ATTRIBUTES["shape"], at unit radius
+SIGNED_DISTANCES = (_circle, _square, _triangle, _diamond, _cross, _ring)

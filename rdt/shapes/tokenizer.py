@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded world: a byte-level CLIP vocabulary in which every word of the grammar is one token."""
+"""The tokenizer of the embedded world has a byte-level CLIP vocabulary with one token per word of the grammar."""
 
 from collections import Counter
 from itertools import pairwise
@@ -9,12 +9,15 @@ from transformers import CLIPTokenizer
 from rdt.shapes.grammar import all_prompts
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-SUFFIX = "</w>"  # ends a word
+SUFFIX = "</w>"  # marks the end of a word
 LENGTH = 12  # tokens; the longest prompt of the grammar takes 8
 
 
 def build() -> CLIPTokenizer:
-    """The tokenizer; text outside the grammar is spelled in bytes. Ids: bytes, ending bytes, merges, start, end."""
+    """Return the tokenizer, which spells text outside the grammar in bytes.
+
+    Ids count the bytes first, then bytes that end a word, merges, start and end.
+    """
     letters = sorted(ByteLevel.alphabet())
     merges = _merges(sorted({word for prompt in all_prompts() for word in prompt.split()}))
     tokens = [*letters, *(letter + SUFFIX for letter in letters), *(a + b for a, b in merges), START, END]
@@ -23,7 +26,7 @@ def build() -> CLIPTokenizer:
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, the most frequent pair first, until each word is one token."""
+    """Return byte-pair merges, the most frequent pair first, that make each word one token."""
     spelled = [[*word[:-1], word[-1] + SUFFIX] for word in words]
     merges: list[tuple[str, str]] = []
     while pairs := Counter(pair for tokens in spelled for pair in pairwise(tokens)):

@@ -1,4 +1,4 @@
-"""The embedded world: one object on a plain background, six attributes, an annotator whose taste is known."""
+"""The embedded world shows one object on a plain background, with six attributes and an annotator of known taste."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 NAMES = tuple(ATTRIBUTES)
 CARDINALITIES = tuple(len(values) for values in ATTRIBUTES.values())
-STATEABLE = ("shape", "colour", "size", "background")  # what a prompt may state; position is always free
+STATEABLE = ("shape", "colour", "size", "background")  # attributes that a prompt may state; position is always free
 
-TASTE: dict[str, tuple[float, ...]] = {  # the annotator's weight of each value of a free attribute
+TASTE: dict[str, tuple[float, ...]] = {  # the annotator's weight of each value, if the attribute is free
     "shape": (1.0, 0.6, 0.4, 0.5, 0.3, 0.8),
     "colour": (1.0, 0.8, 0.5, 0.2, 0.3, 0.6),
     "size": (0.0, 0.5, 1.0),
@@ -31,12 +31,12 @@ FREE = -1  # marks an unstated attribute
 
 @dataclass(frozen=True)
 class Scene:
-    """Continuous parameters of N images, in coordinates where the image spans [-1, 1]."""
+    """Holds the continuous parameters of N images, in coordinates in which the image spans [-1, 1]."""
 
-    shape: Tensor  # (N,) index into ATTRIBUTES["shape"]
-    centre: Tensor  # (N, 2) x to the right, y downwards
+    shape: Tensor  # (N,), index into ATTRIBUTES["shape"]
+    centre: Tensor  # (N, 2), x to the right and y downwards
     radius: Tensor  # (N,)
-    foreground: Tensor  # (N, 3) RGB in [0, 1]
+    foreground: Tensor  # (N, 3), RGB in [0, 1]
     background: Tensor  # (N, 3)
 
 
@@ -48,13 +48,13 @@ POSITION_JITTER, RADIUS_JITTER, HUE_JITTER, GRAY_JITTER = 0.06, 0.05, 5.0, 0.03
 
 
 def random_modes(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 6) attribute indices, uniform over the 2,916 modes."""
+    """Return attribute indices (count, 6), uniform over the 2,916 modes."""
     columns = [torch.randint(k, (count,), generator=generator) for k in CARDINALITIES]
     return torch.stack(columns, dim=1)
 
 
 def scene(modes: Tensor, jitter: Tensor) -> Scene:
-    """Scene of modes (N, 6) with jitter (N, 5) in [-1, 1]: x, y, radius, hue, gray."""
+    """Return the scene of modes (N, 6) with jitter (N, 5) in [-1, 1] of x, y, radius, hue and gray."""
     shape, colour, size, vertical, horizontal, background = modes.unbind(1)
     centre = torch.stack([POSITIONS[horizontal], POSITIONS[vertical]], dim=1) + POSITION_JITTER * jitter[:, :2]
     gray = GRAYS[background] + GRAY_JITTER * jitter[:, 4]
@@ -68,18 +68,18 @@ def scene(modes: Tensor, jitter: Tensor) -> Scene:
 
 
 def random_scene(modes: Tensor, generator: torch.Generator) -> Scene:
-    """Scene of modes (N, 6) with uniform jitter."""
+    """Return the scene of modes (N, 6) with uniform jitter."""
     return scene(modes, 2 * torch.rand(len(modes), 5, generator=generator) - 1)
 
 
 def rgb(hue: Tensor, saturation: float = 0.85, value: float = 0.9) -> Tensor:
-    """(N,) hue in degrees -> (N, 3) RGB."""
+    """Convert hues (N,) in degrees to RGB (N, 3) in [0, 1]."""
     k = (torch.tensor([5.0, 3.0, 1.0]) + hue[:, None] / 60) % 6
     return value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def match(modes: Tensor, stated: Tensor) -> Tensor:
-    """Share of stated attributes (N, 6; FREE where unstated) that hold in modes (N, 6); 1 where none is stated. (N,)"""
+    """Return the share of stated attributes (N, 6) that hold in modes (N, 6), shape (N,); 1 if none is stated."""
     is_stated = stated != FREE
     right = ((modes == stated) & is_stated).sum(1)
     total = is_stated.sum(1)
@@ -87,12 +87,12 @@ def match(modes: Tensor, stated: Tensor) -> Tensor:
 
 
 def taste(modes: Tensor, stated: Tensor) -> Tensor:
-    """Mean annotator weight over the free attributes, in [0, 1]. (N,)"""
+    """Return the annotator's mean weight over the free attributes, (N,) in [0, 1]."""
     weights = torch.stack([torch.tensor(TASTE[n])[modes[:, k]] for k, n in enumerate(NAMES)], dim=1)
     free = (stated == FREE).float()
     return (weights * free).sum(1) / free.sum(1)
 
 
 def utility(modes: Tensor, stated: Tensor) -> Tensor:
-    """The annotator's utility, the world's gold reward: 0.6 match + 0.4 taste, in [0, 1]. (N,)"""
+    """Return the annotator's utility, 0.6 match + 0.4 taste, (N,) in [0, 1]; it is the world's gold reward."""
     return MATCH_WEIGHT * match(modes, stated) + (1 - MATCH_WEIGHT) * taste(modes, stated)

@@ -111,7 +111,7 @@ def test_a_saved_transformer_is_read_back(tmp_path: Path) -> None:
     network = flow.transformer()
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
-    flow.save(network, tmp_path)
+    flow.save_flow(network, tmp_path)
     made = sd3.parts(tmp_path, Text(BUNDLE / "base", sd3.KINDS), "cps")
     x, cond = tiny_policy.normal(2, *made.latent_shape), made.encode(["a circle", ""])
     assert made.predict(made.network, x, T, cond).equal(
@@ -121,7 +121,7 @@ def test_a_saved_transformer_is_read_back(tmp_path: Path) -> None:
 
 
 def test_pretraining_starts_from_velocity_zero_and_times_within_reach() -> None:
-    times = flow.times(4096, torch.Generator().manual_seed(0))
+    times = flow.training_times(4096, torch.Generator().manual_seed(0))
     assert times.min() > 0 and times.max() < 1 and 0.5 < times.mean() < 0.6
     velocity = flow.transformer()(
         tiny_policy.normal(2, 8, 8, 8), torch.ones(2, 12, 96), torch.ones(2, 96), 1000 * times[:2]

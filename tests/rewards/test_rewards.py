@@ -205,7 +205,7 @@ def test_an_exported_preference_model_is_read_by_the_production_path(name, token
     tokenizer.save_pretrained(tmp_path)
     heads = {"vision_heads": stage.vision["num_attention_heads"], "text_heads": stage.text["num_attention_heads"]}
     built = clip.hps(checkpoint=str(tmp_path / "x.safetensors"), tokenizer=str(tmp_path), **heads)
-    batch = annotator.comparisons(annotator.Words(), 0, torch.Generator().manual_seed(0))
+    batch = annotator.comparisons(annotator.TokenisedPrompts(), 0, torch.Generator().manual_seed(0))
     prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.ids]
     with torch.no_grad():
         expected = preference.score(model, batch.images, batch.ids).diagonal()
@@ -214,10 +214,10 @@ def test_an_exported_preference_model_is_read_by_the_production_path(name, token
 
 @pytest.mark.parametrize(("name", "attainable"), [("hps", 0.80), ("judge", 0.76)])
 def test_the_annotator_is_as_noisy_as_designed(name, attainable):
-    words, generator = annotator.Words(), torch.Generator().manual_seed(0)
+    words, generator = annotator.TokenisedPrompts(), torch.Generator().manual_seed(0)
     batches = [annotator.comparisons(words, 0, generator) for _ in range(20)]
-    margins = torch.cat([annotator.own(annotator.differences(batch.utilities)) for batch in batches])
-    right = annotator.choice(margins, preference.STAGES[name].temperature)
+    margins = torch.cat([annotator.own_pairs(annotator.differences(batch.utilities)) for batch in batches])
+    right = annotator.choice_probability(margins, preference.STAGES[name].temperature)
     assert torch.maximum(right, 1 - right).mean().item() == pytest.approx(attainable, abs=0.02)
 
 

@@ -1,4 +1,4 @@
-"""The exact limit: closed forms against hand values, brute force and random distributions."""
+"""The exact limit agrees with values by hand, and no brute-force or random distribution exceeds it."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,16 @@ from rdt.shapes.distribution import (
     OWNER,
     Front,
     base_distribution,
-    diversity,
-    draw,
+    drawn_modes,
+    entropy_weights,
+    free_entropy,
     gold_table,
     product,
-    sample_diversity,
-    weights,
+    sampled_entropy,
 )
 from rdt.shapes.grammar import split, stated
 from rdt.shapes.limit import _TASTE, Limit, gold_frontier, kl_frontier
-from rdt.shapes.proxy import GAP, missing, proxy_frontier, tabulate
+from rdt.shapes.proxy import GAP, optimality_gap, proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
 
 PROMPTS = ["a circle", "a small blue ring", "a shape on white", "a shape", "a large red square on black"]
@@ -33,12 +33,12 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 def height(cost: torch.Tensor, y: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """y of a front at cost = `at`, between its points; by the root of the cost, in which fronts are nearly straight."""
+    """Interpolate y of a front at cost = `at`, by the root of the cost, in which fronts are nearly straight."""
     return torch.from_numpy(np.interp(at.clamp(min=0).sqrt(), cost.clamp(min=0).sqrt(), y))
 
 
 def random_marginals(count: int, prompts: list[str]) -> torch.Tensor:
-    """Hand-made distributions, from nearly uniform to nearly collapsed, some tempted by the annotator's taste."""
+    """Return distributions from nearly uniform to nearly collapsed, some tilted towards the annotator's taste."""
     heat = torch.logspace(-2, 1, count, dtype=torch.float64)[:, None, None]
     pull = 4 * torch.rand(count, 1, 1, generator=stream(1), dtype=torch.float64)
     noise = torch.randn(count, len(prompts), 24, generator=stream(2), dtype=torch.float64)
@@ -46,19 +46,20 @@ def random_marginals(count: int, prompts: list[str]) -> torch.Tensor:
 
 
 def random_joints(count: int, prompts: list[str]) -> torch.Tensor:
-    """Hand-made distributions with dependent attributes, (count, P, 2916)."""
+    """Return distributions with dependent attributes, (count, P, 2916)."""
     heat = torch.logspace(-1, 1.5, count, dtype=torch.float64)[:, None, None]
     noise = torch.randn(count, len(prompts), len(MODES), generator=stream(3), dtype=torch.float64)
     return (heat * noise + 8 * heat * gold_table(stated(prompts))).softmax(-1)
 
 
 def common_rate(prompts: list[str], count: int) -> Front:
+    """Return tilts that share one rate over attributes, which are optimal for the plain sum of entropies."""
     slopes = _TASTE.expand(len(prompts), -1)
     rate = rates(slopes, stated(prompts), levels(count))
     return Front(prompts, product(tilted(rate[:, None, None] * slopes, stated(prompts))))
 
 
-def test_the_limit_runs_from_the_base_to_the_favourite():
+def test_the_limit_runs_from_the_base_to_the_favourite_mode():
     front = gold_frontier(["a circle"], 9)
     assert front.entropy.tolist() == pytest.approx(levels(9).tolist(), abs=1e-9)
     assert front.entropy[[0, -1]].tolist() == pytest.approx([1, 0], abs=1e-9)
@@ -73,7 +74,7 @@ def test_the_limit_is_concave():
     assert (slope.diff() < 1e-9).all() and (slope > 0).all()
 
 
-def test_the_limit_keeps_what_is_stated():
+def test_the_limit_keeps_stated_attributes():
     marginals = gold_frontier(PROMPTS, 5).q @ INDICATORS
     rows = stated(PROMPTS)[:, OWNER]
     held = torch.cat([torch.arange(n) for n in (6, 6, 3, 3, 3, 3)]) == rows
@@ -81,15 +82,15 @@ def test_the_limit_keeps_what_is_stated():
 
 
 def test_the_limit_meets_its_optimality_condition():
-    """At each point, for some mu: no distribution over all 2,916 modes has a larger E[u] + mu D."""
-    table, weight = gold_table(stated(PROMPTS)), weights(stated(PROMPTS))
+    """No distribution over all 2,916 modes has a larger E[u] + mu D than a point of the limit, for that point's mu."""
+    table, weight = gold_table(stated(PROMPTS)), entropy_weights(stated(PROMPTS))
     front = gold_frontier(PROMPTS, 8)
     rate = rates(LOG_CARDINALITIES[OWNER] * _TASTE.expand(5, -1), stated(PROMPTS), front.entropy)
     for q, r in list(zip(front.q, rate, strict=True))[1:-1]:
-        assert missing(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
+        assert optimality_gap(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
 
 
-def test_the_limit_dominates_hand_made_distributions():
+def test_the_limit_dominates_random_distributions():
     front = gold_frontier(PROMPTS, 200)
     for q in (product(random_marginals(100, PROMPTS)), random_joints(60, PROMPTS)):
         made = Front(PROMPTS, q)
@@ -100,15 +101,15 @@ def test_the_limit_dominates_hand_made_distributions():
 def test_the_limit_dominates_the_tilt_with_one_common_rate():
     front, common = gold_frontier(["a circle"], 200), common_rate(["a circle"], 12)
     short = height(1 - front.entropy, front.gold, 1 - common.entropy) - common.gold
-    assert (short > -1e-5).all() and short.max() > 1e-4  # strictly, where cardinalities differ
+    assert (short > -1e-5).all() and short.max() > 1e-4  # strictly, since cardinalities differ
 
 
 def test_one_cardinality_makes_both_tilts_equal():
-    prompts = ["a red circle"]  # three values each are free: the factor log n is common
+    prompts = ["a red circle"]  # every free attribute has three values, so the factor log n is common
     assert torch.allclose(gold_frontier(prompts, 6).gold, common_rate(prompts, 6).gold)
 
 
-def test_the_kl_limit_dominates_hand_made_distributions():
+def test_the_kl_limit_dominates_random_distributions():
     front = kl_frontier(PROMPTS, 300)
     made = Front(PROMPTS, product(random_marginals(100, PROMPTS)))
     assert made.kl_nats.isfinite().all()
@@ -141,31 +142,31 @@ def test_leaving_the_base_costs_infinite_kl():
 def test_diversity_by_hand():
     rows = stated(["a red circle on white"])  # size and position are free
     half = torch.tensor([[[0, 0, 0, 0, 0, 2], [0, 0, 1, 0, 0, 2]]])
-    assert sample_diversity(half, rows).item() == pytest.approx(np.log(2) / np.log(3) / 3)
-    assert sample_diversity(half[:, :1].expand(-1, 9, -1), rows).item() == 0
-    assert sample_diversity(MODES[None], rows).item() == pytest.approx(1.0)
+    assert sampled_entropy(half, rows).item() == pytest.approx(np.log(2) / np.log(3) / 3)
+    assert sampled_entropy(half[:, :1].expand(-1, 9, -1), rows).item() == 0
+    assert sampled_entropy(MODES[None], rows).item() == pytest.approx(1.0)
 
 
-def test_what_is_stated_does_not_count_as_diversity():
+def test_stated_attributes_do_not_count_as_diversity():
     rows = stated(["a circle"])
     shapes = torch.tensor([[[k, 0, 0, 0, 0, 0] for k in range(6)]])
-    assert sample_diversity(shapes, rows).item() == 0
+    assert sampled_entropy(shapes, rows).item() == 0
 
 
 def test_samples_follow_the_distribution():
     q = random_joints(3, ["a circle", "a ring"])[0]
-    modes = draw(q, torch.rand(2, 40_000, generator=stream(), dtype=torch.float64))
+    modes = drawn_modes(q, torch.rand(2, 40_000, generator=stream(), dtype=torch.float64))
     seen = torch.stack([torch.nn.functional.one_hot(modes[..., 1], 6)]).double().mean(2)[0]
     assert (seen - (q @ INDICATORS)[:, 6:12]).abs().max() < 0.01
 
 
 def test_samples_of_one_mode_are_that_mode():
     q = torch.nn.functional.one_hot(torch.tensor([0, len(MODES) - 1]), len(MODES)).double()
-    modes = draw(q, torch.tensor([[0.0, 0.5, 0.999]] * 2, dtype=torch.float64))
+    modes = drawn_modes(q, torch.tensor([[0.0, 0.5, 0.999]] * 2, dtype=torch.float64))
     assert modes[0].equal(MODES[:1].expand(3, -1)) and modes[1].equal(MODES[-1:].expand(3, -1))
 
 
-def test_finite_samples_see_less_entropy_and_converge():
+def test_finite_samples_underestimate_entropy_and_converge():
     front = gold_frontier(PROMPTS, 6)
     few, many = front.entropy_sampled(8, seed=0), front.entropy_sampled(4096, seed=0)
     assert (few[:-1] < front.entropy[:-1]).all() and few[-1] == 0
@@ -182,11 +183,12 @@ def test_the_proxy_limit_of_the_gold_score_is_the_gold_limit():
 
 
 def learned_score(prompts: list[str]) -> torch.Tensor:
+    """Return scores (P, 2916) as a learned reward gives them: a weak trend of utility and noise."""
     noise = torch.randn(len(prompts), len(MODES), generator=stream(7), dtype=torch.float64)
     return 0.2 + 0.05 * gold_table(stated(prompts)) + 0.004 * noise
 
 
-def test_the_proxy_limit_dominates_hand_made_distributions():
+def test_the_proxy_limit_dominates_random_distributions():
     score = learned_score(PROMPTS)
     front = proxy_frontier(PROMPTS, score, 14)
     assert (front.expected(score).diff() > -1e-6).all() and (front.entropy.diff() < 0).all()
@@ -195,32 +197,35 @@ def test_the_proxy_limit_dominates_hand_made_distributions():
     for q in (*made, gold_frontier(PROMPTS, 20)):
         bound = height(1 - front.entropy, best, 1 - q.entropy)
         inside = q.entropy <= front.entropy[0]
-        assert (q.expected(score)[inside] <= bound[inside] + 3e-4).all()  # 1 % of the score's spread, for the chords
+        assert (
+            q.expected(score)[inside] <= bound[inside] + 3e-4
+        ).all()  # 1 % of the score's spread, for chords between points
 
 
 def test_the_proxy_limit_is_certified():
-    score, weight = learned_score(PROMPTS), weights(stated(PROMPTS))
+    score, weight = learned_score(PROMPTS), entropy_weights(stated(PROMPTS))
     for rate in (5.0, 30.0, 200.0):
         q = proxy._ascend(rate * score, weight, torch.zeros_like(score)).softmax(1)
-        bound = missing(rate * score, weight, q)
+        bound = optimality_gap(rate * score, weight, q)
         assert (bound > -1e-9).all() and bound.mean() < GAP
         better = proxy._ascend(rate * score, weight, q.clamp(min=1e-300).log())
         assert (value(rate * score, better.softmax(1)) - value(rate * score, q) <= bound + 1e-12).all()
 
 
 def value(score: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    return (q * score).sum(1) + diversity(q @ INDICATORS, stated(PROMPTS))
+    """Return the objective of the proxy limit, (P,)."""
+    return (q * score).sum(1) + free_entropy(q @ INDICATORS, stated(PROMPTS))
 
 
-def test_the_proxy_may_pay_for_breaking_the_prompt():
-    bribe = torch.where(MODES[:, 0] == 4, 1.0, 0.0).double()[None]  # a cross, whatever was asked for
-    front = proxy_frontier(["a circle"], gold_table(stated(["a circle"])) + bribe, 6)
+def test_the_proxy_limit_breaks_the_prompt_if_that_scores_higher():
+    bonus = torch.where(MODES[:, 0] == 4, 1.0, 0.0).double()[None]  # for a cross, whatever the prompt states
+    front = proxy_frontier(["a circle"], gold_table(stated(["a circle"])) + bonus, 6)
     assert (front.q @ INDICATORS)[-1, 0, 4] == 1
     assert front.gold[-1] < 0.6
 
 
 class Redness(Reward):
-    """Mean red minus mean blue, times the length of the prompt: no features to reuse."""
+    """Scores mean red minus mean blue, times the length of the prompt; it has no features to reuse."""
 
     def forward(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         length = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.float)
@@ -228,6 +233,8 @@ class Redness(Reward):
 
 
 class SeparableRedness(Redness):
+    """Computes the same score as an inner product of features."""
+
     scale = 2.0
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:

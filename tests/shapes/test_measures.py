@@ -1,15 +1,15 @@
-"""Measures and the gold reward, with an oracle of random weights read from a file."""
+"""Measures and the gold reward agree with an oracle of random weights that is read from a file."""
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from rdt.shapes import measures, world
-from rdt.shapes.distribution import sample_diversity
+from rdt.shapes import world
+from rdt.shapes.distribution import sampled_entropy
 from rdt.shapes.gold import GoldReward
 from rdt.shapes.grammar import stated
 from rdt.shapes.measures import FreeEntropy, Naturalness, OracleEmbedder
-from rdt.shapes.oracle import Oracle
+from rdt.shapes.oracle import Oracle, shared_oracle
 from rdt.shapes.proxy import Separable
 from rdt.shapes.render import render
 from rdt.weights import MissingCheckpoint
@@ -17,6 +17,7 @@ from rdt.weights import MissingCheckpoint
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> str:
+    """Return the path of an oracle with random weights in half precision."""
     torch.manual_seed(0)
     oracle = Oracle()
     with torch.no_grad():
@@ -34,16 +35,16 @@ def images() -> torch.Tensor:
 
 
 def test_the_oracle_is_loaded_once_and_frozen(source):
-    oracle = measures.oracle(source)
-    assert oracle is measures.oracle(source)
+    oracle = shared_oracle(source)
+    assert oracle is shared_oracle(source)
     assert not oracle.training and not any(p.requires_grad for p in oracle.parameters())
     assert all(p.dtype == torch.float32 for p in oracle.parameters())
 
 
-def test_free_entropy_is_that_of_what_is_read(source, images):
-    read = measures.oracle(source).read(images)
+def test_free_entropy_is_the_entropy_of_the_modes_read(source, images):
+    read = shared_oracle(source).read(images)
     measured = FreeEntropy(oracle=source)(images, "a red circle")
-    assert measured == {"entropy": pytest.approx(sample_diversity(read[None], stated(["a red circle"])).item())}
+    assert measured == {"entropy": pytest.approx(sampled_entropy(read[None], stated(["a red circle"])).item())}
     assert 0 < measured["entropy"] <= 1
 
 
@@ -57,7 +58,7 @@ def test_entropy_does_not_depend_on_order(source, images):
 
 
 def test_naturalness_is_the_mean_residual(source, images):
-    expected = measures.oracle(source).residual(images).mean().item()
+    expected = shared_oracle(source).residual(images).mean().item()
     measured = Naturalness(oracle=source)(images, "any prompt")
     assert measured == {"residual": pytest.approx(expected)}
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
@@ -71,23 +72,20 @@ def test_the_embedder_gives_one_feature_vector_per_image(source, images):
 
 
 def test_measures_leave_no_gradient(source, images):
-    wanted = images.clone().requires_grad_()
-    assert not OracleEmbedder(oracle=source)(wanted).requires_grad
-    assert not GoldReward(oracle=source)(wanted, ["a circle"] * 12).requires_grad
+    inputs = images.clone().requires_grad_()
+    assert not OracleEmbedder(oracle=source)(inputs).requires_grad
+    assert not GoldReward(oracle=source)(inputs, ["a circle"] * 12).requires_grad
 
 
-def test_gold_is_the_utility_of_what_is_read(source, images):
+def test_gold_is_the_utility_of_the_modes_read(source, images):
     reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape on white"] * 4
-    read = measures.oracle(source).read(images)
+    read = shared_oracle(source).read(images)
     assert torch.allclose(reward(images, prompts), world.utility(read, stated(prompts)))
     assert not reward.differentiable and reward(images, prompts).shape == (12,)
 
 
 def test_gold_is_an_inner_product_of_its_features(source, images):
-    reward, prompts = (
-        GoldReward(oracle=source),
-        ["a circle", "a small blue ring", "a shape"] * 4,
-    )
+    reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape"] * 4
     assert isinstance(reward, Separable)
     product = (reward.image_features(images) * reward.text_features(prompts)).sum(1)
     assert torch.allclose(product.float(), reward(images, prompts), atol=1e-6)

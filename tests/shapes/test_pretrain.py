@@ -1,4 +1,4 @@
-"""The one command that rebuilds the bundle, from an empty folder to the acceptance table, two steps per stage."""
+"""Run the command that rebuilds the bundle, from an empty folder to the acceptance table, with two steps per stage."""
 
 import sys
 from dataclasses import replace
@@ -15,41 +15,49 @@ STAGES = (autoencoder, base, consistency, flow, oracle, preference)
 TRAINED = ["oracle", "vae", "base", "decoder", "consistency", "flow", "hps", "judge"]
 
 
-@pytest.fixture
-def rehearsed(monkeypatch):
-    """Runs the command with short stages; returns the names of the stages that trained at all."""
+class ShortStages:
+    """Stands in for `loop.fit`: two steps per stage; `trained` lists the stages that had a step left to train."""
 
-    def fit(names, plan, model, loss, *where):
-        trained = []
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+
+    def fit(self, plan, model, loss, *where):
+        started = []
 
         def counted(generator):
-            trained.append(plan.name)
+            started.append(plan.name)
             return loss(generator)
 
         done = loop.fit(replace(plan, steps=2), model, counted, *where)
-        names += trained[:1]
+        self.trained += started[:1]
         return done
 
-    def run(work: Path, out: Path) -> list[str]:
-        names: list[str] = []
-        for module in STAGES:
-            monkeypatch.setattr(module, "fit", partial(fit, names))
-        command = ["pretrain", "--work", str(work), "--out", str(out), "--threads", "1"]
-        monkeypatch.setattr(sys, "argv", command)
-        pretrain.main()
-        return names
 
+@pytest.fixture
+def rehearse(monkeypatch):
+    """Return a function that runs the command with short stages and returns the names of those that trained."""
     monkeypatch.setattr(base, "POOL", 64)
     monkeypatch.setattr(acceptance, "table", partial(acceptance.table, prompts=2, images=4))
-    monkeypatch.setattr(preference, "agreement", partial(preference.agreement, batches=2))
+    monkeypatch.setattr(preference, "annotator_agreement", partial(preference.annotator_agreement, batches=2))
+
+    def run(work: Path, out: Path) -> list[str]:
+        short = ShortStages()
+        for module in STAGES:
+            monkeypatch.setattr(module, "fit", short.fit)
+        monkeypatch.setattr(sys, "argv", ["pretrain", "--work", str(work), "--out", str(out), "--threads", "1"])
+        pretrain.main()
+        return short.trained
+
     return run
 
 
 def contents(folder: Path) -> dict[Path, object]:
-    """What every file holds; the header of safetensors is in no fixed order."""
+    """Return the contents of every file, of safetensors the tensors, since their headers have no fixed order."""
     files = [file for file in folder.rglob("*") if file.is_file()]
-    return {file.relative_to(folder): tensors(file) if file.suffix == ".safetensors" else file.read_bytes()
-            for file in files}  # fmt: skip
+    return {
+        file.relative_to(folder): tensors(file) if file.suffix == ".safetensors" else file.read_bytes()
+        for file in files
+    }
 
 
 def tensors(file: Path) -> dict[str, list]:
@@ -57,16 +65,16 @@ def tensors(file: Path) -> dict[str, list]:
 
 
 @pytest.mark.slow
-def test_one_command_rebuilds_every_bundled_file(rehearsed, tmp_path, capsys):
-    assert rehearsed(tmp_path / "work", tmp_path / "out") == TRAINED
+def test_one_command_rebuilds_every_bundled_file(rehearse, tmp_path, capsys):
+    assert rehearse(tmp_path / "work", tmp_path / "out") == TRAINED
     assert "reconstructions read right" in capsys.readouterr().out
     assert contents(tmp_path / "out").keys() == contents(pretrain.WEIGHTS).keys()
-    assert rehearsed(tmp_path / "work", tmp_path / "again") == []  # finished stages are restored
+    assert rehearse(tmp_path / "work", tmp_path / "again") == []  # finished stages are restored
     assert contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bundle(rehearsed, tmp_path):
+def test_the_same_seed_gives_the_same_bundle(rehearse, tmp_path):
     for name in ("one", "two"):
-        assert rehearsed(tmp_path / "work" / name, tmp_path / name) == TRAINED
+        assert rehearse(tmp_path / "work" / name, tmp_path / name) == TRAINED
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

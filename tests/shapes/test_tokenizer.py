@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded world."""
+"""The tokenizer of the embedded world has one token per word of the grammar and loses no other text."""
 
 import pytest
 from transformers import CLIPTokenizer

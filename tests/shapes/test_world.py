@@ -1,11 +1,11 @@
-"""The embedded world: grammar, renderer, utility, and the naturalness residual."""
+"""The grammar, the renderer, the utility and the residual of the embedded world keep their laws."""
 
 import pytest
 import torch
 
 from rdt.shapes import grammar, world
 from rdt.shapes.oracle import _residual
-from rdt.shapes.render import coverage, render
+from rdt.shapes.render import opacity, render
 from rdt.shapes.world import ATTRIBUTES, CARDINALITIES, FREE, NAMES, STATEABLE
 
 
@@ -14,6 +14,7 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 def renders(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random modes (count, 6) and a render of each, (count, 3, 32, 32)."""
     modes = world.random_modes(count, stream(seed))
     return modes, render(world.random_scene(modes, stream(seed + 1)))
 
@@ -22,9 +23,9 @@ def test_every_sentence_parses_back_to_what_it_states():
     prompts = grammar.all_prompts()
     assert len(prompts) == len(set(prompts)) == 7 * 7 * 4 * 4
     for prompt, row in zip(prompts, grammar.stated(prompts).tolist(), strict=True):
-        said = {n: ATTRIBUTES[n][v] for n, v in zip(NAMES, row, strict=True) if v != FREE}
-        assert set(said) <= set(STATEABLE)
-        assert grammar.sentence(said) == prompt
+        states = {n: ATTRIBUTES[n][v] for n, v in zip(NAMES, row, strict=True) if v != FREE}
+        assert set(states) <= set(STATEABLE)
+        assert grammar.sentence(states) == prompt
 
 
 def test_splits_are_disjoint_and_cover_all_prompts():
@@ -55,7 +56,7 @@ def test_modes_are_independent():
     assert correlation.abs().max() < 0.03
 
 
-def test_renders_are_images_and_tell_all_modes_apart():
+def test_renders_are_images_that_differ_between_modes():
     modes, images = renders(64)
     assert images.shape == (64, 3, 32, 32)
     assert images.min() >= 0 and images.max() <= 1
@@ -84,14 +85,14 @@ def test_the_renderer_is_differentiable_in_every_jitter():
 @pytest.mark.parametrize("shape", range(6))
 def test_one_connected_object_wholly_inside(shape: int):
     modes = torch.tensor([[shape, 0, size, v, h, 0] for size in range(3) for v in range(3) for h in range(3)])
-    for cover in coverage(world.scene(modes, torch.zeros(27, 5))) > 0.5:
+    for cover in opacity(world.scene(modes, torch.zeros(27, 5))) > 0.5:
         assert cover.any()
         assert not torch.cat([cover[0], cover[-1], cover[:, 0], cover[:, -1]]).any()
         assert components(cover) == 1
 
 
 def components(mask: torch.Tensor) -> int:
-    """How many 8-connected components, by flood fill."""
+    """Count the 8-connected components by flood fill."""
     left, count = {tuple(p) for p in mask.nonzero().tolist()}, 0
     while left:
         count += 1
@@ -107,7 +108,7 @@ def components(mask: torch.Tensor) -> int:
 def test_the_object_has_its_colour_and_the_background_its_gray():
     modes, _ = renders(64)
     scene = world.random_scene(modes, stream(1))
-    images, cover = render(scene), coverage(scene)
+    images, cover = render(scene), opacity(scene)
     corner, deepest = images[:, :, 0, 0], cover.flatten(1).argmax(1)
     inside = images.flatten(2)[torch.arange(64), :, deepest]
     thick = cover.flatten(1).amax(1) > 0.99  # a small ring is thinner than its soft edge
@@ -118,7 +119,7 @@ def test_the_object_has_its_colour_and_the_background_its_gray():
 
 def test_bigger_is_bigger_and_further_down_is_further_down():
     modes = torch.tensor([[0, 0, size, 1, 1, 0] for size in range(3)] + [[0, 0, 0, v, 1, 0] for v in range(3)])
-    cover = coverage(world.scene(modes, torch.zeros(6, 5)))
+    cover = opacity(world.scene(modes, torch.zeros(6, 5)))
     area = cover[:3].sum((1, 2))
     height = (cover[3:].sum(2) * torch.arange(32)).sum(1) / cover[3:].sum((1, 2))
     assert (area.diff() > 0).all() and (height.diff() > 0).all()
@@ -153,20 +154,20 @@ def test_clean_renders_are_natural_and_noise_is_not():
     assert _residual(torch.rand(images.shape, generator=stream()), modes, 4).min() > 0.2
 
 
-def test_psychedelic_images_are_unnatural():
+def test_images_with_coloured_waves_are_unnatural():
     modes, images = renders(32)
     waves = torch.sin(torch.linspace(0, 12, 32))[None, :, None] * torch.tensor([1.0, -0.5, 0.2])[:, None, None]
     assert _residual((images + 0.4 * waves).clamp(0, 1), modes, 4).min() > 0.1
 
 
-def test_the_residual_is_the_distance_to_the_render_that_was_disturbed():
+def test_the_residual_of_a_noisy_render_is_the_size_of_the_noise():
     modes, images = renders(32)
     noise = 0.05 * torch.randn(images.shape, generator=stream(9))
     residual = _residual(images + noise, modes, 4)
     assert (residual - noise.square().mean((1, 2, 3)).sqrt()).abs().max() < 2e-3
 
 
-def test_a_misread_mode_leaves_a_residual():
+def test_a_wrongly_read_mode_leaves_a_residual():
     modes, images = renders(32)
     wrong = modes.clone()
     wrong[:, 3] = (wrong[:, 3] + 1) % 3

@@ -1,1 +1,1 @@
-"""Pretraining of the embedded world: every bundled weight from a seed, stage by stage, resumable."""
+"""Pretraining of the embedded world builds every bundled weight from a seed, stage by stage, and can be resumed."""

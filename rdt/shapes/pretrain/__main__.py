@@ -1,4 +1,4 @@
-"""`python -m rdt.shapes.pretrain`: rebuild every bundled weight of the embedded world from a seed."""
+"""`python -m rdt.shapes.pretrain` rebuilds every bundled weight of the embedded world from a seed."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,10 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
 def main() -> None:
-    """Parse, train what is missing, export, and print the acceptance table."""
+    """Run the stages of the command line, resuming unfinished ones; all together they write and check the bundle."""
     parser = argparse.ArgumentParser(prog="python -m rdt.shapes.pretrain", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("pretrained/work"), help="checkpoints of unfinished stages")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the finished weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stages", nargs="+", choices=tuple(bundle.STAGES), default=list(bundle.STAGES))

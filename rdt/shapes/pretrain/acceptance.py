@@ -1,4 +1,4 @@
-"""The acceptance table of the bundle: are its models right about what prompts state, and uniform about the rest?"""
+"""The acceptance table checks that the bundled models draw what prompts state and are uniform in everything else."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ from rdt.shapes.pretrain.autoencoder import random_images
 from rdt.shapes.world import CARDINALITIES, FREE, NAMES
 from rdt.stream import subset
 
-PROMPTS, IMAGES = 24, 64  # held-out prompts, images each
+PROMPTS, IMAGES = 24, 64  # held-out prompts, and images of each
 STEPS, GUIDANCE = 20, 3.0
-UNUSED = Adapter(1, 1, ("to_q",))  # a policy has one
+UNUSED = Adapter(1, 1, ("to_q",))  # a policy needs an adapter; this one stays untrained
 
 
 @dataclass(frozen=True)
 class Model:
-    """A text-to-image model of the bundle."""
+    """Holds a text-to-image model of the bundle and the noise of its sampler."""
 
     name: str
     policy: Policy
-    eta: float  # its sampler's
+    eta: float
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+class Criterion:
+    """Compares a measured value with the bound that it has to meet."""
 
     name: str
     value: float
@@ -48,8 +48,8 @@ class Row:
         return f"{self.name:<54} {self.value:8.4f}  {sign} {self.bound:<6} {'pass' if held else 'FAIL'}"
 
 
-def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterator[Row]:
-    """Every acceptance figure of the bundle in `folder`."""
+def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterator[Criterion]:
+    """Yield every acceptance criterion of the bundle in `folder`."""
     oracle = Oracle.load(folder / "oracle.safetensors")
     chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
     text = Text(folder / "base", sd3.KINDS)
@@ -57,35 +57,35 @@ def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterato
              Model("flow", Policy(sd3.parts(folder / "flow", text, "sde"), UNUSED), 0.7))  # fmt: skip
     for model in models:
         yield from quality(model, oracle, chosen, images)
-    yield Row("reconstructions read right, all attributes", reconstruction(models[0].policy, oracle), 0.99)
+    yield Criterion("reconstructions read right, all attributes", reconstruction(models[0].policy, oracle), 0.99)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    yield Row("bundle, MB", size, 10.0, at_least=False)
+    yield Criterion("bundle, MB", size, 10.0, at_least=False)
 
 
-def quality(model: Model, oracle: Oracle, prompts: list[str], images: int) -> Iterator[Row]:
-    """Is it right about what prompts state, and uniform about the rest?"""
-    modes = torch.stack([oracle.read(sample(model, prompt, images, k)) for k, prompt in enumerate(prompts)])
+def quality(model: Model, oracle: Oracle, prompts: list[str], images: int) -> Iterator[Criterion]:
+    """Yield how often stated attributes are right, over all and by attribute, and how uniform the free ones are."""
+    modes = torch.stack([oracle.read(guided_images(model, prompt, images, k)) for k, prompt in enumerate(prompts)])
     wanted = stated(prompts)[:, None].expand_as(modes)
     right = modes == wanted
     share = right[wanted != FREE].float().mean().item()
-    yield Row(f"{model.name}: stated attributes right, held-out prompts", share, 0.97)
+    yield Criterion(f"{model.name}: stated attributes right, held-out prompts", share, 0.97)
     for k in sorted({int(column) for column in (wanted != FREE).nonzero()[:, 2]}):
-        asked = wanted[..., k] != FREE
-        yield Row(f"  {NAMES[k]}", right[..., k][asked].float().mean().item(), 0.97)
-    yield Row(f"{model.name}: normalised entropy of free attributes", free_entropy(modes, wanted), 0.96)
+        is_stated = wanted[..., k] != FREE
+        yield Criterion(f"  {NAMES[k]}", right[..., k][is_stated].float().mean().item(), 0.97)
+    yield Criterion(f"{model.name}: normalised entropy of free attributes", corrected_entropy(modes, wanted), 0.96)
 
 
-def report(paths) -> None:
-    """Print the table, and how well the preference models agree with the annotator."""
-    for row in table(paths.out):
-        print(row, flush=True)
+def print_table(folder: Path, work: Path, seed: int) -> None:
+    """Print every criterion, and how well the preference models agree with the annotator."""
+    for criterion in table(folder):
+        print(criterion, flush=True)
     for name in ("hps", "judge"):
-        print(name, preference.agreement(preference.train(name, paths.work, paths.seed), name), flush=True)
+        print(name, preference.annotator_agreement(preference.train(name, work, seed), name), flush=True)
 
 
 @torch.no_grad()
-def sample(model: Model, prompt: str, count: int, index: int) -> Tensor:
-    """Images (count, 3, 32, 32) of the guided base."""
+def guided_images(model: Model, prompt: str, count: int, index: int) -> Tensor:
+    """Return images (count, 3, 32, 32) of the guided base for the prompt of this index."""
     policy = model.policy
     rows = range(index * count, (index + 1) * count)
     noise = Noise(seed=0, purpose="acceptance", indices=rows, shape=policy.latent_shape, device="cpu")
@@ -94,8 +94,8 @@ def sample(model: Model, prompt: str, count: int, index: int) -> Tensor:
     return policy.decode(trajectory.clean)
 
 
-def free_entropy(modes: Tensor, wanted: Tensor) -> float:
-    """Mean normalised entropy over prompts and free attributes of modes (P, n, 6), Miller-Madow corrected."""
+def corrected_entropy(modes: Tensor, wanted: Tensor) -> float:
+    """Return the Miller-Madow estimate of the mean normalised entropy of modes (P, n, 6) in their free attributes."""
     values = []
     for prompt, states in zip(modes, wanted[:, 0], strict=True):
         for k in (states == FREE).nonzero().flatten().tolist():
@@ -108,7 +108,7 @@ def free_entropy(modes: Tensor, wanted: Tensor) -> float:
 
 @torch.no_grad()
 def reconstruction(policy: Policy, oracle: Oracle, count: int = 1024) -> float:
-    """Share of renders whose reconstruction the oracle reads as it reads the render, per attribute."""
+    """Return the share of attributes that the oracle reads alike in a render and in its reconstruction."""
     images = random_images(count, torch.Generator().manual_seed(1))
     vae = policy.frozen[1]
     restored = torch.cat([vae.decode(vae.encode(2 * x - 1).latent_dist.mean).sample for x in images.split(128)])

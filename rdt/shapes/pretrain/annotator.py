@@ -1,4 +1,4 @@
-"""The simulated annotator: prompts, images to compare, and choices between them with Bradley-Terry noise."""
+"""The simulated annotator compares images for a prompt and chooses between them with Bradley-Terry noise."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from rdt.shapes.render import render
 from rdt.shapes.world import CARDINALITIES, FREE, random_modes, random_scene, utility
 
 HOLDS = 0.8  # probability that a stated attribute holds in a compared image
-PROMPTS = 24  # of one step, with two images each
+PROMPTS = 24  # prompts of one training step that have two images each
 
 
-class Words:
-    """Every prompt of the grammar: what it states, and its token ids."""
+class TokenisedPrompts:
+    """Holds every prompt of the grammar as the attributes it states and as token ids."""
 
     def __init__(self) -> None:
         prompts = grammar.all_prompts()
@@ -25,25 +25,25 @@ class Words:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """P prompts and N = 2 PROMPTS images, of which p and PROMPTS + p were made for prompt p."""
+    """Holds P prompts and N = 2 PROMPTS images, of which p and PROMPTS + p were drawn for prompt p."""
 
     ids: Tensor  # (P, 12)
     images: Tensor  # (N, 3, 32, 32)
-    utilities: Tensor  # (P, N), of every image under every prompt
+    utilities: Tensor  # (P, N), for every pair of prompt and image
 
 
-def comparisons(words: Words, others: int, generator: torch.Generator) -> Comparisons:
-    """PROMPTS random prompts, their images with the flaws of generated ones, and `others` more prompts."""
-    rows = torch.randint(len(words.stated), (PROMPTS + others,), generator=generator)
-    stated = words.stated[rows]
+def comparisons(prompts: TokenisedPrompts, others: int, generator: torch.Generator) -> Comparisons:
+    """Return PROMPTS random prompts with images that have the flaws of generated ones, and `others` more prompts."""
+    rows = torch.randint(len(prompts.stated), (PROMPTS + others,), generator=generator)
+    stated = prompts.stated[rows]
     modes = _modes(stated[:PROMPTS].repeat(2, 1), generator)
     images = degrade(render(random_scene(modes, generator)), generator)
     utilities = utility(modes.repeat(len(rows), 1), stated.repeat_interleave(len(modes), 0))
-    return Comparisons(words.ids[rows], images, utilities.view(len(rows), -1))
+    return Comparisons(prompts.ids[rows], images, utilities.view(len(rows), -1))
 
 
 def _modes(stated: Tensor, generator: torch.Generator) -> Tensor:
-    """Modes (N, 6) in which each stated attribute holds with probability HOLDS and the free ones are uniform."""
+    """Return modes (N, 6) in which a stated attribute holds with probability HOLDS and free ones are uniform."""
     modes = random_modes(len(stated), generator)
     shift = torch.stack([torch.randint(1, k, (len(stated),), generator=generator) for k in CARDINALITIES], dim=1)
     wrong = (stated + shift) % torch.tensor(CARDINALITIES)
@@ -52,16 +52,16 @@ def _modes(stated: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def differences(values: Tensor) -> Tensor:
-    """(P, N) -> (P, N, N), first minus second of every pair."""
+    """Return the value of the first minus that of the second of every pair, (P, N) -> (P, N, N)."""
     return values[:, :, None] - values[:, None, :]
 
 
-def own(pairs: Tensor) -> Tensor:
-    """(P, N, N) -> (PROMPTS,): of every prompt that has images, the pair of its own two."""
+def own_pairs(pairs: Tensor) -> Tensor:
+    """Select the pair of the two images that were drawn for a prompt, (P, N, N) -> (PROMPTS,)."""
     index = torch.arange(PROMPTS)
     return pairs[index, index, PROMPTS + index]
 
 
-def choice(difference: Tensor, temperature: float) -> Tensor:
-    """Bradley-Terry probability that the annotator prefers the first."""
+def choice_probability(difference: Tensor, temperature: float) -> Tensor:
+    """Return the Bradley-Terry probability that the annotator prefers the first, given the difference in utility."""
     return torch.sigmoid(difference / temperature)

@@ -1,4 +1,4 @@
-"""Stage: the autoencoder, f = 4 with 8 latent channels."""
+"""The autoencoder stage trains a VAE with a downsampling factor of 4 and 8 latent channels, then its decoder alone."""
 
 from pathlib import Path
 
@@ -13,22 +13,13 @@ from rdt.shapes.world import random_modes, random_scene
 PLAN = Plan("vae", steps=2000, lr=2e-3)
 DECODER_PLAN = Plan("decoder", steps=3000, lr=1e-3, ema=0.998)
 BATCH = 32
-LATENT_NOISE = 0.05  # of a unit-variance latent: what sampled latents are off by
+LATENT_NOISE = 0.05  # standard deviation of the error of sampled latents, whose variance is 1
 
 
 def train(work: Path, seed: int) -> AutoencoderKL:
-    """The trained autoencoder, its scaling factor set so that latents have unit variance."""
+    """Return the trained autoencoder, its scaling factor set so that latents have unit variance."""
     torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        sample_size=SIZE,
-        latent_channels=8,
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    )
+    vae = untrained_autoencoder()
 
     def loss(generator: torch.Generator) -> Tensor:
         images = 2 * random_images(BATCH, generator) - 1
@@ -45,8 +36,22 @@ def train(work: Path, seed: int) -> AutoencoderKL:
     return vae
 
 
-def finish_decoder(vae: AutoencoderKL, work: Path, seed: int) -> AutoencoderKL:
-    """The same autoencoder with its decoder trained on, over the frozen encoder, on latents that are slightly off."""
+def untrained_autoencoder() -> AutoencoderKL:
+    """Return the autoencoder with random weights."""
+    return AutoencoderKL(
+        sample_size=SIZE,
+        latent_channels=8,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+
+
+def refine_decoder(vae: AutoencoderKL, work: Path, seed: int) -> AutoencoderKL:
+    """Train the decoder further, with the encoder frozen, on latents with a small error; return the autoencoder."""
     torch.manual_seed(seed)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
@@ -64,5 +69,5 @@ def finish_decoder(vae: AutoencoderKL, work: Path, seed: int) -> AutoencoderKL:
 
 
 def random_images(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 32, 32) in [0, 1], uniform over modes and jitter."""
+    """Return renders (count, 3, 32, 32) in [0, 1], uniform over modes and jitter."""
     return render(random_scene(random_modes(count, generator), generator))

@@ -1,4 +1,4 @@
-"""Stage: the base text-to-image model, a Stable Diffusion UNet and text encoder at small size, trained jointly."""
+"""The base stage trains the text-to-image model, a small Stable Diffusion UNet, jointly with its text encoder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from rdt.files import replacing
 from rdt.shapes.grammar import sentence
 from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
@@ -17,13 +18,13 @@ from rdt.shapes.world import ATTRIBUTES, NAMES, STATEABLE, random_modes, random_
 
 PLAN = Plan("base", steps=11000, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 32
-POOL = 24576  # cached latents
+POOL = 24576  # latents that are encoded once and trained on
 PROMPT_DROPOUT = 0.1
 WIDTH = 96
 
 
 class Base(nn.Module):
-    """The two networks that are trained together."""
+    """Predicts the noise with the two networks that are trained together."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -48,28 +49,32 @@ class Base(nn.Module):
 
 @dataclass(frozen=True)
 class Pool:
-    """Renders encoded once."""
+    """Holds renders that were encoded once."""
 
     latents: Tensor  # (POOL, 8, 8, 8), unit variance
     modes: Tensor  # (POOL, 6)
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 1.5."""
+    """Return the noise schedule of Stable Diffusion 1.5."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 def train(vae: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, seed: int) -> Base:
-    """The trained base model."""
+    """Return the trained base model."""
     torch.manual_seed(seed)
     base = Base(tokenizer)
     pool = encode_pool(vae, work, seed)
     prompts = PromptTable(tokenizer)
     alphas = scheduler().alphas_cumprod
-    weight = (1 + (1 - alphas) / alphas).clamp(max=25)  # stresses the noisy steps, where the layout is decided
+    weight = (1 + (1 - alphas) / alphas).clamp(max=25)  # stresses the noisy steps, which decide the layout
     weight = weight / weight.mean()
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -86,7 +91,7 @@ def train(vae: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, seed: int) -
 
 @torch.no_grad()
 def encode_pool(vae: AutoencoderKL, work: Path, seed: int) -> Pool:
-    """Renders of uniform modes, encoded and scaled; kept in `work`."""
+    """Return encoded and scaled renders of uniform modes; a file in `work` keeps them for the next stages."""
     file = work / "pool.safetensors"
     if file.exists():
         return Pool(**load_file(file))
@@ -94,12 +99,13 @@ def encode_pool(vae: AutoencoderKL, work: Path, seed: int) -> Pool:
     modes = random_modes(POOL, generator)
     images = (2 * render(random_scene(chunk, generator)) - 1 for chunk in modes.split(256))
     latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images])
-    save_file({"latents": latents * vae.config.scaling_factor, "modes": modes}, file)
+    with replacing(file) as unfinished:
+        save_file({"latents": latents * vae.config.scaling_factor, "modes": modes}, unfinished)
     return Pool(**load_file(file))
 
 
 class PromptTable:
-    """Token ids of every prompt that is true of a mode, by which of the four attributes it states."""
+    """Looks up the token ids of a random prompt that is true of a mode and states any subset of its attributes."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.columns = torch.tensor([NAMES.index(name) for name in STATEABLE])
@@ -111,14 +117,14 @@ class PromptTable:
         self.empty = self.ids[-1:]
 
     def rows(self, modes: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        """Rows of `ids`: a random true prompt of each mode (N, 6); the empty prompt with probability `dropout`."""
+        """Return rows (N,) of `ids`, a random true prompt per mode (N, 6) or, by `dropout`, the empty prompt."""
         states = torch.rand(len(modes), 4, generator=generator) < 0.5
         row = ((modes[:, self.columns] + 1) * states * self.strides).sum(1)
         drop = torch.rand(len(modes), 1, generator=generator) < dropout
         return torch.where(drop[:, 0], len(self.ids) - 1, row)
 
     def draw(self, modes: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
-        """Ids (N, 12) of those prompts."""
+        """Return the token ids, (N, 12), of prompts drawn by `rows`."""
         return self.ids[self.rows(modes, generator, dropout)]
 
 

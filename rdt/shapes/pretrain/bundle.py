@@ -1,4 +1,4 @@
-"""The stages in order, and what each leaves in the bundle. A finished stage is restored from its checkpoint at once."""
+"""The stages of the pretraining run in the order of STAGES; a finished stage is restored from its checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from rdt.files import replacing
 from rdt.shapes import tokenizer
 from rdt.shapes.pretrain import acceptance, autoencoder, base, oracle, preference
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a pretraining works and where its bundle goes."""
+    """Holds the seed, the folder of the stages' checkpoints and the folder of the bundle."""
 
     work: Path
     out: Path
@@ -24,19 +25,20 @@ class Paths:
 
 
 def train_oracle(paths: Paths) -> None:
-    """oracle.safetensors"""
+    """Write oracle.safetensors."""
     trained = oracle.train(paths.work, paths.seed)
     paths.out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in trained.state_dict().items()}, paths.out / "oracle.safetensors")
+    with replacing(paths.out / "oracle.safetensors") as unfinished:
+        save_file({k: v.half().contiguous() for k, v in trained.state_dict().items()}, unfinished)
 
 
 def train_autoencoder(paths: Paths) -> None:
-    """The encoder is final after this stage, so that latents are; it leaves a checkpoint only."""
+    """Train the autoencoder, whose encoder is final after this stage; only a checkpoint is written."""
     autoencoder.train(paths.work, paths.seed)
 
 
 def train_base(paths: Paths) -> None:
-    """base/, an ordinary diffusers folder."""
+    """Write base/, an ordinary folder of diffusers."""
     words = _tokenizer(paths)
     vae = autoencoder.train(paths.work, paths.seed)
     trained = base.train(vae, words, paths.work, paths.seed)
@@ -44,44 +46,55 @@ def train_base(paths: Paths) -> None:
 
 
 def finish_decoder(paths: Paths) -> None:
-    """The base folder again, with the finished decoder."""
-    vae = autoencoder.finish_decoder(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
+    """Write base/vae/ again, with the finished decoder."""
+    vae = autoencoder.refine_decoder(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
     vae.half().save_pretrained(paths.out / "base" / "vae")
 
 
 def train_consistency(paths: Paths) -> None:
-    """consistency/pytorch_lora_weights.safetensors"""
+    """Write consistency/pytorch_lora_weights.safetensors."""
     from rdt.shapes.pretrain import consistency
 
     pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
     policy = consistency.train(paths.out / "base", pool, paths.work, paths.seed)
     policy.half().save_lora(paths.out / "consistency")
-    (paths.out / "consistency" / "pytorch_lora_weights_kohya.safetensors").unlink()  # the same, read by nothing
+    (paths.out / "consistency" / "pytorch_lora_weights_kohya.safetensors").unlink()  # a copy that nothing reads
 
 
 def train_flow(paths: Paths) -> None:
-    """flow/transformer, on the text encoder and the latents of base/."""
+    """Write flow/, trained on the text encoder and the latents of base/."""
     from rdt.shapes.pretrain import flow
 
     words = _tokenizer(paths)
     encoder = CLIPTextModel.from_pretrained(paths.out / "base" / "text_encoder", dtype=torch.float32)
     pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
     trained = flow.train(encoder, base.PromptTable(words), pool, paths.work, paths.seed)
-    flow.save(trained, paths.out / "flow")
+    flow.save_flow(trained, paths.out / "flow")
 
 
 def train_preferences(paths: Paths) -> None:
-    """hps.safetensors and judge.safetensors, in the layout of the published HPS file."""
+    """Write hps.safetensors and judge.safetensors in the layout of the published HPS file."""
     for name in ("hps", "judge"):
         preference.export(preference.train(name, paths.work, paths.seed), paths.out / f"{name}.safetensors")
 
 
 def save_base(paths: Paths, trained: base.Base, vae: AutoencoderKL, words: CLIPTokenizer) -> None:
-    """Write the Stable Diffusion folder, half precision."""
+    """Write the Stable Diffusion folder in half precision."""
     StableDiffusionPipeline(
-        vae=_half(vae), text_encoder=_half(trained.text_encoder), tokenizer=words, unet=_half(trained.unet),
-        scheduler=base.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(paths.out / "base")  # fmt: skip
+        vae=_half(vae),
+        text_encoder=_half(trained.text_encoder),
+        tokenizer=words,
+        unet=_half(trained.unet),
+        scheduler=base.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(paths.out / "base")
+
+
+def check_bundle(paths: Paths) -> None:
+    """Print the acceptance table."""
+    acceptance.print_table(paths.out, paths.work, paths.seed)
 
 
 def _half(module: nn.Module) -> nn.Module:
@@ -89,7 +102,7 @@ def _half(module: nn.Module) -> nn.Module:
 
 
 def _tokenizer(paths: Paths) -> CLIPTokenizer:
-    """The tokenizer, kept with the checkpoints so that a resumed stage sees the same ids."""
+    """Return the tokenizer, saved beside the checkpoints so that a resumed stage sees the same ids."""
     folder = paths.work / "tokenizer"
     if not folder.exists():
         tokenizer.build().save_pretrained(folder)
@@ -104,5 +117,5 @@ STAGES: dict[str, Callable[[Paths], None]] = {
     "consistency": train_consistency,
     "flow": train_flow,
     "preferences": train_preferences,
-    "acceptance": acceptance.report,
+    "acceptance": check_bundle,
 }

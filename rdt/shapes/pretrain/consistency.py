@@ -1,9 +1,11 @@
-"""Stage: the consistency adapter, an LCM LoRA of the guided base (Luo et al., arXiv 2310.04378)."""
+"""The consistency stage distils the guided base into an LCM LoRA (Luo et al., arXiv 2310.04378)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import CLIPTokenizer
 
 from rdt.guidance import cfg
 from rdt.models import sd15
@@ -12,8 +14,9 @@ from rdt.shapes.pretrain.base import Pool, PromptTable
 from rdt.shapes.pretrain.loop import Plan, fit
 
 PLAN = Plan("consistency", steps=800, lr=1e-3, ema=0.995)
-ADAPTER = Adapter(rank=16, alpha=16, targets=("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out",
-                  "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"))  # fmt: skip
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+CONVOLUTION = ("conv1", "conv2", "conv_shortcut", "time_emb_proj")
+ADAPTER = Adapter(rank=16, alpha=16, targets=(*ATTENTION, *CONVOLUTION))
 BATCH = 24
 STRIDE = 20  # a teacher step spans a fiftieth of the schedule
 GUIDANCE = 3.0
@@ -21,41 +24,45 @@ HUBER = 0.001
 
 
 def train(base_folder: Path, pool: Pool, work: Path, seed: int) -> Policy:
-    """A policy whose trained adapter maps any noisy latent to the end of the guided sampling path."""
+    """Return a policy whose trained adapter maps any noisy latent to the end of the guided sampling path."""
     torch.manual_seed(seed)
     policy = Policy(sd15.parts(base_folder), ADAPTER)
-    prompts = PromptTable(policy_tokenizer(base_folder))
-    encoder = policy.frozen[0]
-    process = policy.process
-
-    def embed(ids: Tensor) -> Cond:
-        return Cond(encoder(ids).last_hidden_state)
-
-    empty = embed(prompts.empty)
-    teacher = cfg(policy.base, empty, GUIDANCE)
-
-    def jump(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return process.consistency(policy.tuned(x, t.clamp(min=0), cond), x, t.clamp(min=0))
-
-    def loss(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pool.latents), (BATCH,), generator=generator)
-        t = STRIDE * torch.randint(50, (BATCH,), generator=generator) + STRIDE - 1
-        noise = torch.randn(BATCH, *policy.latent_shape, generator=generator)
-        x = process.perturb(pool.latents[rows], noise, t)
-        with torch.no_grad():
-            cond = embed(prompts.draw(pool.modes[rows], generator, 0.0))
-            nearer = process.transition(teacher(x, t, cond), x, t, t - STRIDE, 0.0).mean
-            reached = (t < STRIDE)[:, None, None, None]
-            target = torch.where(reached, nearer, jump(nearer, t - STRIDE, cond))
-        error = jump(x, t, cond) - target
-        return ((error.square() + HUBER**2).sqrt() - HUBER).mean()
-
-    fit(PLAN, policy, loss, work, seed)
+    tokenizer = CLIPTokenizer.from_pretrained(base_folder / "tokenizer", local_files_only=True)
+    fit(PLAN, policy, Distillation(policy, PromptTable(tokenizer), pool), work, seed)
     return policy
 
 
-def policy_tokenizer(base_folder: Path) -> nn.Module:
-    """The tokenizer saved beside the base model."""
-    from transformers import CLIPTokenizer
+@dataclass
+class Distillation:
+    """Computes the loss between jumps to the clean latent from two neighbouring points of a guided sampling path."""
 
-    return CLIPTokenizer.from_pretrained(base_folder / "tokenizer", local_files_only=True)
+    policy: Policy
+    prompts: PromptTable
+    pool: Pool
+
+    def __post_init__(self) -> None:
+        self.teacher = cfg(self.policy.base, self.embed(self.prompts.empty), GUIDANCE)
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        """Return the pseudo-Huber loss, a scalar, of a batch that `generator` draws."""
+        process = self.policy.process
+        rows = torch.randint(len(self.pool.latents), (BATCH,), generator=generator)
+        t = STRIDE * torch.randint(50, (BATCH,), generator=generator) + STRIDE - 1
+        noise = torch.randn(BATCH, *self.policy.latent_shape, generator=generator)
+        x = process.perturb(self.pool.latents[rows], noise, t)
+        with torch.no_grad():
+            cond = self.embed(self.prompts.draw(self.pool.modes[rows], generator, 0.0))
+            nearer = process.transition(self.teacher(x, t, cond), x, t, t - STRIDE, 0.0).mean
+            reached = (t < STRIDE)[:, None, None, None]
+            target = torch.where(reached, nearer, self.jump(nearer, t - STRIDE, cond))
+        error = self.jump(x, t, cond) - target
+        return ((error.square() + HUBER**2).sqrt() - HUBER).mean()
+
+    def jump(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the clean latents that the adapter reaches from x in one step."""
+        output = self.policy.tuned(x, t.clamp(min=0), cond)
+        return self.policy.process.consistency(output, x, t.clamp(min=0))
+
+    def embed(self, ids: Tensor) -> Cond:
+        """Return the condition of token ids (N, 12)."""
+        return Cond(self.policy.frozen[0](ids).last_hidden_state)

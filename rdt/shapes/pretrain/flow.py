@@ -1,4 +1,4 @@
-"""Stage: the flow twin, Stable Diffusion 3's transformer at small size, on the base's latents and text encoder."""
+"""The flow stage trains a small Stable Diffusion 3 transformer on the base's latents and frozen text encoder."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ HEADS, LAYERS = 4, 5
 
 
 def train(encoder: CLIPTextModel, prompts: PromptTable, pool: Pool, work: Path, seed: int) -> SD3Transformer2DModel:
-    """The trained velocity network; the text encoder stays as the base model left it."""
+    """Return the trained velocity network; the text encoder is not trained further."""
     torch.manual_seed(seed)
     network = transformer()
     with torch.no_grad():
@@ -26,7 +26,7 @@ def train(encoder: CLIPTextModel, prompts: PromptTable, pool: Pool, work: Path, 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(pool.latents), (BATCH,), generator=generator)
         x0, noise = pool.latents[rows], torch.randn(BATCH, 8, 8, 8, generator=generator)
-        t = times(BATCH, generator)
+        t = training_times(BATCH, generator)
         at = t[:, None, None, None]
         prompt = prompts.rows(pool.modes[rows], generator, PROMPT_DROPOUT)
         output = network((1 - at) * x0 + at * noise, embeds[prompt], pooled[prompt], 1000 * t, return_dict=False)[0]
@@ -37,7 +37,7 @@ def train(encoder: CLIPTextModel, prompts: PromptTable, pool: Pool, work: Path, 
 
 
 def transformer() -> SD3Transformer2DModel:
-    """The untrained network: 16 image tokens of 2 x 2 latents beside 12 of text; 1.6 M parameters."""
+    """Return the untrained network: 1.6 M parameters, 16 image tokens of 2 x 2 latents and 12 text tokens."""
     network = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
@@ -59,14 +59,17 @@ def transformer() -> SD3Transformer2DModel:
     return network
 
 
-def times(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) in (0, 1): logit-normal around 0.6, since the noisy half decides the layout; a quarter uniform."""
+def training_times(count: int, generator: torch.Generator) -> Tensor:
+    """Return times (count,) in (0, 1), a quarter uniform and the rest logit-normal around 0.6.
+
+    The noisy half, above 0.5, decides the layout.
+    """
     normal = (0.4 + torch.randn(count, generator=generator)).sigmoid()
     uniform = torch.rand(count, generator=generator)
     return torch.where(torch.arange(count) % 4 == 0, uniform, normal)
 
 
-def save(network: SD3Transformer2DModel, folder: Path) -> None:
-    """Write transformer/ and scheduler/ of a StableDiffusion3Pipeline, half precision."""
+def save_flow(network: SD3Transformer2DModel, folder: Path) -> None:
+    """Write transformer/ and scheduler/ of a StableDiffusion3Pipeline in half precision."""
     network.half().save_pretrained(folder / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")

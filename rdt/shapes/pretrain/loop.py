@@ -1,4 +1,4 @@
-"""One resumable training loop, shared by every stage of the pretraining."""
+"""Every stage of the pretraining shares this one training loop, which can be resumed."""
 
 import math
 import time
@@ -10,21 +10,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rdt.files import replacing
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast one stage trains."""
+    """Says how long and how fast one stage trains."""
 
     name: str
     steps: int
     lr: float
-    ema: float = 0.0  # decay of the averaged weights; 0 keeps the last ones
+    ema: float = 0.0  # decay of the averaged weights; 0 uses the last weights
     warmup: int = 100
     weight_decay: float = 0.01
 
 
 def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor], work: Path, seed: int) -> nn.Module:
-    """Train `model` in place, resuming from `work`; each step's randomness is keyed by its index."""
+    """Train `model` in place, resuming from `work`, and return it frozen; a step's randomness is keyed by its index."""
     file = work / f"{plan.name}.ckpt"
     average = _Average(model, plan.ema)
     optimizer = torch.optim.AdamW(
@@ -42,7 +44,7 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
         optimizer.step()
         average.update(model, step)
         step += 1
-        progress.tell(step, value.item())
+        progress.update(step, value.item())
         if time.time() - saved > 60 or step == plan.steps:
             _save(file, model, average, optimizer, step)
             saved = time.time()
@@ -51,12 +53,12 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
 
 
 class _Progress:
-    """A line every 200 steps: running mean of the loss, pace and minutes left."""
+    """Prints the running mean of the loss, the pace and the minutes left every 200 steps."""
 
     def __init__(self, plan: Plan, first: int) -> None:
         self.plan, self.first, self.started, self.loss = plan, first, time.time(), 0.0
 
-    def tell(self, step: int, loss: float) -> None:
+    def update(self, step: int, loss: float) -> None:
         self.loss = loss if step == self.first + 1 else 0.98 * self.loss + 0.02 * loss
         if step % 200:
             return
@@ -67,14 +69,14 @@ class _Progress:
 
 
 def _decay(step: int, plan: Plan) -> float:
-    """Warm up, hold, and over the last third fall to 2 %."""
+    """Return the factor of the learning rate, which warms up, holds, and falls to 2 % over the last third."""
     warm = min(1.0, (step + 1) / plan.warmup)
     late = max(0.0, 3 * step / plan.steps - 2)
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
 
 
 class _Average:
-    """Exponential moving average of the trainable weights."""
+    """Keeps the exponential moving average of the trainable weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -100,9 +102,8 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 def _save(file: Path, model: nn.Module, average: _Average, optimizer: torch.optim.Optimizer, step: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {"model": model.state_dict(), "average": average.weights, "optimizer": optimizer.state_dict(), "step": step}
-    temporary = file.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(file)
+    with replacing(file) as unfinished:
+        torch.save(state, unfinished)
 
 
 def _restore(file: Path, model: nn.Module, average: _Average, optimizer: torch.optim.Optimizer) -> int:

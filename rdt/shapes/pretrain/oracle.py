@@ -1,4 +1,4 @@
-"""Stage: the oracle, trained on renders with the blur, noise and colour drift that generated images have."""
+"""The oracle stage trains on renders with the blur, noise and colour drift that generated images have."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ BATCH = 64
 
 
 def train(work: Path, seed: int) -> Oracle:
-    """The trained oracle."""
+    """Return the trained oracle."""
     torch.manual_seed(seed)
     oracle = Oracle()
 
@@ -30,7 +30,7 @@ def train(work: Path, seed: int) -> Oracle:
 
 
 def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image, by a strength of its own, blurred, made noisy and drifted in colour."""
+    """Return the images blurred, with noise and a drift in colour, each by a random strength."""
     strength = torch.rand(len(images), 1, 1, 1, generator=generator)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = torch.lerp(images, blurred, strength * torch.rand(len(images), 1, 1, 1, generator=generator))
