@@ -1,4 +1,4 @@
-"""Half precision, memory formats and slices change how a model is run, not what it draws."""
+"""Half precision, memory formats and slicing change how a model runs, not its output."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def build(name: str, folder: Path, checkpointing: bool = False, trained: bool = 
 
 
 def run(policy: Policy, view: str) -> Tensor:
-    """At a time, and a guidance, that bf16 has exactly in thousands: FLUX rounds both, in diffusers too."""
+    """Return a view's output at a time that bf16 holds exactly in thousands: FLUX rounds it, in diffusers too."""
     t = policy.process.times(4)[0] * 3 // 4 if policy.process.prediction == "epsilon" else torch.tensor(0.5)
     return getattr(policy, view)(tiny_policy.normal(2, *policy.latent_shape), t, policy.encode(PROMPTS))
 
@@ -76,13 +76,13 @@ def test_in_half_precision_a_fresh_tuned_view_is_the_base_and_blocks_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_channels_last_is_only_a_format(name: str, folders: dict[str, Path]) -> None:
+def test_channels_last_changes_only_the_memory_format(name: str, folders: dict[str, Path]) -> None:
     plain, last = build(name, folders[name]), build(name, folders[name], channels_last=True)
     assert last.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(run(last, "tuned"), run(plain, "tuned"), rtol=1e-4, atol=1e-5)
 
 
-def test_slices_are_only_slices_and_carry_the_gradient(folders: dict[str, Path]) -> None:
+def test_slicing_changes_neither_images_nor_gradients(folders: dict[str, Path]) -> None:
     found = []
     for slicing in (False, True):
         policy, x0 = build("sd3", folders["sd3"], slicing=slicing), tiny_policy.normal(3, 16, 8, 8).requires_grad_()

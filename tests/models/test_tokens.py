@@ -1,11 +1,11 @@
-"""Prompts that are longer than a model reads are counted, and a run says so."""
+"""Prompts that are longer than a model reads are counted, and a run reports the count."""
 
 import json
 
 import pytest
 from transformers import CLIPTokenizer
 
-from rdt.models.text import counter
+from rdt.models.text import overlong_counter
 from rdt.prompts import notices
 from rdt.training.launch import work
 from rdt.weights import locate
@@ -15,41 +15,41 @@ from worlds.smallest_run import minimal
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Tokenizers alone, as pipelines keep them."""
-    made = {}
+    """Write folders with tokenizers alone, laid out as in pipelines."""
+    written = {}
     for name, tokenizers in {
         "sd15": {"tokenizer": model_checkpoints.words()},
         "flux": {"tokenizer": model_checkpoints.words(), "tokenizer_2": model_checkpoints.pieces()},
     }.items():
-        made[name] = tmp_path_factory.mktemp(name)
+        written[name] = tmp_path_factory.mktemp(name)
         for part, tokenizer in tokenizers.items():
-            tokenizer.save_pretrained(made[name] / part)
-    return made
+            tokenizer.save_pretrained(written[name] / part)
+    return written
 
 
-def test_clip_cuts_what_exceeds_its_tokens_with_the_two_ends(folders):
+def test_clip_cuts_prompts_that_exceed_its_limit_with_start_and_end(folders):
     tokenizer = CLIPTokenizer.from_pretrained(folders["sd15"] / "tokenizer")
     limit = tokenizer.model_max_length
-    count = counter(folders["sd15"], 77, ())
+    count = overlong_counter(folders["sd15"], 77, ())
     letters = ["q " * n for n in range(1, limit + 2)]
     lengths = [len(tokenizer(prompt).input_ids) for prompt in letters]
     assert count(letters) == sum(length > limit for length in lengths) > 0
     assert count([letters[lengths.index(limit)]]) == 0 and count([]) == 0
 
 
-def test_what_one_encoder_reads_whole_is_not_cut(folders):
+def test_a_prompt_that_one_encoder_reads_whole_is_not_counted(folders):
     prompt = "q " * 100
-    assert counter(folders["flux"], 77, ())([prompt, "q"]) == 1
-    assert counter(folders["flux"], 500, ())([prompt, "q"]) == 0
-    assert counter(folders["flux"], 500, ("tokenizer_2",))([prompt, "q"]) == 1
+    assert overlong_counter(folders["flux"], 77, ())([prompt, "q"]) == 1
+    assert overlong_counter(folders["flux"], 500, ())([prompt, "q"]) == 0
+    assert overlong_counter(folders["flux"], 500, ("tokenizer_2",))([prompt, "q"]) == 1
 
 
-def test_a_line_for_each_set_that_has_some():
+def test_each_set_with_overlong_prompts_gives_one_line():
     counts = {"train": {"prompts": 9, "overlong": 0}, "held_out": {"prompts": 4, "overlong": 3}}
-    assert notices(counts) == ["prompts  3 of 4 in held_out are longer than the model reads: their ends do nothing"]
+    assert notices(counts) == ["prompts  3 of 4 in held_out are longer than the model reads: their ends have no effect"]
 
 
-def test_a_run_counts_says_and_records_them(tmp_path, capsys):
+def test_a_run_counts_reports_and_records_overlong_prompts(tmp_path, capsys):
     tokenizer = CLIPTokenizer.from_pretrained(locate("bundled:base") / "tokenizer")
     longest = "a small blue ring on white " * tokenizer.model_max_length
     (tmp_path / "train.txt").write_text(f"a circle\na blue ring\n{longest}\n")
