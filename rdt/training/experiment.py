@@ -14,7 +14,7 @@ from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.policy import Denoiser, Policy
-from rdt.prompts import apart
+from rdt.prompts import check_disjoint
 from rdt.result import described, label
 from rdt.rewards.base import Affine, Reward
 from rdt.rollout import Sampling
@@ -65,7 +65,7 @@ class Experiment:
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError where they share one."""
         sets = {name: instantiate(self.cfg.prompts[name], _convert_="all") for name in ("train", "held_out")}
-        apart(**sets)
+        check_disjoint(**sets)
         return sets
 
     @cached_property
