@@ -19,13 +19,19 @@ SIZE = 128  # latents along a side, unless the setup has a resolution; no publis
 
 
 def build(
-    *, source: str, guidance: float, sampler: str, tokens: int, rank: int, alpha: int, targets: Sequence[str],
-    checkpointing: bool, setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
+    *,
+    source: str,
+    guidance: float,
+    sampler: str,
+    tokens: int,
+    adapter: Adapter,
+    checkpointing: bool,
+    setup: Setup = PLAIN,
+) -> Policy:
     """Return the policy over the diffusers folder or hub id `source`; the network takes `guidance` as an input."""
     folder = pipeline.located(source, "transformer", "vae", "text_encoder", "text_encoder_2")
     pieces = parts(folder, guidance, sampler, tokens, setup)
-    return pipeline.assembled(pieces, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup = PLAIN) -> Parts:

@@ -1,6 +1,5 @@
 """Stable Diffusion 1.5 and every checkpoint of its classes, among them the embedded world's base model."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 
 
 def build(
-    *, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
-    setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
+    *, source: str, consistency: str | None, adapter: Adapter, checkpointing: bool, setup: Setup = PLAIN
+) -> Policy:
     """Return the policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` unless None."""
     pieces = parts(pipeline.located(source, "unet", "vae", "text_encoder"), setup)
     if consistency is not None:
         lora.load_consistency(StableDiffusionPipeline, pieces.network, consistency)
-    return pipeline.assembled(pieces, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:

@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's flow model."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +20,17 @@ T5 = ("text_encoder_3", "tokenizer_3")
 
 
 def build(
-    *, source: str, sampler: str, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
-    companion: str | None = None, grid: str = "even", tokens: int = 77, t5: bool = True, setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
+    *,
+    source: str,
+    sampler: str,
+    adapter: Adapter,
+    checkpointing: bool,
+    companion: str | None = None,
+    grid: str = "even",
+    tokens: int = 77,
+    t5: bool = True,
+    setup: Setup = PLAIN,
+) -> Policy:
     """Return the policy over the transformer and scheduler in `source`.
 
     Text encoders and autoencoder come from the folder `companion`, or from `source` if it is None. Without T5 its
@@ -33,7 +40,7 @@ def build(
     folder = pipeline.located(source, "transformer", "vae", *texts)
     other = folder if companion is None else pipeline.located(companion, "vae", *texts)
     pieces = parts(folder, Text(other, KINDS, tokens, () if t5 else T5), sampler, grid, setup)
-    return pipeline.assembled(pieces, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:

@@ -13,7 +13,7 @@ from rdt.config.curve import modules
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
-from rdt.policy import Denoiser, Policy
+from rdt.policy import Adapter, Denoiser, Policy
 from rdt.prompts import check_disjoint
 from rdt.result import described, label
 from rdt.rewards.base import Affine, Reward
@@ -42,7 +42,8 @@ class Experiment:
     @cached_property
     def policy(self) -> Policy:
         torch.manual_seed(self.cfg.seed)  # the adapter's initialisation is the one draw from the global stream
-        return instantiate(self.cfg.model.policy, _convert_="all")
+        build = instantiate(self.cfg.model.policy, _partial_=True, _convert_="all")
+        return build(adapter=Adapter(**self.cfg.model.lora))
 
     @cached_property
     def reward(self) -> Reward:

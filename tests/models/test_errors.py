@@ -13,7 +13,7 @@ import torch
 from rdt import weights
 from rdt.errors import UsageError
 from rdt.models import sd15
-from rdt.policy import Setup
+from rdt.policy import Adapter, Setup
 from rdt.training.card import push
 from rdt.training.launch import roomy
 from rdt.weights import MissingCheckpoint
@@ -36,9 +36,12 @@ def refusal(source: Any, **setup: Any) -> str:
     """Return the error line of building from a source."""
     with pytest.raises((ValueError, OSError)) as caught:
         sd15.build(
-            source=str(source), consistency=None, rank=2, alpha=2, targets=["to_q"], checkpointing=False,
+            source=str(source),
+            consistency=None,
+            adapter=Adapter(2, 2, ["to_q"]),
+            checkpointing=False,
             setup=Setup(**setup),
-        )  # fmt: skip
+        )
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     return str(caught.value)
 

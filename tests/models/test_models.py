@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rdt.guidance import cfg
 from rdt.models import flux, lora, sd3, sd15, sdxl
-from rdt.policy import Policy, Setup
+from rdt.policy import Adapter, Policy, Setup
 from rdt.rollout import Noise, rollout
 from worlds import model_checkpoints, tiny_policy
 
 MODELS = tuple(model_checkpoints.MAKERS)
 PROMPTS = ["a circle", "two small rings"]
 STEPS = 4
-LORA: dict[str, Any] = {"rank": 2, "alpha": 3, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "checkpointing": False}
+ADAPTER = Adapter(2, 3, ["to_q", "to_k", "to_v", "to_out.0"])  # alpha is not the rank
 COMPONENT = {"sd15": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
 OWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd15": (sd15.build, {"consistency": None}),
@@ -37,7 +37,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def build(name: str, folder: Path, setup: dict[str, Any] | None = None, **changes: Any) -> Policy:
     builder, own = OWN[name]
-    return builder(source=str(folder), setup=Setup(**SMALL | (setup or {})), **LORA | own | changes)
+    return builder(
+        source=str(folder), adapter=ADAPTER, checkpointing=False, setup=Setup(**SMALL | (setup or {})), **own | changes
+    )
 
 
 def stock(name: str, folder: Path) -> Any:
@@ -107,7 +109,7 @@ def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
 def test_kohyas_file_gives_the_same_images_through_diffusers_reader(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    policy = build(name, folders[name])  # alpha is not the rank
+    policy = build(name, folders[name])
     tiny_policy.disturb(policy)
     policy.save_lora(tmp_path)
     pipe = stock(name, folders[name])
@@ -126,8 +128,8 @@ def test_kohyas_file_has_every_adapted_weight_under_its_readers_name(name: str, 
     for key in {key.rpartition(".lora_")[0] if ".lora_" in key else key.removesuffix(".alpha") for key in converted}:
         module = readers[key]
         up, down = (converted[f"{key}.lora_{side}.weight"] for side in ("up", "down"))
-        update = up @ down * converted[f"{key}.alpha"] / LORA["rank"]
-        ours = weights[f"{module}.lora_B.weight"] @ weights[f"{module}.lora_A.weight"] * LORA["alpha"] / LORA["rank"]
+        update = up @ down * converted[f"{key}.alpha"] / ADAPTER.rank
+        ours = weights[f"{module}.lora_B.weight"] @ weights[f"{module}.lora_A.weight"] * ADAPTER.alpha / ADAPTER.rank
         assert update.equal(ours)
     assert len(converted) == 3 * len(weights) // 2
 

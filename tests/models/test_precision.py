@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from rdt.models import flux, sd3, sd15, sdxl
-from rdt.policy import Policy, Setup
+from rdt.policy import Adapter, Policy, Setup
 from worlds import model_checkpoints, tiny_policy
 
-LORA: dict[str, Any] = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v", "to_out.0"]}
+ADAPTER = Adapter(2, 2, ["to_q", "to_k", "to_v", "to_out.0"])
 OWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd15": (sd15.build, {"consistency": None}),
     "sdxl": (sdxl.build, {"consistency": None}),
@@ -29,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def build(name: str, folder: Path, checkpointing: bool = False, trained: bool = True, **setup: Any) -> Policy:
     builder, own = OWN[name]
     chosen = Setup(resolution=model_checkpoints.SIDE, **setup)
-    policy = builder(source=str(folder), setup=chosen, checkpointing=checkpointing, **LORA | own)
+    policy = builder(source=str(folder), adapter=ADAPTER, setup=chosen, checkpointing=checkpointing, **own)
     if trained:
         tiny_policy.disturb(policy)
     return policy

@@ -12,7 +12,7 @@ from torch import Tensor
 from rdt.models import sd3
 from rdt.models.lora import read_lora
 from rdt.models.text import Text
-from rdt.policy import TUNED, Policy
+from rdt.policy import TUNED, Adapter, Policy
 from rdt.process import Flow
 from rdt.rollout import Noise, replayed, rollout
 from rdt.shapes.pretrain import flow
@@ -131,7 +131,7 @@ def test_pretraining_starts_from_velocity_zero_and_times_inside_0_and_1() -> Non
 
 def test_the_bundled_flow_model_samples_images(tmp_path: Path) -> None:
     cfg = minimal(tmp_path / "out", "model=shapes_flow")
-    policy = instantiate(cfg.model.policy)
+    policy = instantiate(cfg.model.policy, _partial_=True)(adapter=Adapter(**cfg.model.lora))
     noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
     cond = policy.encode(["a circle", "a small blue ring"])
     images = policy.decode(rollout(policy.base, policy.process, cond, noise, 3, cfg.model.sampling.eta).clean)
