@@ -23,7 +23,7 @@ MEMORY = 2**30  # bytes of conditions that are kept in memory
 
 @dataclass(frozen=True)
 class Cond:
-    """Holds what the network is conditioned on, one row per sample."""
+    """Hold what the network is conditioned on, one row per sample."""
 
     embeds: Tensor  # (B, L, D) token embeddings
     pooled: Tensor | None = None  # (B, E), if the model has them
@@ -62,7 +62,7 @@ Encode = Callable[[list[str]], Cond]  # (prompts) -> condition, one row per prom
 
 
 class Conditions:
-    """Encodes each prompt once and keeps its condition in memory; the oldest are dropped beyond `MEMORY` bytes."""
+    """Encode each prompt once and keep its condition in memory; the oldest are dropped beyond `MEMORY` bytes."""
 
     def __init__(self, encode: Encode, prepare: Callable[[Sequence[str]], None]) -> None:
         self._encode, self._prepare = encode, prepare
@@ -85,7 +85,7 @@ class Conditions:
 
 
 class Embeddings:
-    """Keeps conditions in a folder, one file per prompt; `load` brings the text encoders if some are missing."""
+    """Keep conditions in a folder, one file per prompt; `load` brings the text encoders if some are missing."""
 
     def __init__(self, folder: Path, load: Callable[[], Encode]) -> None:
         self.folder, self._load = folder, load

@@ -15,7 +15,7 @@ Statistic = Callable[[Tensor], Tensor]  # features (n, D) -> ()
 
 
 class Diversity(nn.Module):
-    """Measures a set of images by named statistics of one embedding, which is computed once."""
+    """Measure a set of images by named statistics of one embedding, which is computed once."""
 
     def __init__(self, *, embedder: Callable[[Tensor], Tensor], statistics: dict[str, Statistic]):
         super().__init__()

@@ -18,7 +18,7 @@ FLOOR = 1e-10  # added to eigenvalues before their logarithm
 
 
 class Overall(nn.Module):
-    """Measures all images of an evaluation by one embedding: their diversity, and their distances from the base's."""
+    """Measure all images of an evaluation by one embedding: their diversity, and their distances from the base's."""
 
     def __init__(
         self,

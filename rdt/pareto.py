@@ -66,7 +66,7 @@ def matched_difference(ours: ArrayLike, theirs: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds a mean and its 95 % interval, in the unit of what was averaged."""
+    """Hold a mean and its 95 % interval, in the unit of what was averaged."""
 
     mean: float
     lo: float
@@ -74,7 +74,7 @@ class Interval:
 
 
 class Draws:
-    """Draws one set of weights for everything that is to be compared: a multiplier bootstrap of S runs and P prompts.
+    """Draw one set of weights for everything that is to be compared: a multiplier bootstrap of S runs and P prompts.
 
     The multipliers make a mean of n vary as Student's t with n - 1 degrees of freedom: resampling 3 runs would cover
     80 %, this covers 95 %. The interaction of run and prompt counts in both, so intervals that it dominates are too
@@ -116,7 +116,7 @@ def paired_difference(values: ArrayLike, base: ArrayLike, seed: int) -> Interval
 
 @dataclass(frozen=True)
 class Versus:
-    """Compares our front with theirs: differences are ours minus theirs, nan if a quantity has no value."""
+    """Compare our front with theirs: differences are ours minus theirs, nan if a quantity has no value."""
 
     hypervolume: Interval
     larger: float  # P(our hypervolume is the larger one)

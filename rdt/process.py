@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transition:
-    """Represents p(x_{i+1} | x_i) = N(mean, std^2)."""
+    """Represent p(x_{i+1} | x_i) = N(mean, std^2)."""
 
     mean: Tensor  # (B, *latent)
     std: Tensor  # (B, 1, ..., 1); 0 for an ODE step
@@ -47,7 +47,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scales:
-    """Holds the coefficients of x_t at one time; each is () or (B, 1, ..., 1)."""
+    """Hold the coefficients of x_t at one time; each is () or (B, 1, ..., 1)."""
 
     alpha: Tensor  # of the clean sample
     sigma: Tensor  # of the noise
@@ -55,7 +55,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Step:
-    """Holds the coefficients of x_{i+1} = alpha_{i+1} x0_hat + keep e_hat + std noise."""
+    """Hold the coefficients of x_{i+1} = alpha_{i+1} x0_hat + keep e_hat + std noise."""
 
     keep: Tensor
     std: Tensor
@@ -93,7 +93,7 @@ SAMPLERS = {"sde": flow_sde, "cps": cps}  # of a flow
 
 
 class Process(ABC):
-    """Defines what diffusion and flow share. A subclass defines its times and the coefficients at each time."""
+    """Define what diffusion and flow share; a subclass defines its times and the coefficients at each time."""
 
     def __init__(self, prediction: str, step: Callable[[Scales, Scales, float], Step]) -> None:
         self.prediction, self._step = prediction, step
@@ -139,7 +139,7 @@ class Process(ABC):
 
 
 class Diffusion(Process):
-    """Implements variance-preserving diffusion, sampled by DDIM; t is a training step (long), -1 the clean end."""
+    """Implement variance-preserving diffusion, sampled by DDIM; t is a training step (long), -1 the clean end."""
 
     def __init__(
         self, *, alphas_cumprod: Tensor, prediction: str, set_alpha_to_one: bool = False, steps_offset: int = 1
@@ -176,7 +176,7 @@ class Diffusion(Process):
 
 
 class Flow(Process):
-    """Implements rectified flow, x_t = (1 - t) x_0 + t e, whose network predicts e - x_0; eta 0 is the ODE."""
+    """Implement rectified flow, x_t = (1 - t) x_0 + t e, whose network predicts e - x_0; eta 0 is the ODE."""
 
     def __init__(self, *, shift: float = 1.0, sampler: str = "sde", last: float | None = None) -> None:
         if sampler not in SAMPLERS:

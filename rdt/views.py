@@ -18,7 +18,7 @@ TUNED, CONSISTENCY = "tuned", "consistency"  # the names of the trained and the 
 
 
 class Views:
-    """Switches the adapter that a network runs under."""
+    """Switch the adapter that a network runs under."""
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
@@ -84,7 +84,7 @@ Scaling = dict[str, Any]  # adapter -> float or _SecondHalf; a layer need not ha
 
 @dataclass(frozen=True)
 class _Flags:
-    """Holds the switches of one layer."""
+    """Hold the switches of one layer."""
 
     disabled: bool
     active: list[str]
@@ -93,7 +93,7 @@ class _Flags:
 
 @dataclass(frozen=True)
 class _SecondHalf:
-    """Scales the second half of a batch and zeroes the first: peft multiplies an adapter's output by it."""
+    """Scale the second half of a batch and zero the first: peft multiplies an adapter's output by it."""
 
     scale: float
 

@@ -4,7 +4,7 @@ A source is "bundled:name", "hub:owner/name" (a folder), "hub:owner/name:file", 
 the same with "dataset:" for a data set, or a plain path. A source that cannot be had is a one-line error that says how
 to get it. Files are read without running code in them.
 
-Commands check sources before torch and huggingface_hub are loaded, so functions import these where they need them.
+Commands check sources before torch and huggingface_hub are loaded, so only the functions that need these import them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ REFUSALS = (GATED, UNKNOWN, NO_REVISION, ABSENT)
 
 
 class MissingCheckpoint(FileNotFoundError):
-    """Says that a checkpoint is not there; the message names the file and how to get it."""
+    """Report that a checkpoint is not there; the message names the file and how to get it."""
 
 
 class Unanswered(MissingCheckpoint):
-    """Says that a checkpoint is not in the cache and that the hub did not answer whether it has it."""
+    """Report that a checkpoint is not in the cache and that the hub gave no answer about it."""
 
 
 def locate(source: str, patterns: tuple[str, ...] | None = None) -> Path:
@@ -144,7 +144,7 @@ def is_local(source: str) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Names a repository of the hub, or a file in it, at a revision."""
+    """Name a repository of the hub, or a file in it, at a revision."""
 
     repo: str
     revision: str | None  # a branch, tag or commit
@@ -163,7 +163,7 @@ class Place:
         return f"{scheme}:{self.repo}" + f"@{self.revision}" * bool(self.revision) + f":{self.file}" * bool(self.file)
 
     def missing(self, reason: str) -> MissingCheckpoint:
-        """Return the error that says that this is not in the cache, why the hub does not give it, and what to run."""
+        """Return the error for a place that is not in the cache: why the hub does not give it, and what to run."""
         kind = self.kind != "model" and f"--repo-type {self.kind}"
         words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}", kind]
         cure = f"on a machine with a network run: {' '.join(word for word in words if word)}"

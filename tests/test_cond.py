@@ -12,7 +12,7 @@ from worlds import model_checkpoints
 
 
 class Source:
-    """Counts how often the encoder is loaded and records the prompts that it encodes."""
+    """Count how often the encoder is loaded, and record the prompts that it encodes."""
 
     def __init__(self) -> None:
         self.loads, self.encoded = 0, []

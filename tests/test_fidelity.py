@@ -26,7 +26,7 @@ def gaussian(n, mean, covariance, seed=0):
 
 
 class Flat(torch.nn.Module):
-    """Returns an image's pixels as its features, for torchmetrics."""
+    """Return an image's pixels as its features, for torchmetrics."""
 
     num_features = 12
 

@@ -16,7 +16,7 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(2.5)}
 
 
 class Bomb:
-    """Pickles to a function call, which weights_only must refuse."""
+    """Pickle to a function call, which weights_only must refuse."""
 
     def __init__(self, target):
         self.target = target

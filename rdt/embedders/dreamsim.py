@@ -12,7 +12,7 @@ SIDE = 224
 
 
 class DreamSim(Embedder):
-    """Returns the package's embedding of images squeezed to a square; its cosine distance is DreamSim."""
+    """Return the package's embedding of images squeezed to a square; its cosine distance is DreamSim."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ BARE = (*HALVING, "Conv2d_2a_3x3", "Conv2d_4a_3x3")  # without padding
 
 
 class Inception(Embedder):
-    """Returns FID's features; layer sizes are read from the weights, each batch norm is folded into its convolution."""
+    """Return FID's features; layer sizes are read from the weights, each batch norm is folded into its convolution."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ TINY = 1e-10  # added to norms over channels
 
 @dataclass(frozen=True)
 class Layout:
-    """Describes a published network by the places of its convolutions below `features.`; ReLU follows each."""
+    """Describe a published network by the places of its convolutions below `features.`; ReLU follows each."""
 
     convolutions: dict[int, tuple[int, int]]  # place -> stride, padding
     pooled: tuple[int, ...]  # places after a max pool of stride 2
@@ -38,7 +38,7 @@ NETWORKS = {
 
 
 class Lpips(Embedder):
-    """Returns features (n, D), of which D grows with the image; the layers' sizes are read from the weights."""
+    """Return features (n, D), of which D grows with the image; the layers' sizes are read from the weights."""
 
     def __init__(
         self, layout: Layout, backbone: dict[str, Tensor], heads: dict[str, Tensor], size: int | None = None

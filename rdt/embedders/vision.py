@@ -24,7 +24,7 @@ PREPROCESSOR = "preprocessor_config.json"
 
 
 class Embedder(nn.Module, ABC):
-    """Maps images (n, 3, H, W) in [0, 1] to features (n, D) on the embedder's device, without gradient."""
+    """Map images (n, 3, H, W) in [0, 1] to features (n, D) on the embedder's device, without gradient."""
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Embedder(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizes the shortest side, crops the centre and normalises, as a published preprocessor config defines it."""
+    """Resize the shortest side, crop the centre and normalise, as a published preprocessor config defines it."""
 
     resize: int
     crop: int
@@ -77,7 +77,7 @@ class Preprocessing:
 
 
 class Clip(Embedder):
-    """Returns CLIP's projected image features, which do not have unit length."""
+    """Return CLIP's projected image features, which do not have unit length."""
 
     def __init__(self, model: CLIPModel, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Clip(Embedder):
 
 
 class Dinov2(Embedder):
-    """Returns DINOv2's class token after the last norm."""
+    """Return DINOv2's class token after the last norm."""
 
     def __init__(self, model: Dinov2Model, preprocessing: Preprocessing) -> None:
         super().__init__()

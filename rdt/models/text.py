@@ -28,7 +28,7 @@ UNNEEDED = ("unet", "vae", "safety_checker", "feature_extractor", "image_encoder
 
 @dataclass(frozen=True)
 class Text:
-    """Names a pipeline's folder and says how it encodes prompts."""
+    """Name a pipeline's folder and the functions that encode its prompts."""
 
     folder: Path
     kinds: Mapping[Any, PipelineEncode]  # pipeline class that the folder may declare -> how that class encodes prompts
@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Holds a model's prompt encoding; the functions are those of `Parts`."""
+    """Hold a model's prompt encoding; the functions are those of `Parts`."""
 
     encode: Encode
     prepare: Callable[[Sequence[str]], None]

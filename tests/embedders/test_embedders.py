@@ -220,7 +220,7 @@ def test_dreamsim_names_the_extra_it_needs(tmp_path):
 
 
 class Packaged(torch.nn.Module):
-    """Stands in for DreamSim's model: its extractors project on the device they were loaded to."""
+    """Stand in for DreamSim's model: its extractors project on the device they were loaded to."""
 
     def __init__(self):
         super().__init__()

@@ -75,7 +75,7 @@ def test_a_resolution_that_gives_no_whole_latents_is_refused(folder: Path) -> No
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Refuses as the hub does; the repository's name selects how."""
+    """Refuse as the hub does; the repository's name selects how."""
 
     def do_GET(self) -> None:
         code, status = "", 200

@@ -1,11 +1,16 @@
-"""Prompts that are longer than a model reads are counted, and a run reports the count."""
+"""Families bring their own prompt encoding; prompts that are longer than a model reads are counted and reported."""
 
 import json
 
 import pytest
+import torch
+from diffusers import FluxPipeline, StableDiffusionPipeline
+from torch import nn
 from transformers import CLIPTokenizer
 
-from rdt.models.text import overlong_counter
+from rdt.cond import Cond
+from rdt.models.text import Text, encoders, overlong_counter
+from rdt.policy import Setup
 from rdt.prompts import notices
 from rdt.training.launch import work
 from rdt.weights import locate
@@ -25,6 +30,21 @@ def folders(tmp_path_factory):
         for part, tokenizer in tokenizers.items():
             tokenizer.save_pretrained(written[name] / part)
     return written
+
+
+def test_a_family_encodes_prompts_by_the_function_it_brings(tmp_path):
+    def encode(pipe, tokens, prompts):
+        assert pipe.unet is None and pipe.vae is None
+        return Cond(torch.full((len(prompts), 1, 1), float(tokens)))
+
+    folder = model_checkpoints.sd15(tmp_path)
+    text = encoders(
+        Text(folder, {FluxPipeline: None, StableDiffusionPipeline: encode}, tokens=9), nn.Identity(), Setup()
+    )
+    assert text.encode(["a", "b"]).embeds.flatten().tolist() == [9, 9]
+    assert [type(module).__name__ for module in text.resident] == ["CLIPTextModel"]
+    with pytest.raises(ValueError, match="is a StableDiffusionPipeline; expected FluxPipeline"):
+        encoders(Text(folder, {FluxPipeline: encode}), nn.Identity(), Setup())
 
 
 def test_clip_cuts_prompts_that_exceed_its_limit_with_start_and_end(folders):
