@@ -1,6 +1,7 @@
-"""What a network is conditioned on, and the type of everything that answers like one.
+"""What a network is conditioned on, the type of everything that answers like a network, and caches of conditions.
 
-Conditions of prompts, kept on disk: text encoders, larger than some networks, are loaded for new prompts alone.
+`Conditions` keeps the conditions of prompts in memory. `Embeddings` keeps them on disk, so that text encoders, which
+can be larger than the network, are loaded only for new prompts.
 """
 
 import hashlib
@@ -14,36 +15,37 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rdt.files import replacing
 from rdt.weights import load_tensors
 
-MEMORY = 2**30  # bytes of conditions that are kept at hand
+MEMORY = 2**30  # bytes of conditions that are kept in memory
 
 
 @dataclass(frozen=True)
 class Cond:
-    """What the network is conditioned on, one row per sample."""
+    """Hold what the network is conditioned on, one row per sample."""
 
     embeds: Tensor  # (B, L, D) token embeddings
-    pooled: Tensor | None = None  # (B, E), where the model has them
-    noise: "Cond | None" = None  # standard normal in these shapes, each row a sample's own, for guidance that wants it
+    pooled: Tensor | None = None  # (B, E), if the model has them
+    noise: "Cond | None" = None  # standard normal in these shapes, one row per sample, for guidance that needs it
 
     def __len__(self) -> int:
         return len(self.embeds)
 
     @property
     def bytes(self) -> int:
-        """Of the tensors of what the prompt says."""
+        """Return the size of `embeds` and `pooled` in bytes."""
         return sum(x.nbytes for x in (self.embeds, self.pooled) if x is not None)
 
     def __getitem__(self, rows: Any) -> "Cond":
         return self.map(lambda x: x[rows])
 
     def to(self, device: torch.device) -> "Cond":
-        """The same on a device; a condition may be encoded before the policy moves there."""
+        """Return this condition on a device; prompts may be encoded before the policy moves there."""
         return self.map(lambda x: x.to(device))
 
     def map(self, change: Callable[..., Tensor], *others: "Cond") -> "Cond":
-        """The condition whose tensors are `change` of this one's and of the others'."""
+        """Return the condition whose tensors are `change` of this one's and the others' tensors."""
         embeds = change(self.embeds, *(other.embeds for other in others))
         pooled = None if self.pooled is None else change(self.pooled, *(other.pooled for other in others))
         noise = self.noise and self.noise.map(change, *(other.noise for other in others if other.noise))
@@ -51,49 +53,54 @@ class Cond:
 
     @staticmethod
     def cat(*conds: "Cond") -> "Cond":
-        """Rows of all, in order."""
+        """Return the rows of all conditions, in order."""
         return conds[0].map(lambda *tensors: torch.cat(tensors), *conds[1:])
 
 
 Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network output
+Encode = Callable[[list[str]], Cond]  # (prompts) -> condition, one row per prompt
 
 
 class Conditions:
-    """The conditions of prompts, each encoded once while there is room; the oldest go first."""
+    """Encode each prompt once and keep its condition in memory; the oldest are dropped beyond `MEMORY` bytes."""
 
-    def __init__(self, encode: Callable[[list[str]], Cond], prepare: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, encode: Encode, prepare: Callable[[Sequence[str]], None]) -> None:
         self._encode, self._prepare = encode, prepare
         self._known: dict[str, Cond] = {}
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], device: torch.device) -> Cond:
-        """One row a prompt; encoded alone, since in company the last bits depend on who else is new."""
+        """Return the conditions of prompts, one row per prompt.
+
+        Each prompt is encoded on its own, so that its bits do not depend on which other prompts are new.
+        """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
             self._prepare(new)
         self._known |= {prompt: self._encode([prompt]) for prompt in new}
-        asked = [self._known[prompt].to(device) for prompt in prompts]
-        while len(self._known) > max(1, MEMORY // asked[0].bytes):
+        found = [self._known[prompt].to(device) for prompt in prompts]
+        while len(self._known) > max(1, MEMORY // found[0].bytes):
             del self._known[next(iter(self._known))]
-        return Cond.cat(*asked)
-
-
-Encode = Callable[[list[str]], Cond]
+        return Cond.cat(*found)
 
 
 class Embeddings:
-    """The conditions in a folder, one file a prompt; what is not there is made by the encoders that `load` brings."""
+    """Keep conditions in a folder, one file per prompt; `load` brings the text encoders if some are missing."""
 
     def __init__(self, folder: Path, load: Callable[[], Encode]) -> None:
         self.folder, self._load = folder, load
 
     def __call__(self, prompts: list[str]) -> Cond:
+        """Return the conditions of prompts, one row per prompt."""
         self.prepare(prompts)
         found = [load_tensors(self._file(prompt)) for prompt in prompts]
         return Cond.cat(*(Cond(tensors["embeds"], tensors.get("pooled")) for tensors in found))
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Make all that is missing and let the encoders go; the processes of a run each begin at another prompt."""
+        """Encode the prompts that have no file, each on its own, and free the encoders afterwards.
+
+        The ranks of a run share the folder, so each rank begins at another prompt and skips what others have written.
+        """
         missing = [prompt for prompt in dict.fromkeys(prompts) if not self._file(prompt).is_file()]
         if not missing:
             return
@@ -101,24 +108,23 @@ class Embeddings:
         first = len(missing) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
         for prompt in missing[first:] + missing[:first]:
             if not self._file(prompt).is_file():
-                self._write(prompt, encode([prompt]))  # alone: in company the last bits depend on who else is new
+                self._write(prompt, encode([prompt]))
 
     def _write(self, prompt: str, cond: Cond) -> None:
-        """Under a temporary name, then renamed."""
-        tensors: dict[str, Tensor | None] = {"embeds": cond.embeds, "pooled": cond.pooled}
-        present = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+        tensors = {"embeds": cond.embeds} | ({} if cond.pooled is None else {"pooled": cond.pooled})
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._file(prompt).with_suffix(f".{os.getpid()}.tmp")
-        save_file(present, temporary)
-        temporary.replace(self._file(prompt))
+        with replacing(self._file(prompt)) as unfinished:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
 
     def _file(self, prompt: str) -> Path:
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
 
 
-def identity(folder: Path, *settings: object) -> str:
-    """What a prompt's condition hangs on: the files of the text encoders and tokenizers in a model's folder, which is
-    named by its commit where it comes from the hub, and settings."""
+def encoders_hash(folder: Path, *settings: object) -> str:
+    """Return a hash of everything an embedding depends on: text encoder and tokenizer files, and the settings.
+
+    `folder` is a model's folder. A folder from the hub is named by its commit.
+    """
     files = sorted(file for part in ("text_encoder*", "tokenizer*") for file in folder.glob(f"{part}/*"))
     known = [(file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr((folder.resolve().as_posix(), known, settings)).encode()).hexdigest()[:16]

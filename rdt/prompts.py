@@ -1,4 +1,7 @@
-"""Prompt sets: lists in the package, files, columns of the hub's data sets; made of one another, split, kept apart."""
+"""Prompt sets: lists in the package, files and columns of data sets, joined, split and checked for overlap.
+
+Commands read prompt files before torch is loaded, so nothing here imports it; `rdt.stream` holds what needs torch.
+"""
 
 import json
 import random
@@ -6,55 +9,56 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdt.weights import locate
+from rdt.weights import first_line, locate
 
 LISTS = Path(__file__).parent / "prompt_lists"
-RIGHT = "give a text file, one prompt per line"
+CURE = "give a text file, one prompt per line"
 
 
 def from_file(*, path: str, key: str | None = None) -> list[str]:
-    """Each prompt of a file or of dataset:<owner>/<name>[@revision]:<file> once, in order; errors name the file.
+    """Return the prompts of a file or of dataset:<owner>/<name>[@revision]:<file>, each once, in order.
 
-    By its ending: .jsonl (one object a line), .json (a list), .parquet, each read at `key`; else one prompt per line.
+    The ending decides how it is read: .jsonl (one object per line), .json (a list) and .parquet give the column `key`,
+    every other file one prompt per line. ValueError or FileNotFoundError, naming the file, if it has no prompts.
     """
     file = locate(path) if path.startswith("dataset:") else Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {RIGHT}")
+        raise FileNotFoundError(f"{path} does not exist; {CURE}")
     if key is not None and file.suffix not in READERS:
-        raise ValueError(f"{path} has no columns to find key={key} in; it ends in none of {', '.join(READERS)}")
+        raise ValueError(f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns")
     try:
         found = READERS.get(file.suffix, _lines)(file, key)
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; {RIGHT}") from None
+        raise ValueError(f"{path} is not UTF-8 text; {CURE}") from None
     except ValueError as error:
         raise ValueError(f"{path}{error}") from None
     prompts = [prompt.strip() for prompt in found if prompt.strip()]
     if not prompts:
-        raise ValueError(f"{path} is empty; {RIGHT}")
+        raise ValueError(f"{path} is empty; {CURE}")
     return list(dict.fromkeys(prompts))
 
 
 def packaged(*, name: str) -> list[str]:
-    """A list of the package: simple_animals (DDPO's 45), simple_animals_held_out (AlignProp's 6)."""
+    """Return a list of the package: simple_animals (DDPO's 45) or simple_animals_held_out (AlignProp's 6)."""
     return from_file(path=str(LISTS / f"{name}.txt"))
 
 
 def joined(*, sets: Mapping[str, Sequence[str]]) -> list[str]:
-    """The prompts of all sets, each once."""
-    return list(dict.fromkeys(prompt for one in sets.values() for prompt in one))
+    """Return the prompts of all sets, each once."""
+    return list(dict.fromkeys(prompt for prompts in sets.values() for prompt in prompts))
 
 
 def without(*, prompts: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The prompts that are not among the others."""
+    """Return the prompts that are not among the others."""
     known = set(others)
     return [prompt for prompt in prompts if prompt not in known]
 
 
 def split(*, prompts: Sequence[str], name: str, share: float, seed: int) -> list[str]:
-    """The `held_out` share of the prompts, or the `train` rest, in the set's order; the same for a seed, for ever."""
+    """Return the `held_out` share of the prompts or the `train` rest, in the set's order; one seed, one split."""
     count = round(share * len(prompts))
     if not 0 < count < len(prompts):
-        raise ValueError(f"share={share} holds out {count} of {len(prompts)} prompts; want some of both")
+        raise ValueError(f"share={share} holds out {count} of {len(prompts)} prompts; both parts need at least one")
     chosen = set(random.Random(seed).sample(range(len(prompts)), count))
     names = {"train": False, "held_out": True}
     if name not in names:
@@ -62,8 +66,8 @@ def split(*, prompts: Sequence[str], name: str, share: float, seed: int) -> list
     return [prompt for i, prompt in enumerate(prompts) if (i in chosen) is names[name]]
 
 
-def apart(train: Sequence[str], held_out: Sequence[str]) -> None:
-    """ValueError where a prompt is trained on and held out."""
+def check_disjoint(train: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raise ValueError if a held-out prompt is also trained on."""
     known = set(train)
     both = [prompt for prompt in held_out if prompt in known]
     if both:
@@ -71,11 +75,12 @@ def apart(train: Sequence[str], held_out: Sequence[str]) -> None:
 
 
 def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A line for each set with prompts that are longer than the model reads."""
-    cut = {name: of for name, of in counts.items() if of["overlong"]}
+    """Return a line for each set that has prompts longer than the model reads."""
     return [
-        f"prompts  {of['overlong']} of {of['prompts']} in {name} are longer than the model reads: their ends do nothing"
-        for name, of in cut.items()
+        f"prompts  {count['overlong']} of {count['prompts']} in {name} are longer than the model reads: "
+        "their ends have no effect"
+        for name, count in counts.items()
+        if count["overlong"]
     ]
 
 
@@ -109,26 +114,27 @@ def _parquet(file: Path, key: str | None) -> list[str]:
             raise ValueError(f" has no column key={key}; it has {', '.join(columns)}")
         return [str(value) for value in parquet.read_table(file, columns=[key])[key].to_pylist() if value is not None]
     except (ArrowException, OSError) as error:
-        raise ValueError(f" is no readable Parquet file: {str(error).partition(chr(10))[0]}") from None
+        raise ValueError(f" is not a readable Parquet file: {first_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Path, str | None], list[str]]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, place: str) -> Any:
+    """Return the parsed JSON; ValueError, naming the place in the file, if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}") from None
+        raise ValueError(f"{place} is not JSON: {error}") from None
 
 
-def _prompt(entry: Any, key: str | None, where: str) -> str:
-    """The text of an entry, at `key` where it is an object."""
+def _prompt(entry: Any, key: str | None, place: str) -> str:
+    """Return the text of an entry, read at `key` if the entry is an object."""
     if isinstance(entry, dict) and key is None:
-        raise ValueError(f"{where} is an object; say at which key its prompt is: one of {', '.join(entry)}")
+        raise ValueError(f"{place} is an object; give the key of its prompt: one of {', '.join(entry)}")
     if isinstance(entry, dict) and key not in entry:
-        raise ValueError(f"{where} has no key={key}; it has {', '.join(entry)}")
+        raise ValueError(f"{place} has no key={key}; it has {', '.join(entry)}")
     text = entry[key] if isinstance(entry, dict) else entry
     if not isinstance(text, str):
-        raise ValueError(f"{where} is {type(text).__name__}, expected a text")
+        raise ValueError(f"{place} is {type(text).__name__}, expected a string")
     return text

@@ -1,4 +1,8 @@
-"""The views of one network: which adapter it runs under, also when a checkpointed block is recomputed."""
+"""The views of one network: the adapter it runs under, kept when a checkpointed block is recomputed.
+
+This is the only module that knows peft's private attributes. It sets flags only: peft's own switches change
+requires_grad and lose gradients.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,23 +14,23 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-TUNED, CONSISTENCY = "tuned", "consistency"
+TUNED, CONSISTENCY = "tuned", "consistency"  # the names of the trained and the frozen consistency adapter
 
 
 class Views:
-    """Which adapter the network runs under. Flags only: peft's switches change requires_grad and lose gradients."""
+    """Switch the adapter that a network runs under."""
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
 
     def cast_inputs(self, enabled: bool) -> None:
-        """Whether adapters turn inputs into their own precision, a copy that autocast would undo."""
+        """Set whether adapters cast inputs to their own precision, a copy that autocast would undo."""
         for layer in self.layers:
             layer.cast_input_dtype_enabled = enabled
 
     @contextmanager
     def use(self, view: str | None) -> Iterator[None]:
-        """Run under adapter `view`; None is the bare network."""
+        """Run the network under adapter `view`; None runs the bare network."""
         with self._under(
             [_Flags(view is None, was.active if view is None else [view], was.scaling) for was in self._flags()]
         ):
@@ -34,18 +38,21 @@ class Views:
 
     @contextmanager
     def scaling(self, scale: float) -> Iterator[None]:
-        """Multiply the trained adapter's contribution."""
+        """Multiply the trained adapter's contribution by `scale`."""
         with self._under([_Flags(was.disabled, was.active, _scaled(was.scaling, scale)) for was in self._flags()]):
             yield
 
     @contextmanager
     def paired(self) -> Iterator[None]:
-        """Leave the trained adapter out of the first half of a batch."""
+        """Apply the trained adapter to the second half of a batch only."""
         with self._under([_Flags(was.disabled, was.active, _halved(was.scaling)) for was in self._flags()]):
             yield
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
-        """torch's checkpoint, re-entering in backward the view of the forward pass (huggingface/peft#2832)."""
+        """Run a block under torch's checkpoint; the backward pass recomputes it in the view of the forward pass.
+
+        peft alone would recompute it under whichever adapter is active by then (huggingface/peft#2832).
+        """
         flags = self._flags()
 
         def run(*inputs: Any) -> Any:
@@ -72,27 +79,27 @@ class Views:
             layer.scaling.update(flag.scaling)
 
 
+Scaling = dict[str, Any]  # adapter -> float or _SecondHalf; a layer need not have every adapter
+
+
 @dataclass(frozen=True)
 class _Flags:
-    """What one layer runs under."""
+    """Hold the switches of one layer."""
 
     disabled: bool
     active: list[str]
-    scaling: "Scaling"
+    scaling: Scaling
 
 
 @dataclass(frozen=True)
 class _SecondHalf:
-    """A scaling for the second half of a batch, 0 for the first: peft multiplies an adapter's output by it."""
+    """Scale the second half of a batch and zero the first: peft multiplies an adapter's output by it."""
 
     scale: float
 
     def __rmul__(self, update: Tensor) -> Tensor:
         half = len(update) // 2
         return torch.cat([torch.zeros_like(update[:half]), update[half:] * self.scale])
-
-
-Scaling = dict[str, Any]  # by adapter, a float or its second half; a layer need not have every adapter
 
 
 def _scaled(scaling: Scaling, scale: float) -> Scaling:

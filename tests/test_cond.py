@@ -1,54 +1,54 @@
-"""Conditions on disk are what the encoders make, and the encoders come for new prompts alone."""
+"""Conditions on disk equal those of the encoders, which are loaded only for new prompts."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from rdt.cond import Cond, Embeddings, identity
+from rdt.cond import Cond, Embeddings, encoders_hash
 from rdt.models import sdxl
 from rdt.policy import Setup
 from worlds import model_checkpoints
 
 
 class Source:
-    """An encoder that knows how often it was fetched and what it was asked."""
+    """Count how often the encoder is loaded, and record the prompts that it encodes."""
 
     def __init__(self) -> None:
-        self.loads, self.asked = 0, []
+        self.loads, self.encoded = 0, []
 
     def load(self):
         self.loads += 1
         return self.encode
 
     def encode(self, prompts: list[str]) -> Cond:
-        self.asked += prompts
+        self.encoded += prompts
         embeds = torch.tensor([[[float(len(p)), 1.0]] for p in prompts])
         return Cond(embeds.bfloat16(), embeds[:, 0])
 
 
-def test_each_prompt_is_encoded_once_alone_and_kept(tmp_path: Path) -> None:
+def test_each_prompt_is_encoded_once_on_its_own_and_kept(tmp_path: Path) -> None:
     source = Source()
     kept = Embeddings(tmp_path, source.load)
     kept.prepare(["a", "bb", "a"])
     cond = kept(["bb", "ccc", "a"])
-    assert source.asked == ["a", "bb", "ccc"] and source.loads == 2
+    assert source.encoded == ["a", "bb", "ccc"] and source.loads == 2
     assert cond.embeds.dtype == torch.bfloat16 and cond.embeds[:, 0, 0].tolist() == [2, 3, 1]
     again = Source()
     other = Embeddings(tmp_path, again.load)(["bb", "a"])
     assert not again.loads and other.pooled.equal(torch.tensor([[2.0, 1.0], [1.0, 1.0]]))
-    assert not list(tmp_path.glob("*.tmp"))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_processes_of_a_run_begin_at_different_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ranks_of_a_run_begin_at_different_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     source = Source()
     Embeddings(tmp_path, source.load).prepare(["a", "bb", "ccc", "dddd"])
-    assert source.asked == ["ccc", "dddd", "a", "bb"]
+    assert source.encoded == ["ccc", "dddd", "a", "bb"]
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
     kept = Embeddings(tmp_path, Source().load)
     kept.prepare(["a"])
     (file,) = tmp_path.iterdir()
@@ -65,15 +65,15 @@ def test_a_policy_keeps_no_text_encoder_and_has_the_same_conditions(tmp_path: Pa
     kept.prepare(prompts)
     found, expected = kept.encode(prompts), Cond.cat(*(resident.encode([prompt]) for prompt in prompts))
     assert found.embeds.equal(expected.embeds) and found.pooled.equal(expected.pooled)
-    assert not expected.embeds[1].any() and expected.embeds[0].any()  # the empty prompt is zeros, as SDXL has it
+    assert not expected.embeds[1].any() and expected.embeds[0].any()  # SDXL encodes the empty prompt as zeros
     assert len(resident.frozen) == 3 and len(kept.frozen) == 1
 
 
-def test_other_files_or_settings_are_another_place(tmp_path: Path) -> None:
+def test_other_files_or_settings_give_another_hash(tmp_path: Path) -> None:
     (tmp_path / "text_encoder").mkdir()
     file = tmp_path / "text_encoder" / "config.json"
     file.write_text("{}")
-    first = identity(tmp_path, "fp32")
-    assert first == identity(tmp_path, "fp32") != identity(tmp_path, "bf16")
+    first = encoders_hash(tmp_path, "fp32")
+    assert first == encoders_hash(tmp_path, "fp32") != encoders_hash(tmp_path, "bf16")
     file.write_text("{ }")
-    assert identity(tmp_path, "fp32") != first
+    assert encoders_hash(tmp_path, "fp32") != first

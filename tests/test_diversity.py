@@ -1,4 +1,4 @@
-"""Laws of the diversity statistics."""
+"""Diversity statistics obey their laws and equal their definitions."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_vendi_falls_with_its_order():
     assert values == sorted(values, reverse=True)
 
 
-def test_mean_pairwise_distance_is_the_double_loop():
+def test_mean_pairwise_distance_equals_the_double_loop():
     features = torch.randn(7, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     pairs = [(i, j) for i in range(7) for j in range(i)]
     loop = sum(1 - torch.cosine_similarity(features[i], features[j], dim=0) for i, j in pairs) / len(pairs)
@@ -76,7 +76,7 @@ def test_measure_names_its_statistics_and_moves_with_its_embedder():
     assert len(list(measure.parameters())) == 2
 
 
-def test_vendi_is_the_packages():
+def test_vendi_equals_the_package_vendi_score():
     package = pytest.importorskip("vendi_score.vendi")
     features = torch.randn(5, 9, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
@@ -85,7 +85,7 @@ def test_vendi_is_the_packages():
         assert float(vendi(features, float(order))) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mean_pairwise_squared_distance_is_the_double_loop():
+def test_mean_pairwise_squared_distance_equals_the_double_loop():
     features = torch.randn(7, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) + 3
     pairs = [(i, j) for i in range(7) for j in range(i)]
     loop = sum((features[i] - features[j]).square().sum() for i, j in pairs) / len(pairs)
@@ -96,18 +96,18 @@ def test_mean_pairwise_squared_distance_is_the_double_loop():
 
 
 @pytest.mark.parametrize("d", [6, 40])  # fewer and more dimensions than the 30 rows
-def test_truncated_entropy_is_that_of_the_largest_eigenvalues(d):
+def test_truncated_entropy_equals_that_of_the_largest_eigenvalues(d):
     features = torch.randn(30, d, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     features *= torch.linspace(0.5, 2, d, dtype=torch.float64)
     spectrum = torch.linalg.eigvalsh(features.T.cov()).flip(0)[:4]
     expected = 4 / 2 * math.log(2 * math.pi * math.e) + 0.5 * float(spectrum.log().sum())
     assert float(truncated_entropy(features, k=4)) == pytest.approx(expected, rel=1e-9)
-    grown = float(truncated_entropy(3 * features + 1, k=4))  # unlike Vendi it has a scale, but no place
+    grown = float(truncated_entropy(3 * features + 1, k=4))  # unlike Vendi it depends on scale, but not on the mean
     assert grown == pytest.approx(expected + 4 * math.log(3), rel=1e-9)
 
 
 def test_truncated_entropy_of_a_gaussian_is_its_entropy():
-    """With k all the dimensions: 1/2 ln det(2 pi e Sigma)."""
+    """With k = D it is 1/2 ln det(2 pi e Sigma)."""
     features = torch.randn(50, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     whole = torch.distributions.MultivariateNormal(torch.zeros(3).double(), features.T.cov()).entropy()
     assert float(truncated_entropy(features, k=3)) == pytest.approx(float(whole), rel=1e-9)

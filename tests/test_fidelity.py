@@ -1,4 +1,4 @@
-"""Distances of feature distributions: Gaussians of known moments, definitions by brute force, other implementations."""
+"""Distances of feature distributions, against closed forms, brute-force definitions and other implementations."""
 
 import math
 
@@ -10,7 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from rdt import fidelity
 from rdt.fidelity import Overall, cmmd, coverage, density, fid, kid, log_spectral_distance, precision, recall
 
-FIGURES = [fid, kid, cmmd, precision, recall, density, coverage]
+DISTANCES = [fid, kid, cmmd, precision, recall, density, coverage]
 
 
 def normal(n, d, seed=0):
@@ -18,7 +18,7 @@ def normal(n, d, seed=0):
 
 
 def gaussian(n, mean, covariance, seed=0):
-    """n points whose sample mean and unbiased covariance are these to rounding."""
+    """Return n points whose sample mean and unbiased covariance are these, to rounding."""
     x = normal(n, len(mean), seed)
     x = x - x.mean(0)
     white = torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (n - 1)))
@@ -26,7 +26,7 @@ def gaussian(n, mean, covariance, seed=0):
 
 
 class Flat(torch.nn.Module):
-    """The features of a flat picture are its pixels, for torchmetrics."""
+    """Return an image's pixels as its features, for torchmetrics."""
 
     num_features = 12
 
@@ -34,8 +34,8 @@ class Flat(torch.nn.Module):
         return images.flatten(1)
 
 
-def test_fid_of_gaussians_is_the_closed_form():
-    """Commuting covariances: ||m1 - m2||^2 + sum (sqrt a_i - sqrt b_i)^2."""
+def test_fid_of_gaussians_equals_the_closed_form():
+    """For commuting covariances it is ||m1 - m2||^2 + sum (sqrt a_i - sqrt b_i)^2."""
     m1, m2 = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.0, 1.0, 0.5]).double()
     a, b = torch.tensor([4.0, 1.0, 0.25]).double(), torch.tensor([1.0, 9.0, 0.25]).double()
     axes = torch.linalg.qr(normal(3, 3)).Q
@@ -45,7 +45,7 @@ def test_fid_of_gaussians_is_the_closed_form():
 
 
 @pytest.mark.parametrize("n", [8, 40])  # fewer and more images than the 12 dimensions
-def test_fid_is_torchmetrics(n):
+def test_fid_equals_torchmetrics(n):
     x, y = normal(n, 12, 1).float(), (0.3 + 1.5 * normal(n + 3, 12, 2)).float()
     theirs = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2), normalize=True)
     theirs.set_dtype(torch.float64)
@@ -54,7 +54,7 @@ def test_fid_is_torchmetrics(n):
     assert float(fid(x, y)) == pytest.approx(theirs.compute().item(), rel=1e-4)
 
 
-def test_kid_is_the_double_sum_and_torchmetrics():
+def test_kid_equals_the_double_sum_and_torchmetrics():
     x, y = normal(9, 12, 1), 0.5 * normal(9, 12, 2) + 0.2
 
     def k(a, b):
@@ -70,14 +70,14 @@ def test_kid_is_the_double_sum_and_torchmetrics():
 
 
 def test_kid_is_unbiased():
-    """Over draws from one distribution its mean is 0, within four standard errors, at whatever size."""
+    """Over draws from one distribution its mean is 0, within four standard errors, at every size."""
     for n in (4, 16):
         draws = torch.stack([kid(normal(n, 3, 2 * s), normal(n, 3, 2 * s + 1)) for s in range(400)])
         assert abs(float(draws.mean())) < 4 * float(draws.std()) / math.sqrt(400)
         assert (draws < 0).any()
 
 
-def test_cmmd_is_the_direct_formula():
+def test_cmmd_equals_the_direct_formula():
     x, y = normal(5, 4, 1), normal(7, 4, 2)
     x1, y1 = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
 
@@ -86,11 +86,11 @@ def test_cmmd_is_the_direct_formula():
 
     expected = 1000 * (mean(x1, x1) + mean(y1, y1) - 2 * mean(x1, y1))
     assert float(cmmd(x, y)) == pytest.approx(expected, rel=1e-9)
-    assert float(cmmd(3 * x, 0.1 * y)) == pytest.approx(expected, rel=1e-9)  # directions alone count
+    assert float(cmmd(3 * x, 0.1 * y)) == pytest.approx(expected, rel=1e-9)  # only directions count
 
 
 def brute(fake, real, k):
-    """Precision, recall, density, coverage by loops over the definitions."""
+    """Return precision, recall, density and coverage, computed by loops over the definitions."""
 
     def d(a, b):
         return float((a - b).norm())
@@ -110,35 +110,35 @@ def brute(fake, real, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("shift", [0.0, 0.7])
-def test_precision_recall_density_coverage_are_their_definitions(k, shift):
+def test_precision_recall_density_and_coverage_equal_their_definitions(k, shift):
     fake, real = 0.7 * normal(11, 3, 1) + shift, normal(14, 3, 2)
-    for figure, expected in brute(fake, real, k).items():
-        assert float(figure(fake, real, k)) == pytest.approx(expected, abs=1e-12), figure.__name__
+    for distance, expected in brute(fake, real, k).items():
+        assert float(distance(fake, real, k)) == pytest.approx(expected, abs=1e-12), distance.__name__
 
 
-def test_they_are_those_of_the_package():
+def test_precision_recall_density_and_coverage_equal_the_package_prdc():
     package = pytest.importorskip("prdc")
     fake, real = 0.7 * normal(30, 5, 1), normal(40, 5, 2)
     theirs = package.compute_prdc(real_features=real.numpy(), fake_features=fake.numpy(), nearest_k=5)
     assert {f.__name__: float(f(fake, real)) for f in (precision, recall, density, coverage)} == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_they_depend_on_neither_order_nor_rotation(figure):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_distances_depend_on_neither_order_nor_rotation(distance):
     x, y = 0.8 * normal(12, 5, 1), normal(15, 5, 2)
     rotation = torch.linalg.qr(normal(5, 5, 3)).Q
-    value = float(figure(x, y))
-    assert float(figure(x.flip(0), y.flip(0))) == pytest.approx(value, rel=1e-9)
-    assert float(figure(x @ rotation, y @ rotation)) == pytest.approx(value, rel=1e-9)
+    value = float(distance(x, y))
+    assert float(distance(x.flip(0), y.flip(0))) == pytest.approx(value, rel=1e-9)
+    assert float(distance(x @ rotation, y @ rotation)) == pytest.approx(value, rel=1e-9)
 
 
-@pytest.mark.parametrize(("figure", "best"), [(fid, 0), (cmmd, 0), (precision, 1), (recall, 1), (coverage, 1)])
-def test_equal_images_reach_the_best_value(figure, best):
+@pytest.mark.parametrize(("distance", "best"), [(fid, 0), (cmmd, 0), (precision, 1), (recall, 1), (coverage, 1)])
+def test_equal_images_reach_the_best_value(distance, best):
     x = normal(12, 5, 1)
-    assert float(figure(x, x)) == pytest.approx(best, abs=1e-9)
+    assert float(distance(x, x)) == pytest.approx(best, abs=1e-9)
 
 
-def test_log_spectral_distance_sees_spread_alone():
+def test_log_spectral_distance_depends_on_spread_alone():
     x = gaussian(50, torch.zeros(2).double(), torch.tensor([4.0, 1.0]).double().diag())
     y = gaussian(50, torch.ones(2).double(), torch.tensor([1.0, 9.0]).double().diag(), seed=1)
     expected = (math.log(1) - math.log(1)) ** 2 + (math.log(4) - math.log(9)) ** 2  # sorted
@@ -156,7 +156,7 @@ def test_too_few_images_are_refused():
         fid(normal(1, 3), normal(5, 3))
 
 
-def test_overall_measures_alone_and_beside_the_base():
+def test_overall_gives_fidelity_only_if_there_is_a_base_to_compare_with():
     measure = Overall(
         embedder=torch.nn.Flatten(), diversity={"spread": lambda x: x.var(0).sum()}, fidelity={"fid": fidelity.fid}
     )
@@ -165,7 +165,7 @@ def test_overall_measures_alone_and_beside_the_base():
     assert measure(x, y)["fidelity/fid"] == pytest.approx(float(fid(x, y)))
 
 
-def test_what_cannot_be_had_of_so_many_images_is_said_before_any_is_made():
+def test_a_distance_that_needs_more_images_is_refused_before_any_is_sampled():
     embedder = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
     measure = Overall(embedder=embedder, diversity={}, fidelity={"lsd": log_spectral_distance})
     measure.check(13)

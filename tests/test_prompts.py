@@ -1,13 +1,15 @@
-"""Prompt sets: every form of file, splits that never overlap, and what is said of files that cannot be meant."""
+"""Prompt sets: every file format is read, splits never overlap, and wrong files are refused in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from rdt import weights
-from rdt.prompts import apart, from_file, joined, packaged, split, without
+from rdt.prompts import check_disjoint, from_file, joined, packaged, split, without
 from rdt.stream import subset
 from rdt.weights import MissingCheckpoint, Place
 
@@ -19,11 +21,16 @@ def written(path: Path, text: str) -> str:
     return str(path)
 
 
+def test_prompts_are_read_without_torch():
+    code = "import sys, rdt.prompts; rdt.prompts.packaged(name='simple_animals'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_a_text_file_gives_each_line_once(tmp_path):
     assert from_file(path=written(tmp_path / "p.txt", "a cat\r\n\n  a dog \na cat\n")) == ["a cat", "a dog"]
 
 
-def test_json_lines_and_json_give_a_column(tmp_path):
+def test_json_lines_and_json_files_give_a_column(tmp_path):
     rows = [{"caption": prompt, "n": 1} for prompt in PROMPTS]
     lines = written(tmp_path / "p.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
     assert from_file(path=lines, key="caption") == PROMPTS
@@ -41,33 +48,33 @@ def test_parquet_gives_a_column(tmp_path):
     with pytest.raises(ValueError, match="has no column key=prompt; it has caption, n"):
         from_file(path=str(file), key="prompt")
     file.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is no readable Parquet file"):
+    with pytest.raises(ValueError, match="is not a readable Parquet file"):
         from_file(path=str(file), key="caption")
 
 
 def test_parquet_without_its_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install .* '\.\[parquet\]'"):
         from_file(path=written(tmp_path / "p.parquet", "x"), key="caption")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "key", "said"),
+    ("name", "text", "key", "message"),
     [
         ("p.txt", "\n  \n", None, "is empty"),
-        ("p.txt", "a cat", "caption", "has no columns to find key=caption in"),
-        ("p.jsonl", '{"caption": "a"}\n\n{"caption": \n', "caption", "line 3 is no JSON"),
+        ("p.txt", "a cat", "caption", "has no columns, so no key=caption"),
+        ("p.jsonl", '{"caption": "a"}\n\n{"caption": \n', "caption", "line 3 is not JSON"),
         ("p.jsonl", '{"caption": "a"}\n{"text": "b", "n": 1}', "caption", "line 2 has no key=caption; it has text, n"),
-        ("p.jsonl", '{"caption": "a", "n": 1}', None, "line 1 is an object; say at which key .* caption, n"),
-        ("p.jsonl", '{"caption": 3}', "caption", "line 1 is int, expected a text"),
+        ("p.jsonl", '{"caption": "a", "n": 1}', None, "line 1 is an object; give the key .* caption, n"),
+        ("p.jsonl", '{"caption": 3}', "caption", "line 1 is int, expected a string"),
         ("p.json", '{"caption": "a"}', "caption", "holds dict, expected a list"),
-        ("p.json", '["a", 3]', None, "entry 2 is int, expected a text"),
-        ("p.json", "[", None, "is no JSON"),
+        ("p.json", '["a", 3]', None, "entry 2 is int, expected a string"),
+        ("p.json", "[", None, "is not JSON"),
         ("p.json", "[]", None, "is empty"),
     ],
 )
-def test_what_a_file_has_wrong_is_one_line_that_names_it(tmp_path, name, text, key, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path, name, text, key, message):
+    with pytest.raises(ValueError, match=message) as error:
         from_file(path=written(tmp_path / name, text), key=key)
     assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
 
@@ -76,35 +83,35 @@ def test_the_animals_are_the_published_ones():
     train, held_out = packaged(name="simple_animals"), packaged(name="simple_animals_held_out")
     assert (len(train), len(held_out)) == (45, 6)
     assert train[0] == "cat" and train[-1] == "kangaroo" and held_out[0] == "snail"
-    apart(train, held_out)
+    check_disjoint(train, held_out)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_a_split_is_a_partition_and_stays(share):
+def test_a_split_is_a_partition_that_its_seed_fixes(share):
     prompts = [f"prompt {i}" for i in range(50)]
     train, held_out = (split(prompts=prompts, name=name, share=share, seed=3) for name in ("train", "held_out"))
     assert sorted([*train, *held_out]) == sorted(prompts) and len(held_out) == 50 * share
-    apart(train, held_out)
+    check_disjoint(train, held_out)
     assert held_out == split(prompts=prompts, name="held_out", share=share, seed=3)
     assert held_out != split(prompts=prompts, name="held_out", share=share, seed=4)
 
 
-def test_a_split_without_one_side_or_of_another_name_is_refused():
+def test_a_split_with_an_empty_part_or_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"share=0\.01 holds out 0 of 9"):
         split(prompts=list("abcdefghi"), name="train", share=0.01, seed=0)
     with pytest.raises(ValueError, match="split='test' is not one of train, held_out"):
         split(prompts=list("abcdefghi"), name="test", share=0.5, seed=0)
 
 
-def test_sets_are_joined_and_told_apart():
+def test_sets_are_joined_subtracted_and_checked_for_overlap():
     both = joined(sets={"one": ["a", "b"], "two": ["b", "c"]})
     assert both == ["a", "b", "c"]
     assert without(prompts=["c", "d", "e"], others=both) == ["d", "e"]
     with pytest.raises(ValueError, match="1 of 2 held-out prompts are trained on too, first 'b'"):
-        apart(["a", "b"], ["c", "b"])
+        check_disjoint(["a", "b"], ["c", "b"])
 
 
-def test_a_subset_keeps_order_and_takes_all_where_there_are_fewer():
+def test_a_subset_keeps_order_and_takes_all_prompts_if_there_are_fewer():
     prompts = [f"prompt {i}" for i in range(20)]
     chosen = subset(prompts=prompts, count=5, seed=1)
     assert len(chosen) == 5 and chosen == sorted(chosen, key=prompts.index)
@@ -113,9 +120,9 @@ def test_a_subset_keeps_order_and_takes_all_where_there_are_fewer():
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """A data set's repository in the hub's cache, of which one file was fetched."""
+    """Return a data set of which the hub's cache holds one file."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "_silence", lambda place: "no answer")
+    monkeypatch.setattr(weights, "refusal", lambda place: "no answer")
     folder = tmp_path / "datasets--owner--name"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
@@ -124,7 +131,7 @@ def cached(tmp_path, monkeypatch):
     return "dataset:owner/name"
 
 
-def test_a_data_set_of_the_hub_is_read_from_its_cache(cached, monkeypatch):
+def test_a_data_set_of_the_hub_is_read_from_the_cache(cached, monkeypatch):
     for name in ("try_to_load_from_cache", "hf_hub_download"):
         whole = getattr(__import__("huggingface_hub"), name)
         monkeypatch.setattr(
@@ -138,7 +145,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(cached, monkeypatch):
         from_file(path=f"{cached}:test.json", key="prompt")
 
 
-def test_a_source_says_what_it_is():
+def test_a_place_prints_as_its_source():
     place = Place.of("owner/name@v2:data/train.jsonl", "dataset")
     assert str(place) == "dataset:owner/name@v2:data/train.jsonl"
     assert str(Place.of("owner/name")) == "hub:owner/name"

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from omegaconf import OmegaConf
 
-from rdt.pareto import Draws, Interval, hypervolume_share, interval, matched_difference
+from rdt.pareto import Draws, Interval, hypervolume, hypervolume_under, interval, matched_difference
 
 HERE = Path(__file__).resolve().parent
 PROXY, GOLD, ENTROPY, VENDI = "reward/hps", "reward/gold", "diversity/entropy", "diversity/vendi"
@@ -102,7 +102,9 @@ class Setting:
         limit = self.curve(reward)
         at = np.interp(self.start[reward], *limit.T)
         above = np.concatenate([[[self.start[reward], at]], limit[limit[:, 0] > self.start[reward]]])
-        return np.array([hypervolume_share(points, above, (self.start[reward], 0.0)) for points in front])
+        corner = (self.start[reward], 0.0)
+        whole = hypervolume_under(above, corner) or float("nan")
+        return np.array([hypervolume(points, corner) / whole for points in front])
 
     def curve(self, reward: str) -> np.ndarray:
         """Return the limit (M, 2) as a run with finitely many samples would estimate it."""

@@ -221,7 +221,7 @@ def _prompts(sets: DictConfig) -> None:
             except (ValueError, OSError) as error:
                 raise UsageError(f"prompts.{named}={error}") from None
     if read.keys() == {"train", "held_out"}:
-        prompts.apart(**read)
+        prompts.check_disjoint(**read)
 
 
 def _sections(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -1,1 +1,1 @@
-"""Text-to-image models, one module each; the only importers of diffusers pipelines."""
+"""Text-to-image models, one module per family; the only modules that import diffusers' pipelines."""

@@ -1,4 +1,4 @@
-"""FLUX.1: a rectified flow whose guidance is distilled into the network; its patches are made and undone in here."""
+"""FLUX.1: a rectified flow whose guidance is distilled into the network, which reads latents as patches of 2 x 2."""
 
 import math
 from collections.abc import Sequence
@@ -7,82 +7,101 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, common
+from rdt.models.text import Pipeline, Text, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 from rdt.process import Flow
 
-KIND = "FluxPipeline"
-SIZE = 128  # latents of an image's side, where the setup does not say; no config does
+SIZE = 128  # latents along a side, unless the setup has a resolution; no published config has it
 
 
 def build(
-    *, source: str, guidance: float, sampler: str, tokens: int, rank: int, alpha: int, targets: Sequence[str],
-    checkpointing: bool, setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
-    """The policy over the diffusers folder or hub id `source`; guidance is the number the network is told."""
+    *,
+    source: str,
+    guidance: float,
+    sampler: str,
+    tokens: int,
+    adapter: Adapter,
+    checkpointing: bool,
+    setup: Setup = PLAIN,
+) -> Policy:
+    """Return the policy over the diffusers folder or hub id `source`; the network takes `guidance` as an input."""
     folder = pipeline.located(source, "transformer", "vae", "text_encoder", "text_encoder_2")
-    made = parts(folder, guidance, sampler, tokens, setup)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+    pieces = parts(folder, guidance, sampler, tokens, setup)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup = PLAIN) -> Parts:
-    """The pieces of a FluxPipeline folder."""
-    pipeline.declared(folder, KIND)
+    """Return the pieces of a FluxPipeline folder."""
+    pipeline.declared(folder, FluxPipeline)
     network = pipeline.component(FluxTransformer2DModel, folder, "transformer", setup)
-    vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
+    vae = pipeline.autoencoder(folder, setup)
     shape = pipeline.latent_shape(network.config.in_channels // 4, SIZE, 2, vae, setup)
-    return common(Text(folder, (KIND,), tokens), network, vae, setup)(
+    text = encoders(Text(folder, {FluxPipeline: encode}, tokens), network, setup)
+    return Parts(
+        network=network,
         predict=partial(predict, guidance),
-        process=Flow(shift=_shift(folder, shape[1] * shape[2] // 4), sampler=sampler),
+        process=Flow(shift=shift(folder, shape[1] * shape[2] // 4), sampler=sampler),
+        encode=text.encode,
+        prepare=text.prepare,
+        overlong=text.overlong,
+        decode=pipeline.image_decoder(vae, setup),
+        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save, FluxPipeline, "transformer"),
     )
 
 
 def predict(guidance: float, network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The velocity (B, *latent)."""
-    told = torch.full((len(x),), guidance, device=x.device) if network.config.guidance_embeds else None
+    """Return the velocity, (B, *latent)."""
+    scale = torch.full((len(x),), guidance, device=x.device) if network.config.guidance_embeds else None
     output = network(
         hidden_states=packed(x.to(pipeline.dtype(network))),
         encoder_hidden_states=cond.embeds,
         pooled_projections=cond.pooled,
         timestep=t.to(x.device, non_blocking=True).expand(len(x)),
-        guidance=told,
-        img_ids=_places(x),
+        guidance=scale,
+        img_ids=patch_ids(x),
         txt_ids=torch.zeros(cond.embeds.shape[1], 3, device=x.device),
         return_dict=False,
     )[0]
     return unpacked(output, x.shape)
 
 
+def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Return T5's tokens and CLIP's pooled output."""
+    embeds, pooled, _ = pipe.encode_prompt(
+        prompts, prompts, device=pipe.text_encoder.device, max_sequence_length=tokens
+    )
+    return Cond(embeds, pooled)
+
+
 def packed(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H W / 4, 4 C): patches of 2 x 2."""
+    """Return latents (B, C, H, W) as patches of 2 x 2, (B, H W / 4, 4 C)."""
     rows = x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))  # (B, C, H / 2, 2, W / 2, 2)
     return rows.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpacked(patches: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse, to the shape (B, C, H, W)."""
+    """Return patches as latents of shape (B, C, H, W), the inverse of `packed`."""
     _, channels, height, width = shape
     rows = patches.unflatten(1, (height // 2, width // 2)).unflatten(3, (channels, 2, 2))
     return rows.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), channels, height, width)
 
 
-def _places(x: Tensor) -> Tensor:
-    """Of each patch (0, row, column): (H W / 4, 3)."""
+def patch_ids(x: Tensor) -> Tensor:
+    """Return (0, row, column) of each patch of latents (B, C, H, W): (H W / 4, 3)."""
     rows, columns = (torch.arange(side // 2, device=x.device, dtype=torch.float) for side in x.shape[2:])
     return torch.cartesian_prod(rows.new_zeros(1), rows, columns)
 
 
-def _shift(folder: Path, patches: int) -> float:
-    """The schedule's shift: of a dynamic one, exp(mu) where mu is linear in the number of patches."""
-    kind = FlowMatchEulerDiscreteScheduler
-    scheduler = pipeline.read(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
-    return math.exp(_mu(scheduler.config, patches)) if scheduler.config.use_dynamic_shifting else scheduler.config.shift
+def shift(folder: Path, patches: int) -> float:
+    """Return the schedule's shift: if it is dynamic, exp(mu) with mu linear in the number of patches."""
+    config = pipeline.scheduler(FlowMatchEulerDiscreteScheduler, folder).config
+    return math.exp(_mu(config, patches)) if config.use_dynamic_shifting else config.shift
 
 
 def _mu(config: Any, patches: int) -> float:

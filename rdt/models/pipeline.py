@@ -1,4 +1,4 @@
-"""The folder of a diffusers pipeline, read component by component, and what the models make of components alike."""
+"""The folder of a diffusers pipeline, read component by component, and what all families build from its components."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from rdt import weights
@@ -15,11 +15,11 @@ from rdt.policy import Adapter, Parts, Policy, Setup
 from rdt.process import Diffusion
 
 GRAPHS = 64  # that one kind of block may be compiled into: widths, views, with and without gradient
-WEIGHTS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call a component's file
+WEIGHTS = ("diffusion_pytorch_model", "model")  # stems of a component's weight file in diffusers and transformers
 
 
 def located(source: str, *components: str) -> Path:
-    """The folder of a source; of a hub's repository only the weights of these components, in one format."""
+    """Return the folder of a source; from the hub only these components' weights are downloaded, in one format."""
     ends = (".safetensors", "-0*.safetensors")  # whole or in shards
     files = [f"{name}/{stem}{end}" for name in components for stem in WEIGHTS for end in ends]
     folder = weights.locate(source, ("*.json", "*.txt", "*.model", *files))
@@ -28,56 +28,70 @@ def located(source: str, *components: str) -> Path:
     return folder
 
 
-def declared(folder: Path, *expected: str) -> str:
-    """The class of pipeline that a folder says it is; ValueError where it is none of those expected."""
+def declared(folder: Path, *kinds: Any) -> Any:
+    """Return the one of these pipeline classes that a folder declares in model_index.json; ValueError if it is none."""
     file = folder / "model_index.json"
     if not file.is_file():
-        raise ValueError(f"checkpoint {folder} has no model_index.json; expected the folder of a {expected[0]}")
+        raise ValueError(f"checkpoint {folder} has no model_index.json; expected the folder of a {kinds[0].__name__}")
     name = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
-    if name not in expected:
-        raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(expected)}")
-    return name
+    known = {kind.__name__: kind for kind in kinds}
+    if name not in known:
+        raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(known)}")
+    return known[name]
 
 
 def component(kind: Any, folder: Path, name: str, setup: Setup) -> Any:
-    """A network of the folder in the setup's precision; ValueError where its files are not all there or broken."""
-    return read(folder, name, lambda: kind.from_pretrained(
-        folder, subfolder=name, torch_dtype=setup.dtype, local_files_only=True
-    ))  # fmt: skip
+    """Return a component of class `kind` in the setup's precision; ValueError if its files are missing or broken."""
+    options = {"subfolder": name, "torch_dtype": setup.dtype, "local_files_only": True}
+    return read(folder, name, lambda: kind.from_pretrained(folder, **options))
 
 
-def read(folder: Path, name: str, load: Callable[[], Any]) -> Any:
-    """What `load` reads, or one line about what it could not."""
-    try:
-        return load()
-    except Exception as error:  # diffusers and transformers raise whatever they trip over
-        cure = "if its download broke off, repeat it; hf download continues where it was"
-        raise ValueError(f"checkpoint {folder}: {name} cannot be read: {flat(error)[:200]}; {cure}") from None
-
-
-def formatted(network: nn.Module, setup: Setup) -> Any:
-    """The network in the memory format its setup asks for."""
+def unet(folder: Path, setup: Setup) -> UNet2DConditionModel:
+    """Return the UNet in the setup's precision and memory format."""
+    network = component(UNet2DConditionModel, folder, "unet", setup)
     return network.to(memory_format=torch.channels_last) if setup.channels_last else network
 
 
+def autoencoder(folder: Path, setup: Setup) -> AutoencoderKL:
+    """Return the autoencoder in the setup's precision."""
+    return component(AutoencoderKL, folder, "vae", setup)
+
+
+def scheduler(kind: Any, folder: Path) -> Any:
+    """Return a scheduler of class `kind` with the folder's config, whichever class the folder declares."""
+    return read(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
+
+
+def read(folder: Path, name: str, load: Callable[[], Any]) -> Any:
+    """Return what `load` returns; ValueError in one line if it raises anything."""
+    try:
+        return load()
+    except Exception as error:  # diffusers and transformers raise errors of any type on missing or broken files
+        cure = "if its download broke off, repeat it: hf download continues where it stopped"
+        raise ValueError(f"checkpoint {folder}: {name} cannot be read: {flat(error)[:200]}; {cure}") from None
+
+
 def dtype(network: nn.Module) -> torch.dtype:
-    """A frozen network's precision, by its first weight: diffusers' own property walks all modules, at every pass."""
+    """Return a frozen network's precision from its first weight; diffusers' property walks all modules each time."""
     return next(network.parameters()).dtype
 
 
 def diffusion(folder: Path) -> Diffusion:
-    """The process of a diffusion model's scheduler, whichever sampler that is."""
-    scheduler = read(folder, "scheduler", lambda: DDIMScheduler.from_pretrained(folder, subfolder="scheduler"))
+    """Return the process of a diffusion model; its scheduler's class, which is a sampler, is ignored."""
+    published = scheduler(DDIMScheduler, folder)
     return Diffusion(
-        alphas_cumprod=scheduler.alphas_cumprod,
-        prediction=scheduler.config.prediction_type,
+        alphas_cumprod=published.alphas_cumprod,
+        prediction=published.config.prediction_type,
         set_alpha_to_one=False,  # as Stable Diffusion: the last step keeps a little noise, so its density exists
-        steps_offset=scheduler.config.steps_offset,
+        steps_offset=published.config.steps_offset,
     )
 
 
 def latent_shape(channels: int, size: int, patch: int, vae: AutoencoderKL, setup: Setup) -> tuple[int, int, int]:
-    """(C, H, W) of an image's latents, `size` where the setup does not say; ValueError where patches do not fit."""
+    """Return (C, H, W) of an image's latents, with H = W = `size` unless the setup has a resolution.
+
+    ValueError if that resolution is not a whole number of patches.
+    """
     pixels, step = setup.resolution or size * scale(vae), scale(vae) * patch
     if pixels % step:
         raise ValueError(f"model.policy.setup.resolution={pixels} must be a multiple of {step}")
@@ -85,12 +99,12 @@ def latent_shape(channels: int, size: int, patch: int, vae: AutoencoderKL, setup
 
 
 def scale(vae: AutoencoderKL) -> int:
-    """Pixels per latent, along a side."""
+    """Return the number of pixels per latent, along a side."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def image_decoder(vae: AutoencoderKL, setup: Setup) -> Callable[[Tensor], Tensor]:
-    """From scaled and shifted latents to images (B, 3, H, W) in [0, 1], in the latents' precision."""
+    """Return a function from scaled, shifted latents to images (B, 3, H, W) in [0, 1], in the latents' precision."""
     factor, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
     if setup.slicing:
         vae.enable_slicing()
@@ -103,9 +117,9 @@ def image_decoder(vae: AutoencoderKL, setup: Setup) -> Callable[[Tensor], Tensor
     return decode
 
 
-def assembled(made: Parts, adapter: Adapter, checkpointing: bool, setup: Setup) -> Policy:
-    """The policy, its blocks checkpointed and compiled where that is asked for."""
-    policy = Policy(made, adapter)
+def assembled(parts: Parts, adapter: Adapter, checkpointing: bool, setup: Setup) -> Policy:
+    """Return the policy, with its blocks checkpointed and compiled if that is set."""
+    policy = Policy(parts, adapter)
     if checkpointing:
         policy.checkpoint_blocks()
     if setup.compile:
@@ -114,9 +128,9 @@ def assembled(made: Parts, adapter: Adapter, checkpointing: bool, setup: Setup) 
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """Compile the transformer blocks: those of one width share a graph per view.
+    """Compile the transformer blocks; blocks of one width share a graph per view.
 
-    Not the network as one: through a whole UNet, torch 2.13 gives wrong gradients on CPUs, 0 in the middle block.
+    The network is not compiled as a whole: on CPUs torch 2.13 then gives wrong gradients, 0 in a UNet's middle block.
     """
     torch._dynamo.config.recompile_limit = GRAPHS
     for block in network.modules():

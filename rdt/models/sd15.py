@@ -1,45 +1,56 @@
-"""Stable Diffusion 1.5 and every checkpoint of its classes, the embedded world's base model among them."""
+"""Stable Diffusion 1.5 and every checkpoint of its classes, among them the embedded world's base model."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, common
+from rdt.models.text import Pipeline, Text, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
-
-KIND = "StableDiffusionPipeline"
 
 
 def build(
-    *, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
-    setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
-    """The policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` where there is one."""
-    made = parts(pipeline.located(source, "unet", "vae", "text_encoder"), setup)
+    *, source: str, consistency: str | None, adapter: Adapter, checkpointing: bool, setup: Setup = PLAIN
+) -> Policy:
+    """Return the policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` unless None."""
+    pieces = parts(pipeline.located(source, "unet", "vae", "text_encoder"), setup)
     if consistency is not None:
-        lora.load_consistency(StableDiffusionPipeline, made.network, consistency)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+        lora.load_consistency(StableDiffusionPipeline, pieces.network, consistency)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
-    """The pieces of a StableDiffusionPipeline folder."""
-    pipeline.declared(folder, KIND)
-    unet = pipeline.formatted(pipeline.component(UNet2DConditionModel, folder, "unet", setup), setup)
-    vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
+    """Return the pieces of a StableDiffusionPipeline folder."""
+    pipeline.declared(folder, StableDiffusionPipeline)
+    unet, vae = pipeline.unet(folder, setup), pipeline.autoencoder(folder, setup)
     if unet.config.sample_size <= 16:
-        unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is the faster one
-    return common(Text(folder, (KIND,)), unet, vae, setup)(
-        predict=_predict,
+        unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is faster
+    text = encoders(Text(folder, {StableDiffusionPipeline: encode}), unet, setup)
+    return Parts(
+        network=unet,
+        predict=predict,
         process=pipeline.diffusion(folder),
+        encode=text.encode,
+        prepare=text.prepare,
+        overlong=text.overlong,
+        decode=pipeline.image_decoder(vae, setup),
+        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup),
         save_lora=partial(lora.save, StableDiffusionPipeline, "unet"),
     )
 
 
-def _predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+def predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """Return the network's output, (B, *latent)."""
     return network(x.to(pipeline.dtype(network)), t.to(x.device, non_blocking=True), cond.embeds, return_dict=False)[0]
+
+
+def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Return CLIP's token embeddings; the flow model of the embedded world also reads its pooled output."""
+    limit = pipe.tokenizer.model_max_length
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    output = pipe.text_encoder(ids.input_ids.to(pipe.text_encoder.device))
+    return Cond(output.last_hidden_state, output.pooler_output)

@@ -1,61 +1,94 @@
-"""Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's twin of its base."""
+"""Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's flow model."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+)
 from torch import Tensor, nn
 
-from rdt.models import lora, pipeline
-from rdt.models.text import Text, common
+from rdt.models import lora, pipeline, sd15
+from rdt.models.text import Pipeline, Text, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 from rdt.process import Flow
 
-KINDS = ("StableDiffusion3Pipeline", "StableDiffusionPipeline")
 T5 = ("text_encoder_3", "tokenizer_3")
 
 
 def build(
-    *, source: str, sampler: str, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
-    companion: str | None = None, grid: str = "even", tokens: int = 77, t5: bool = True, setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
-    """The policy over the transformer and scheduler in `source`, with text encoders and autoencoder of `companion`, or
-    its own; without T5 its tokens are zeros, as in training where it was dropped."""
+    *,
+    source: str,
+    sampler: str,
+    adapter: Adapter,
+    checkpointing: bool,
+    companion: str | None = None,
+    grid: str = "even",
+    tokens: int = 77,
+    t5: bool = True,
+    setup: Setup = PLAIN,
+) -> Policy:
+    """Return the policy over the transformer and scheduler in `source`.
+
+    Text encoders and autoencoder come from the folder `companion`, or from `source` if it is None. Without T5 its
+    tokens are zeros, as in training when T5 was dropped.
+    """
     texts = ("text_encoder", "text_encoder_2", "text_encoder_3")[: None if t5 else 2]
     folder = pipeline.located(source, "transformer", "vae", *texts)
     other = folder if companion is None else pipeline.located(companion, "vae", *texts)
-    made = parts(folder, Text(other, KINDS, tokens, () if t5 else T5), sampler, grid, setup)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+    pieces = parts(folder, Text(other, KINDS, tokens, () if t5 else T5), sampler, grid, setup)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:
-    """The pieces of a transformer's folder and of the pipeline folder that reads prompts and has its latents."""
+    """Return the pieces of a transformer's folder and of the pipeline folder with its text encoders and autoencoder."""
     network = pipeline.component(SD3Transformer2DModel, folder, "transformer", setup)
-    vae = pipeline.component(AutoencoderKL, text.folder, "vae", setup)
-    config = network.config
-    return common(text, network, vae, setup)(
+    vae, config = pipeline.autoencoder(text.folder, setup), network.config
+    prompts = encoders(text, network, setup)
+    return Parts(
+        network=network,
         predict=predict,
-        process=_process(folder, sampler, grid),
+        process=process(folder, sampler, grid),
+        encode=prompts.encode,
+        prepare=prompts.prepare,
+        overlong=prompts.overlong,
+        decode=pipeline.image_decoder(vae, setup),
+        frozen=nn.ModuleList([*prompts.resident, vae]),
         latent_shape=pipeline.latent_shape(config.in_channels, config.sample_size, config.patch_size, vae, setup),
         save_lora=save_lora,
     )
 
 
 def predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The velocity (B, *latent); the network counts time to 1000."""
+    """Return the velocity, (B, *latent); the network counts time to 1000."""
     timestep = (1000 * t).to(x.device, non_blocking=True).expand(len(x))
     return network(x.to(pipeline.dtype(network)), cond.embeds, cond.pooled, timestep, return_dict=False)[0]
 
 
-def _process(folder: Path, sampler: str, grid: str) -> Flow:
-    """The scheduler's shift, on its published grid or on an even one."""
-    kind = FlowMatchEulerDiscreteScheduler
-    scheduler = pipeline.read(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
+def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Return the tokens of both CLIPs side by side, followed by T5's tokens, or by zeros if T5 was left out."""
+    embeds, _, pooled, _ = pipe.encode_prompt(
+        prompts,
+        prompts,
+        prompts,
+        device=pipe.text_encoder.device,
+        do_classifier_free_guidance=False,
+        max_sequence_length=tokens,
+    )
+    return Cond(embeds, pooled)
+
+
+KINDS = {StableDiffusion3Pipeline: encode, StableDiffusionPipeline: sd15.encode}  # that may encode the prompts
+save_lora = partial(lora.save, StableDiffusion3Pipeline, "transformer")
+
+
+def process(folder: Path, sampler: str, grid: str) -> Flow:
+    """Return the flow with the scheduler's shift, on its published grid of times or on an even one."""
+    scheduler = pipeline.scheduler(FlowMatchEulerDiscreteScheduler, folder)
     ends = {"even": None, "published": scheduler.sigma_min}
     if grid not in ends:
         raise ValueError(f"grid={grid} is not one of {', '.join(ends)}")
     return Flow(shift=scheduler.config.shift, sampler=sampler, last=ends[grid])
-
-
-save_lora = partial(lora.save, StableDiffusion3Pipeline, "transformer")

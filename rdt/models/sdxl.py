@@ -1,50 +1,64 @@
-"""SDXL: two text encoders, a pooled prompt, and the image's size as a condition, which is always the one sampled."""
+"""SDXL: two text encoders, a pooled prompt, and a size condition, which is always the size that is sampled."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Text, common
+from rdt.models.text import Pipeline, Text, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
-
-KIND = "StableDiffusionXLPipeline"
 
 
 def build(
-    *, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
-    setup: Setup = PLAIN,
-) -> Policy:  # fmt: skip
-    """The policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` where there is one."""
-    made = parts(pipeline.located(source, "unet", "vae", "text_encoder", "text_encoder_2"), setup)
+    *, source: str, consistency: str | None, adapter: Adapter, checkpointing: bool, setup: Setup = PLAIN
+) -> Policy:
+    """Return the policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` unless None."""
+    pieces = parts(pipeline.located(source, "unet", "vae", "text_encoder", "text_encoder_2"), setup)
     if consistency is not None:
-        lora.load_consistency(StableDiffusionXLPipeline, made.network, consistency)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+        lora.load_consistency(StableDiffusionXLPipeline, pieces.network, consistency)
+    return pipeline.assembled(pieces, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
-    """The pieces of a StableDiffusionXLPipeline folder."""
-    pipeline.declared(folder, KIND)
-    unet = pipeline.formatted(pipeline.component(UNet2DConditionModel, folder, "unet", setup), setup)
-    vae = pipeline.component(AutoencoderKL, folder, "vae", setup)
+    """Return the pieces of a StableDiffusionXLPipeline folder."""
+    pipeline.declared(folder, StableDiffusionXLPipeline)
+    unet, vae = pipeline.unet(folder, setup), pipeline.autoencoder(folder, setup)
     shape = pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup)
-    side = float(pipeline.scale(vae) * shape[1])
-    return common(Text(folder, (KIND,)), unet, vae, setup)(
-        predict=partial(predict, side),
+    text = encoders(Text(folder, {StableDiffusionXLPipeline: encode}), unet, setup)
+    return Parts(
+        network=unet,
+        predict=partial(predict, float(pipeline.scale(vae) * shape[1])),
         process=pipeline.diffusion(folder),
+        encode=text.encode,
+        prepare=text.prepare,
+        overlong=text.overlong,
+        decode=pipeline.image_decoder(vae, setup),
+        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save, StableDiffusionXLPipeline, "unet"),
     )
 
 
 def predict(side: float, network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The output for images `side` pixels high and wide, neither scaled nor cropped from others."""
+    """Return the output, (B, *latent), for images `side` pixels high and wide, neither scaled nor cropped."""
     size = torch.tensor([side, side, 0, 0, side, side]).to(x.device, pipeline.dtype(network), non_blocking=True)
     return network(
-        x.to(pipeline.dtype(network)), t.to(x.device, non_blocking=True), cond.embeds,
-        added_cond_kwargs={"text_embeds": cond.pooled, "time_ids": size.expand(len(x), -1)}, return_dict=False,
-    )[0]  # fmt: skip
+        x.to(pipeline.dtype(network)),
+        t.to(x.device, non_blocking=True),
+        cond.embeds,
+        added_cond_kwargs={"text_embeds": cond.pooled, "time_ids": size.expand(len(x), -1)},
+        return_dict=False,
+    )[0]
+
+
+def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
+    """Return both text encoders' embeddings; for the empty prompt of guidance they are zeros if the folder says so."""
+    embeds, _, pooled, _ = pipe.encode_prompt(
+        prompts, device=pipe.text_encoder.device, do_classifier_free_guidance=False
+    )
+    zero = torch.tensor([pipe.config.force_zeros_for_empty_prompt and not prompt for prompt in prompts])
+    zero = zero.to(embeds.device)
+    return Cond(embeds.masked_fill(zero[:, None, None], 0), pooled.masked_fill(zero[:, None], 0))

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import head, pinned, recompute, stock
-from rdt.weights import load_tensors
+from rdt.rewards.heads import head, recompute
+from rdt.weights import load_tensors, pinned, pretrained
 
 
 class AestheticReward(Reward):
@@ -35,7 +35,7 @@ def aesthetic(
     *, checkpoint: str, backbone: str, sha256: str | None, interpolation: str, checkpointing: bool
 ) -> AestheticReward:
     """From the published head (`checkpoint`, which sha256 pins) and a CLIPModel folder (`backbone`)."""
-    clip = stock(CLIPModel, backbone, None)
+    clip = pretrained(CLIPModel, backbone, None)
     if checkpointing:
         recompute(clip.vision_model.encoder.layers)
     affine = head(load_tensors(pinned(checkpoint, sha256)))

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from rdt.rewards.base import Fit, Reward, crop, pad, preprocess
-from rdt.rewards.heads import pinned, recompute, stock, words
+from rdt.rewards.heads import recompute, words
 from rdt.rewards.open_clip import clip_model
-from rdt.weights import load_tensors
+from rdt.weights import load_tensors, pinned, pretrained
 
 CACHE = 4096  # prompts whose text features are kept
 
@@ -85,7 +85,7 @@ def clipscore(
     sha256: str | None = None, interpolation: str = "bicubic", checkpointing: bool = False,
 ) -> ClipReward:  # fmt: skip
     """A CLIPModel folder as CLIPScore (Hessel 2021) or, `scaled` by its logit scale, as PickScore (Kirstain 2023)."""
-    model = stock(CLIPModel, checkpoint, sha256)
+    model = pretrained(CLIPModel, checkpoint, sha256)
     if checkpointing:
         recompute(model.vision_model.encoder.layers)
     scale = model.logit_scale.exp().item() if scaled else 1.0

@@ -1,59 +1,16 @@
 """What the learned rewards share: published files, pinned and read without running code; towers that recompute."""
 
-import hashlib
-import string
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rdt.weights import first_line, locate
 
-MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
 HEAD = (0, 2, 4, 6, 7)  # the linear layers of the published heads; the places between were dropout's
-
-
-def pinned(source: str, sha256: str | None, patterns: tuple[str, ...] | None = None) -> Path:
-    """Where the source is; ValueError unless its file, of a folder the one with the weights, has this digest."""
-    path = locate(source, patterns)
-    if sha256 is None:
-        return path
-    wanted = str(sha256).lower()
-    if len(wanted) != 64 or not set(wanted) <= set(string.hexdigits):
-        raise ValueError(f"sha256={sha256} of checkpoint {source!r} is no digest: 64 hexadecimal digits are")
-    with _weights(path, source).open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != wanted:
-        raise ValueError(f"checkpoint {source!r} has sha256={found}, its config pins {wanted}: it is another file")
-    return path
-
-
-def _weights(path: Path, source: str) -> Path:
-    """The file itself, or the one of a folder that transformers would read."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-    if len(files) != 1:
-        raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(files)}")
-    return files[0]
-
-
-def stock(kind: Any, source: str, sha256: str | None) -> Any:
-    """A transformers model of this class, in float32, from its folder; ValueError where a weight is not in it."""
-    folder = pinned(source, sha256, MODEL_FILES)
-    try:
-        model, read = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
-        )
-    except Exception as error:  # of a dozen types, several lines long
-        raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
-    if missing := sorted(read["missing_keys"]):  # which transformers would fill with random numbers
-        lacks = f"lacks the key {missing[0]!r} ({len(missing)} missing)"
-        raise ValueError(f"checkpoint {source!r} {lacks}: it is not a {kind.__name__}")
-    return model
 
 
 def words(kind: Any, source: str) -> Any:

@@ -12,8 +12,8 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import fill, head, pinned, recompute, words
-from rdt.weights import load_tensors
+from rdt.rewards.heads import fill, head, recompute, words
+from rdt.weights import load_tensors, pinned
 
 TEXT, VISION = "blip.text_encoder.", "blip.visual_encoder."
 UNUSED = re.compile(r"blip\.(vision|text)_proj\.|.*\.position_ids$")

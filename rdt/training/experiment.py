@@ -13,8 +13,8 @@ from rdt.config.curve import described, modules
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
-from rdt.policy import Denoiser, Policy
-from rdt.prompts import apart
+from rdt.policy import Adapter, Denoiser, Policy
+from rdt.prompts import check_disjoint
 from rdt.result import label
 from rdt.rewards.base import Affine, Reward
 from rdt.rollout import Sampling
@@ -42,7 +42,8 @@ class Experiment:
     @cached_property
     def policy(self) -> Policy:
         torch.manual_seed(self.cfg.seed)  # the adapter's initialisation is the one draw from the global stream
-        return instantiate(self.cfg.model.policy, _convert_="all")
+        build = instantiate(self.cfg.model.policy, _partial_=True, _convert_="all")
+        return build(adapter=Adapter(**self.cfg.model.lora))
 
     @cached_property
     def reward(self) -> Reward:
@@ -65,7 +66,7 @@ class Experiment:
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError where they share one."""
         sets = {name: instantiate(self.cfg.prompts[name], _convert_="all") for name in ("train", "held_out")}
-        apart(**sets)
+        check_disjoint(**sets)
         return sets
 
     @cached_property

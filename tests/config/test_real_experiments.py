@@ -29,7 +29,7 @@ def dry(monkeypatch, capsys, tmp_path):
 
     def answer(*overrides, silence="no answer"):
         asked = []
-        monkeypatch.setattr(weights, "_silence", lambda place: asked.append(place) or silence)
+        monkeypatch.setattr(weights, "refusal", lambda place: asked.append(place) or silence)
         monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "logger=csv"])
         status = 0
         try:

@@ -1,4 +1,4 @@
-"""What can be wrong with a model's source is one clear line, within seconds."""
+"""A wrong model source is refused in one clear line, within seconds."""
 
 import http.server
 import shutil
@@ -13,7 +13,7 @@ import torch
 from rdt import weights
 from rdt.errors import UsageError
 from rdt.models import sd15
-from rdt.policy import Setup
+from rdt.policy import Adapter, Setup
 from rdt.training.card import push
 from rdt.training.launch import roomy
 from rdt.weights import MissingCheckpoint
@@ -33,28 +33,31 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def refusal(source: Any, **setup: Any) -> str:
-    """What building from a source says."""
+    """Return the error line of building from a source."""
     with pytest.raises((ValueError, OSError)) as caught:
         sd15.build(
-            source=str(source), consistency=None, rank=2, alpha=2, targets=["to_q"], checkpointing=False,
+            source=str(source),
+            consistency=None,
+            adapter=Adapter(2, 2, ["to_q"]),
+            checkpointing=False,
             setup=Setup(**setup),
-        )  # fmt: skip
+        )
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     return str(caught.value)
 
 
-def test_another_models_folder_is_told_apart(tmp_path: Path) -> None:
-    said = refusal(model_checkpoints.sdxl(tmp_path / "xl"))
-    assert "is a StableDiffusionXLPipeline; expected StableDiffusionPipeline" in said
+def test_a_folder_of_another_family_is_refused(tmp_path: Path) -> None:
+    line = refusal(model_checkpoints.sdxl(tmp_path / "xl"))
+    assert "is a StableDiffusionXLPipeline; expected StableDiffusionPipeline" in line
 
 
-def test_a_file_or_a_folder_of_something_else_is_refused(folder: Path) -> None:
+def test_a_file_or_a_folder_without_a_model_index_is_refused(folder: Path) -> None:
     assert "is a file; a model is a diffusers folder" in refusal(folder / "model_index.json")
     assert "no model_index.json" in refusal(folder / "unet")
     assert "no file /nosuch" in refusal("/nosuch")
 
 
-def test_a_download_that_broke_off_is_named(copy: Path) -> None:
+def test_an_incomplete_download_is_refused_by_component(copy: Path) -> None:
     whole = (copy / UNET).read_bytes()
     (copy / UNET).write_bytes(whole[: len(whole) // 2])
     assert "unet cannot be read" in refusal(copy)
@@ -67,12 +70,12 @@ def test_a_download_that_broke_off_is_named(copy: Path) -> None:
     assert "text_encoder cannot be read" in refusal(copy)
 
 
-def test_a_resolution_of_no_whole_latents_is_refused(folder: Path) -> None:
+def test_a_resolution_that_gives_no_whole_latents_is_refused(folder: Path) -> None:
     assert "resolution=17 must be a multiple of 2" in refusal(folder, resolution=17)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does where it refuses; the repository's name says how."""
+    """Refuse as the hub does; the repository's name selects how."""
 
     def do_GET(self) -> None:
         code, status = "", 200
@@ -94,7 +97,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -110,24 +113,26 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "line"),
     [
         ("hub:some/gated", "it is gated: accept its licence"),
         ("hub:nosuch/repo", "no such repository"),
         ("hub:some/repo@v9", "no such revision"),
     ],
 )
-def test_what_the_hub_refuses_is_said_in_our_words(hub: Any, source: str, said: str) -> None:
+def test_a_refusal_of_the_hub_is_one_line(hub: Any, source: str, line: str) -> None:
     began = time.monotonic()
-    for ask in (weights.check, weights.locate):
+    for function in (weights.check, weights.locate):
         with pytest.raises(MissingCheckpoint) as caught:
-            ask(source)
+            function(source)
         message = str(caught.value)
-        assert said in message and source in message and "\n" not in message
+        assert line in message and source in message and "\n" not in message
     assert time.monotonic() - began < 5
 
 
-def test_a_push_that_fails_says_where_the_files_are(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_push_names_the_folder_with_the_files(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -138,7 +143,7 @@ def test_a_push_that_fails_says_where_the_files_are(hub: Any, tmp_path: Path, mo
         assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-def test_memory_that_is_not_there_is_one_line() -> None:
+def test_running_out_of_memory_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"^not enough memory: .*lower micro_batch_size") as caught, roomy():
         torch.empty(2**50)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The models, read from tiny checkpoints in the published formats, sample what their stock pipelines sample."""
+"""Models read from tiny checkpoints in the published formats sample the images of their stock pipelines."""
 
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rdt.guidance import cfg
 from rdt.models import flux, lora, sd3, sd15, sdxl
-from rdt.policy import Policy, Setup
+from rdt.policy import Adapter, Policy, Setup
 from rdt.rollout import Noise, rollout
 from worlds import model_checkpoints, tiny_policy
 
 MODELS = tuple(model_checkpoints.MAKERS)
 PROMPTS = ["a circle", "two small rings"]
 STEPS = 4
-LORA: dict[str, Any] = {"rank": 2, "alpha": 3, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "checkpointing": False}
+ADAPTER = Adapter(2, 3, ["to_q", "to_k", "to_v", "to_out.0"])  # alpha is not the rank
 COMPONENT = {"sd15": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
 OWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd15": (sd15.build, {"consistency": None}),
@@ -31,17 +31,19 @@ SMALL = {"resolution": model_checkpoints.SIDE}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One folder a model."""
+    """Write one folder per model."""
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in model_checkpoints.MAKERS.items()}
 
 
 def build(name: str, folder: Path, setup: dict[str, Any] | None = None, **changes: Any) -> Policy:
     builder, own = OWN[name]
-    return builder(source=str(folder), setup=Setup(**SMALL | (setup or {})), **LORA | own | changes)
+    return builder(
+        source=str(folder), adapter=ADAPTER, checkpointing=False, setup=Setup(**SMALL | (setup or {})), **own | changes
+    )
 
 
 def stock(name: str, folder: Path) -> Any:
-    """The stock pipeline, with our sampler."""
+    """Return the stock pipeline, with our sampler."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     if name in ("sd15", "sdxl"):
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
@@ -50,7 +52,7 @@ def stock(name: str, folder: Path) -> Any:
 
 
 def images(name: str, pipe: Any, x: Tensor) -> Tensor:
-    """The stock pipeline's images (B, 3, H, W) in [0, 1] from noise x, at the guidance of `ours`."""
+    """Return the stock pipeline's images (B, 3, H, W) in [0, 1] from noise x, at the guidance of `ours`."""
     own = {"max_sequence_length": 24} if name in ("sd3", "flux") else {}
     latents = flux.packed(x) if name == "flux" else x
     scale = 3.5 if name == "flux" else 5.0
@@ -62,7 +64,7 @@ def images(name: str, pipe: Any, x: Tensor) -> Tensor:
 
 
 def ours(name: str, policy: Policy, view: Any = None) -> tuple[Tensor, Tensor]:
-    """Noise and our images of it, deterministic sampling."""
+    """Return noise and our images of it, sampled deterministically."""
     noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
     guided = cfg(view or policy.base, policy.encode([""]), 1.0 if name == "flux" else 5.0)
     with torch.no_grad():
@@ -71,7 +73,7 @@ def ours(name: str, policy: Policy, view: Any = None) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_we_sample_what_the_stock_pipeline_samples(name: str, folders: dict[str, Path]) -> None:
+def test_images_equal_those_of_the_stock_pipeline(name: str, folders: dict[str, Path]) -> None:
     noise, found = ours(name, build(name, folders[name]))
     expected = images(name, stock(name, folders[name]), noise)
     assert found.shape == (2, 3, model_checkpoints.SIDE, model_checkpoints.SIDE) and found.std() > 0.01
@@ -104,10 +106,10 @@ def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
-def test_kohyas_file_says_the_same_to_diffusers_reader_of_it(
+def test_kohyas_file_gives_the_same_images_through_diffusers_reader(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    policy = build(name, folders[name])  # alpha is not the rank
+    policy = build(name, folders[name])
     tiny_policy.disturb(policy)
     policy.save_lora(tmp_path)
     pipe = stock(name, folders[name])
@@ -117,18 +119,19 @@ def test_kohyas_file_says_the_same_to_diffusers_reader_of_it(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_kohyas_file_names_every_adapted_weight_as_its_readers_do(name: str, folders: dict[str, Path]) -> None:
+def test_kohyas_file_has_every_adapted_weight_under_its_readers_name(name: str, folders: dict[str, Path]) -> None:
     policy = build(name, folders[name])
     tiny_policy.disturb(policy)
     weights, known = policy.lora(), {key for key, _ in policy.network.named_modules()}
-    made = lora.kohya(COMPONENT[name], weights, 3)
+    converted = lora.kohya(COMPONENT[name], weights, 3)
     readers = {f"lora_{COMPONENT[name]}_{key.replace('.', '_')}": key for key in known}
-    for key in {key.rpartition(".lora_")[0] if ".lora_" in key else key.removesuffix(".alpha") for key in made}:
+    for key in {key.rpartition(".lora_")[0] if ".lora_" in key else key.removesuffix(".alpha") for key in converted}:
         module = readers[key]
-        update = made[f"{key}.lora_up.weight"] @ made[f"{key}.lora_down.weight"] * made[f"{key}.alpha"] / LORA["rank"]
-        ours = weights[f"{module}.lora_B.weight"] @ weights[f"{module}.lora_A.weight"] * LORA["alpha"] / LORA["rank"]
+        up, down = (converted[f"{key}.lora_{side}.weight"] for side in ("up", "down"))
+        update = up @ down * converted[f"{key}.alpha"] / ADAPTER.rank
+        ours = weights[f"{module}.lora_B.weight"] @ weights[f"{module}.lora_A.weight"] * ADAPTER.alpha / ADAPTER.rank
         assert update.equal(ours)
-    assert len(made) == 3 * len(weights) // 2
+    assert len(converted) == 3 * len(weights) // 2
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
@@ -148,6 +151,6 @@ def test_a_published_consistency_adapter_is_the_consistency_view(
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
-def test_where_no_consistency_adapter_exists_one_line_says_so(name: str, folders: dict[str, Path]) -> None:
+def test_a_model_without_a_consistency_adapter_refuses_its_view(name: str, folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"set method.look_ahead=tweedie or n_step"):
         ours(name, build(name, folders[name]), build(name, folders[name]).consistency)

@@ -1,4 +1,4 @@
-"""Half precision, memory formats and slices change how a model is run, not what it draws."""
+"""Half precision, memory formats and slicing change how a model runs, not its output."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from rdt.models import flux, sd3, sd15, sdxl
-from rdt.policy import Policy, Setup
+from rdt.policy import Adapter, Policy, Setup
 from worlds import model_checkpoints, tiny_policy
 
-LORA: dict[str, Any] = {"rank": 2, "alpha": 2, "targets": ["to_q", "to_k", "to_v", "to_out.0"]}
+ADAPTER = Adapter(2, 2, ["to_q", "to_k", "to_v", "to_out.0"])
 OWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd15": (sd15.build, {"consistency": None}),
     "sdxl": (sdxl.build, {"consistency": None}),
@@ -29,14 +29,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def build(name: str, folder: Path, checkpointing: bool = False, trained: bool = True, **setup: Any) -> Policy:
     builder, own = OWN[name]
     chosen = Setup(resolution=model_checkpoints.SIDE, **setup)
-    policy = builder(source=str(folder), setup=chosen, checkpointing=checkpointing, **LORA | own)
+    policy = builder(source=str(folder), adapter=ADAPTER, setup=chosen, checkpointing=checkpointing, **own)
     if trained:
         tiny_policy.disturb(policy)
     return policy
 
 
 def run(policy: Policy, view: str) -> Tensor:
-    """At a time, and a guidance, that bf16 has exactly in thousands: FLUX rounds both, in diffusers too."""
+    """Return a view's output at a time that bf16 holds exactly in thousands: FLUX rounds it, in diffusers too."""
     t = policy.process.times(4)[0] * 3 // 4 if policy.process.prediction == "epsilon" else torch.tensor(0.5)
     return getattr(policy, view)(tiny_policy.normal(2, *policy.latent_shape), t, policy.encode(PROMPTS))
 
@@ -76,13 +76,13 @@ def test_in_half_precision_a_fresh_tuned_view_is_the_base_and_blocks_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_channels_last_is_only_a_format(name: str, folders: dict[str, Path]) -> None:
+def test_channels_last_changes_only_the_memory_format(name: str, folders: dict[str, Path]) -> None:
     plain, last = build(name, folders[name]), build(name, folders[name], channels_last=True)
     assert last.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(run(last, "tuned"), run(plain, "tuned"), rtol=1e-4, atol=1e-5)
 
 
-def test_slices_are_only_slices_and_carry_the_gradient(folders: dict[str, Path]) -> None:
+def test_slicing_changes_neither_images_nor_gradients(folders: dict[str, Path]) -> None:
     found = []
     for slicing in (False, True):
         policy, x0 = build("sd3", folders["sd3"], slicing=slicing), tiny_policy.normal(3, 16, 8, 8).requires_grad_()

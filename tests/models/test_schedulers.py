@@ -1,4 +1,4 @@
-"""Processes keep the times of the schedulers that the published models are sampled with."""
+"""Processes have the times of the schedulers that the published models are sampled with."""
 
 from pathlib import Path
 
@@ -36,8 +36,8 @@ def test_sd3_has_its_shift_and_the_published_grid(count: int, folders: dict[str,
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["sd3"] / "scheduler")
     scheduler.set_timesteps(count)
     assert scheduler.config.shift == 3
-    torch.testing.assert_close(sd3._process(folders["sd3"], "sde", "published").times(count), scheduler.sigmas)
-    even = sd3._process(folders["sd3"], "sde", "even").times(count)
+    torch.testing.assert_close(sd3.process(folders["sd3"], "sde", "published").times(count), scheduler.sigmas)
+    even = sd3.process(folders["sd3"], "sde", "even").times(count)
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count))
     torch.testing.assert_close(even, scheduler.sigmas)
 
@@ -47,18 +47,18 @@ def test_flux_shifts_by_the_number_of_patches(side: int, folders: dict[str, Path
     scheduler, patches = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["flux"] / "scheduler"), side**2 // 4
     for count in STEPS:
         scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count), mu=calculate_shift(patches))
-        process = flux.Flow(shift=flux._shift(folders["flux"], patches))
+        process = flux.Flow(shift=flux.shift(folders["flux"], patches))
         torch.testing.assert_close(process.times(count), scheduler.sigmas)
 
 
-def test_patches_are_those_of_the_stock_pipeline_and_are_undone() -> None:
+def test_patches_equal_those_of_the_stock_pipeline_and_are_inverted() -> None:
     x = torch.randn(2, 16, 8, 12)
     expected = flux.FluxPipeline._pack_latents(x, 2, 16, 8, 12)
     assert flux.packed(x).equal(expected) and flux.unpacked(expected, x.shape).equal(x)
-    places = flux.FluxPipeline._prepare_latent_image_ids(2, 4, 6, "cpu", torch.float32)
-    assert flux._places(x).equal(places)
+    ids = flux.FluxPipeline._prepare_latent_image_ids(2, 4, 6, "cpu", torch.float32)
+    assert flux.patch_ids(x).equal(ids)
 
 
 def test_an_unknown_grid_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="grid=log is not one of even, published"):
-        sd3._process(folders["sd3"], "sde", "log")
+        sd3.process(folders["sd3"], "sde", "log")

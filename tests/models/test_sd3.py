@@ -1,4 +1,4 @@
-"""Stable Diffusion 3's transformer keeps the laws of views, replay and adapters, as does the twin."""
+"""Stable Diffusion 3's transformer and the embedded flow model keep the laws of views, replay and adapters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 from rdt.models import sd3
 from rdt.models.lora import read_lora
 from rdt.models.text import Text
-from rdt.policy import TUNED, Policy
+from rdt.policy import TUNED, Adapter, Policy
 from rdt.process import Flow
 from rdt.rollout import Noise, replayed, rollout
 from rdt.shapes.pretrain import flow
@@ -51,7 +51,7 @@ def test_the_base_is_the_network_without_any_adapter() -> None:
     assert run(policy, "tuned").equal(tuned)
 
 
-def test_gradient_reaches_the_adapter_alone_through_both_views() -> None:
+def test_only_the_adapter_gets_a_gradient_through_both_views() -> None:
     policy = tiny_policy.flow_policy()
     assert all(f".{TUNED}." in name and gradient.norm() > 0 for name, gradient in gradients(policy, two_views).items())
 
@@ -65,13 +65,13 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6 * gradient.norm().item())
 
 
-def test_a_shared_time_is_every_samples_time() -> None:
+def test_a_shared_time_equals_the_same_time_per_sample() -> None:
     policy, t = tiny_policy.flow_policy(), torch.tensor(0.7)
     cond = policy.encode(tiny_policy.PROMPTS[:2])
     assert policy.tuned(X, t, cond).equal(policy.tuned(X, t.expand(2), cond))
 
 
-def test_a_condition_carries_what_the_prompt_says_as_a_whole() -> None:
+def test_the_output_depends_on_the_pooled_prompt() -> None:
     policy = tiny_policy.flow_policy()
     cond = policy.encode(tiny_policy.PROMPTS[:2])
     swapped = type(cond)(cond.embeds, cond.pooled.flip(0))
@@ -79,7 +79,7 @@ def test_a_condition_carries_what_the_prompt_says_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [("sde", 0.7), ("cps", 0.5)])
-def test_a_replayed_rollout_has_the_rollouts_log_probs(sampler: str, eta: float) -> None:
+def test_replayed_steps_have_the_log_probs_of_the_rollout(sampler: str, eta: float) -> None:
     policy = tiny_policy.flow_policy(sampler=sampler)
     cond = policy.encode(tiny_policy.PROMPTS)
     noise = Noise(seed=0, purpose="test", indices=range(3), shape=tiny_policy.LATENT, device="cpu")
@@ -95,7 +95,7 @@ def test_a_flow_has_no_consistency_view() -> None:
         run(tiny_policy.flow_policy(), "consistency")
 
 
-def test_an_adapter_survives_stock_diffusers_and_our_reader(tmp_path: Path) -> None:
+def test_a_saved_adapter_is_the_same_for_stock_diffusers_and_our_reader(tmp_path: Path) -> None:
     policy = tiny_policy.flow_policy()
     policy.save_lora(tmp_path)
     ours, network = tiny_policy.flow_policy(trained=False), tiny_policy.flow_parts().network.eval()
@@ -112,15 +112,15 @@ def test_a_saved_transformer_is_read_back(tmp_path: Path) -> None:
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     flow.save_flow(network, tmp_path)
-    made = sd3.parts(tmp_path, Text(BUNDLE / "base", sd3.KINDS), "cps")
-    x, cond = tiny_policy.normal(2, *made.latent_shape), made.encode(["a circle", ""])
-    assert made.predict(made.network, x, T, cond).equal(
+    parts = sd3.parts(tmp_path, Text(BUNDLE / "base", sd3.KINDS), "cps")
+    x, cond = tiny_policy.normal(2, *parts.latent_shape), parts.encode(["a circle", ""])
+    assert parts.predict(parts.network, x, T, cond).equal(
         network.float().eval()(x, cond.embeds, cond.pooled, 1000 * T)[0]
     )
-    assert isinstance(made.process, Flow) and made.process.shift == 1
+    assert isinstance(parts.process, Flow) and parts.process.shift == 1
 
 
-def test_pretraining_starts_from_velocity_zero_and_times_within_reach() -> None:
+def test_pretraining_starts_from_velocity_zero_and_times_inside_0_and_1() -> None:
     times = flow.training_times(4096, torch.Generator().manual_seed(0))
     assert times.min() > 0 and times.max() < 1 and 0.5 < times.mean() < 0.6
     velocity = flow.transformer()(
@@ -129,9 +129,9 @@ def test_pretraining_starts_from_velocity_zero_and_times_within_reach() -> None:
     assert velocity.count_nonzero() == 0
 
 
-def test_the_bundled_twin_draws_images(tmp_path: Path) -> None:
+def test_the_bundled_flow_model_samples_images(tmp_path: Path) -> None:
     cfg = minimal(tmp_path / "out", "model=shapes_flow")
-    policy = instantiate(cfg.model.policy)
+    policy = instantiate(cfg.model.policy, _partial_=True)(adapter=Adapter(**cfg.model.lora))
     noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
     cond = policy.encode(["a circle", "a small blue ring"])
     images = policy.decode(rollout(policy.base, policy.process, cond, noise, 3, cfg.model.sampling.eta).clean)

@@ -1,4 +1,4 @@
-"""The published configs at full size, on the meta device: every parameter is there, and adapters find their targets."""
+"""The published configs, at full size on the meta device, have every parameter and all targets of the adapter."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ PUBLISHED: dict[str, tuple[Any, dict[str, Any], int, int]] = {  # class, config,
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_network_is_whole_and_adapters_find_their_targets(name: str, tmp_path: Any) -> None:
+def test_the_network_has_all_parameters_and_adapter_targets(name: str, tmp_path: Any) -> None:
     kind, config, parameters, layers = PUBLISHED[name]
     with torch.device("meta"):
         network = kind(**config)

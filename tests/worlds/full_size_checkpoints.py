@@ -1,6 +1,6 @@
-"""Random checkpoints of full size in the published formats: the folders of `pipelines`, their weights made anew.
+"""Random checkpoints of full size in the published formats: the folders of `model_checkpoints` with larger weights.
 
-Weights are made in bf16 on the device and one component at a time, so that no more than the largest is ever held.
+Weights are made in bf16 on the device, one component at a time, so that memory never holds more than the largest.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from worlds import feature_checkpoints, model_checkpoints, reward_checkpoints
 LARGE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 GIANT = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 SPECIAL = {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}  # of `model_checkpoints.words`
-EYES = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
         "patch_size": 14}  # fmt: skip
 HEAD = {0: 1024, 2: 128, 4: 64, 6: 16, 7: 1}  # the aesthetic head's widths
 
@@ -54,7 +54,7 @@ COMPONENTS: dict[str, dict[str, Make]] = {
 
 
 def pipeline(name: str, folder: Path, device: str) -> Path:
-    """The pipeline's folder; schedulers and tokenizers are the tiny one's, whose configs are the published ones."""
+    """Write the pipeline's folder; schedulers and tokenizers are the tiny one's, with the published configs."""
     model_checkpoints.MAKERS[name](folder)
     for part, make in COMPONENTS[name].items():
         with half_on(device):
@@ -66,8 +66,11 @@ def pipeline(name: str, folder: Path, device: str) -> Path:
 
 
 def write(model: str, folder: Path, device: str | None) -> None:
-    """A pipeline, its consistency LoRA, the aesthetic reward and an evaluation's eyes; without a device all tiny."""
-    feature_checkpoints.clip_folder(folder / "eyes")
+    """Write a pipeline, its consistency LoRA, the aesthetic reward and the CLIP that measures diversity.
+
+    All of them are tiny if `device` is None.
+    """
+    feature_checkpoints.clip_folder(folder / "embedder")
     widths, joint, backbone = (
         reward_checkpoints.HEAD,
         feature_checkpoints.WIDTH,
@@ -80,22 +83,24 @@ def write(model: str, folder: Path, device: str | None) -> None:
         pipeline(model, folder, device)
         widths, joint = HEAD, 768
         with half_on(device):
-            CLIPModel(CLIPConfig(text_config=LARGE, vision_config=EYES, projection_dim=joint)).save_pretrained(backbone)
+            CLIPModel(CLIPConfig(text_config=LARGE, vision_config=VISION, projection_dim=joint)).save_pretrained(
+                backbone
+            )
     torch.save(reward_checkpoints.random(reward_checkpoints.affine(joint, widths)), folder / "aesthetic-model.pth")
 
 
 def named(folder: Path) -> list[str]:
-    """The overrides with which a run finds what was written."""
+    """Return the overrides that point a run to what was written."""
     return [
         f"model.policy.source={folder}", f"model.policy.consistency={folder}/lcm.safetensors",
         f"model.checkpoints.aesthetic.checkpoint={folder}/aesthetic-model.pth",
-        f"model.checkpoints.aesthetic.backbone={folder}/clip", f"diversity.embedders.clip.checkpoint={folder}/eyes",
+        f"model.checkpoints.aesthetic.backbone={folder}/clip", f"diversity.embedders.clip.checkpoint={folder}/embedder",
     ]  # fmt: skip
 
 
 @contextmanager
 def half_on(device: str) -> Iterator[None]:
-    """What is made, is made in bf16 there."""
+    """Create modules in bf16 on the device."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

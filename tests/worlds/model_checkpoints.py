@@ -1,4 +1,4 @@
-"""Tiny random text-to-image checkpoints in the published formats: the same classes, files and keys."""
+"""Tiny random text-to-image checkpoints that have the classes, files and keys of the published ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def sd15(folder: Path) -> Path:
-    """A StableDiffusionPipeline with the scheduler's config of the published one."""
+    """Write a StableDiffusionPipeline with the scheduler config of the published one."""
     torch.manual_seed(0)
     scheduler = PNDMScheduler(**BETAS, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
     scheduler.register_to_config(clip_sample=False)
@@ -49,7 +49,7 @@ def sd15(folder: Path) -> Path:
 
 
 def sdxl(folder: Path) -> Path:
-    """A StableDiffusionXLPipeline; the published scheduler is Euler's, with a few keys of DDIM's in its config."""
+    """Write a StableDiffusionXLPipeline; the published scheduler is Euler's, with a few keys of DDIM's config."""
     torch.manual_seed(0)
     scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True)
@@ -62,7 +62,7 @@ def sdxl(folder: Path) -> Path:
 
 
 def sd3(folder: Path) -> Path:
-    """A StableDiffusion3Pipeline with all three text encoders."""
+    """Write a StableDiffusion3Pipeline with all three text encoders."""
     torch.manual_seed(0)
     pipeline = StableDiffusion3Pipeline(
         vae=vae(16, 1.5305, 0.0609), text_encoder=clip(CLIPTextModelWithProjection, 16), tokenizer=words(),
@@ -74,7 +74,7 @@ def sd3(folder: Path) -> Path:
 
 
 def flux(folder: Path) -> Path:
-    """A FluxPipeline with FLUX.1-dev's scheduler."""
+    """Write a FluxPipeline with FLUX.1-dev's scheduler."""
     torch.manual_seed(0)
     scheduler = FlowMatchEulerDiscreteScheduler(
         shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
@@ -129,7 +129,7 @@ def transformer_flux() -> FluxTransformer2DModel:
 
 
 def vae(channels: int, scale: float, shift: float | None = None) -> AutoencoderKL:
-    """Two pixels a latent."""
+    """Return an autoencoder with two pixels per latent along a side."""
     return AutoencoderKL(
         latent_channels=channels, block_out_channels=(8, 16), norm_num_groups=4, sample_size=SIDE,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
@@ -138,7 +138,7 @@ def vae(channels: int, scale: float, shift: float | None = None) -> AutoencoderK
 
 
 def clip(kind: Any, width: int) -> nn.Module:
-    """A text encoder of CLIP's, whose vocabulary is `words`."""
+    """Return a CLIP text encoder of class `kind` for the vocabulary of `words`."""
     config = CLIPTextConfig(
         hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=2, vocab_size=514,
         projection_dim=width, bos_token_id=512, eos_token_id=513, pad_token_id=513,
@@ -147,7 +147,7 @@ def clip(kind: Any, width: int) -> nn.Module:
 
 
 def words(**options: Any) -> CLIPTokenizer:
-    """Bytes, bytes that end a word, start and end."""
+    """Return a CLIP tokenizer whose vocabulary is bytes, bytes that end a word, start and end."""
     letters = sorted(ByteLevel.alphabet())
     every = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: k for k, word in enumerate(every)}, merges=[], model_max_length=77, **options)
@@ -162,14 +162,14 @@ def t5(width: int) -> T5EncoderModel:
 
 
 def pieces() -> T5Tokenizer:
-    """T5's specials and single letters."""
+    """Return a T5 tokenizer whose vocabulary is T5's special tokens and single letters."""
     letters = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     specials = [(f"<extra_id_{k}>", 0.0) for k in range(99, -1, -1)]
     return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters, *specials])
 
 
 def saved(pipeline: Any, folder: Path) -> Path:
-    """The pipeline's folder, its norms and biases disturbed."""
+    """Write the pipeline's folder with random norms and biases, and return it."""
     with torch.no_grad():
         for part in pipeline.components.values():
             for weight in part.parameters() if isinstance(part, nn.Module) else ():
@@ -180,16 +180,16 @@ def saved(pipeline: Any, folder: Path) -> Path:
 
 
 def lcm_lora(unet: UNet2DConditionModel, file: Path) -> Path:
-    """A consistency LoRA as published: kohya's names, rank 3, alpha 1.5, convolutions and projections too."""
+    """Write a consistency LoRA as published: kohya's names, rank 3, alpha 1.5, convolutions and projections too."""
     torch.manual_seed(1)
     targets = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "conv1", "conv_shortcut"]
     unet.add_adapter(LoraConfig(r=3, lora_alpha=1.5, target_modules=targets, init_lora_weights=False))
-    made = {}
+    sides, converted = {"lora_A": "lora_down", "lora_B": "lora_up"}, {}
     for key, value in get_peft_model_state_dict(unet, adapter_name="default").items():
         module, side, _ = key.rsplit(".", 2)
         name = "lora_unet_" + module.replace(".", "_")
-        made[f"{name}.{({'lora_A': 'lora_down', 'lora_B': 'lora_up'})[side]}.weight"] = 0.3 * value
-        made[f"{name}.alpha"] = torch.tensor(1.5)
+        converted[f"{name}.{sides[side]}.weight"] = 0.3 * value
+        converted[f"{name}.alpha"] = torch.tensor(1.5)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(made, file)
+    save_file(converted, file)
     return file
