@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdt.report import report
-from rdt.report.dots import dots
-from rdt.report.folders import read_runs
-from rdt.report.gather import compare
-from report.test_report import write_run
+from rdt.report.compare import compare
+from rdt.report.read import read_runs
+from rdt.report.scatter import scatter_points
+from rdt.report.write import report
 from worlds.browser import Chromium, installed
+from worlds.run_folders import write_run
 
 COMPUTE = {"network_passes": 22000, "backward_passes": 5000, "tflop": 1.2, "seconds": 12.5, "device": "cpu"}
 browsed = pytest.mark.skipif(installed() is None, reason="no Chromium here")
@@ -41,7 +41,7 @@ def two_methods(folder):
 
 def test_points_carry_what_they_cost_and_what_sets_them_apart(tmp_path):
     (comparison,) = compare(read_runs([two_methods(tmp_path)])[0])
-    base, *others = dots(comparison, {"": "grid0"})
+    base, *others = scatter_points(comparison, {"": "grid0"})
     assert base["grid"] == "grid0" and base["scores"]["passes"] == [0, 0, 0]
     mean = next(p for p in others if p["kind"] == "mean" and p["method"] == "draft")
     assert [mean["scores"][name][0] for name in ("passes", "TFLOP", "seconds")] == [27000, 1.2, 15]
@@ -52,7 +52,9 @@ def test_points_carry_what_they_cost_and_what_sets_them_apart(tmp_path):
 def test_a_cost_that_was_not_recorded_is_no_axis(tmp_path):
     write_run(tmp_path / "0")
     (comparison,) = compare(read_runs([tmp_path])[0])
-    assert all({"passes", "TFLOP"}.isdisjoint(p["scores"]) and "seconds" in p["scores"] for p in dots(comparison, {}))
+    assert all(
+        {"passes", "TFLOP"}.isdisjoint(p["scores"]) and "seconds" in p["scores"] for p in scatter_points(comparison, {})
+    )
 
 
 @browsed

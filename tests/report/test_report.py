@@ -13,76 +13,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from rdt.pareto import bootstrap_mean, paired_difference
-from rdt.report import report
 from rdt.report.__main__ import main
-from rdt.report.curves import read_curves
-from rdt.report.duels import duels
-from rdt.report.folders import read_runs
-from rdt.report.gather import compare
-from rdt.report.runs import command
-from rdt.report.table import limit_rows
+from rdt.report.compare import compare
+from rdt.report.duels import method_pairs
+from rdt.report.page import read_curves
+from rdt.report.read import read_runs
+from rdt.report.write import report
 from rdt.result import slug
 from rdt.training import folder
+from worlds.run_folders import FRONTIER, write_run
 
-PROMPTS = [f"a circle number {i}" for i in range(12)]
-FRONTIER = [
-    {"gold": 0.8 + 0.2 * s, "entropy": 1 - s**2, "entropy_sampled": 0.95 * (1 - s**2)} for s in np.linspace(0, 1, 30)
-]
-LEVELS = {
-    "reward/hps": 0.2,
-    "reward/gold": 0.8,
-    "diversity/entropy": 0.95,
-    "diversity/vendi": 9.0,
-    "fidelity/residual": 0.01,
-}
 VOID = {"meta", "img", "link", "br"}
-
-
-def score(values, base):
-    found = bootstrap_mean(values, 0)
-    entry = {"mean": found.mean, "ci95": [found.lo, found.hi]}
-    if base is not None:
-        change = paired_difference(values, base, 0)
-        entry["diff"] = {"mean": change.mean, "ci95": [change.lo, change.hi]}
-    return entry
-
-
-def point(label, shift, seed, base=None):
-    rng = np.random.default_rng(seed)
-    rows = {name: level + shift.get(name, 0.0) + rng.normal(0, 0.01, 12) for name, level in LEVELS.items()}
-    entry = {
-        "label": label,
-        "guidance": {"name": label},
-        "fidelity": {},
-        "n_prompts": 12,
-        "n_per_prompt": 16,
-        "prompts": PROMPTS,
-    }
-    for name, values in rows.items():
-        group, _, short = name.partition("/")
-        entry.setdefault(group, {})[short] = score(values, base and base["per_prompt"][name])
-    entry["kl_nats"] = {"mean": 1.5, "ci95": [1.0, 2.0]}
-    return entry | {"per_prompt": {name: list(map(float, values)) for name, values in rows.items()}}
-
-
-def write_run(folder, method="sqdf", seed=0, shift=None, overrides=(), label="cfg", **changes):
-    """A run folder as `rdt.run` leaves it, with made-up scores."""
-    (folder / "samples").mkdir(parents=True)
-    base = point("base", {}, seed)
-    tuned = point(label, shift or {"reward/hps": 0.03, "diversity/entropy": -0.1}, seed + 100, base)
-    result = {
-        "schema": 2, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 60,
-        "points": [tuned], "base": base, "limit": {"reward": "gold", "diversity": "entropy", "frontier": FRONTIER},
-        "compute": {"seconds": 12.5, "images": 960, "device": "cpu"}, "versions": {"torch": "2.13.0"},
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result | changes))
-    typed = [f"method={method}", f"seed={seed}", *overrides]
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "overrides": typed}))
-    (folder / "metrics.csv").write_text("iteration,train/reward,eval/hps\n0,0.2,\n1,0.3,0.21\n2,nan,0.22\n3,0.4,\n")
-    for name, hue in (("base", "blue"), ("tuned", "red")):
-        Image.new("RGB", (64, 32), hue).save(folder / "samples" / f"{name}.png")
-    return result
 
 
 class Page(HTMLParser):
@@ -168,7 +109,7 @@ def test_a_number_that_is_none_fails_its_run(sweep):
     result["points"][0]["reward"]["hps"]["mean"] = math.nan
     (sweep / "0" / "result.json").write_text(json.dumps(result))
     runs, failures = read_runs([sweep])
-    assert [run.method for run in runs] == ["draft"]
+    assert [run.result.method for run in runs] == ["draft"]
     assert "points[0] reward/hps is nan" in failures[0].reason
 
 
@@ -220,17 +161,17 @@ def test_a_front_on_the_limit_has_all_of_its_hypervolume_and_no_gap(tmp_path):
         shift = {"reward/gold": entry["gold"] - 0.8, "diversity/entropy": entry["entropy_sampled"] - 0.95}
         write_run(tmp_path / str(index), shift=shift, overrides=[f"method.kl_coef={index}"])
     runs = read_runs([tmp_path])[0]
-    (row,) = limit_rows(compare(runs)[0])
-    assert row[:2] == ("sqdf", "gold")
-    assert row[2] == pytest.approx(1, abs=0.12)  # 15 steps under a smooth curve, and noisy means
-    assert row[3] == pytest.approx(0, abs=0.05)
+    (found,) = compare(runs)[0].limit_shares()
+    assert (found.method, found.reward) == ("sqdf", "reward/gold")
+    assert found.share == pytest.approx(1, abs=0.12)  # 15 steps under a smooth curve, and noisy means
+    assert found.gap == pytest.approx(0, abs=0.05)
 
 
 def test_the_command_repeats_the_run(tmp_path):
     write_run(tmp_path / "typed", seed=3, overrides=["prompts.file=my prompts.txt"])
     write_run(tmp_path / "untyped", seed=4)
     (tmp_path / "untyped" / "config.yaml").unlink()
-    typed, untyped = map(command, read_runs([tmp_path])[0])
+    typed, untyped = (run.command for run in read_runs([tmp_path])[0])
     assert typed == "python -m rdt.run reward=hps model=shapes method=sqdf seed=3 'prompts.file=my prompts.txt'"
     assert untyped == "python -m rdt.run method=sqdf reward=hps model=shapes seed=4 iterations=60"
 
@@ -301,7 +242,7 @@ def test_methods_fight_over_common_resamples(tmp_path, monkeypatch):
         write_run(tmp_path / f"b{seed}", "draft", seed, {"reward/hps": 0.05, "diversity/entropy": -0.4})
         write_run(tmp_path / f"c{seed}", "refl", seed, {"reward/hps": 0.05, "diversity/entropy": -0.05})
     comparison = compare(read_runs([tmp_path])[0])[0]
-    found = {(d.ours, d.theirs): d.found for d in duels(comparison) if d.reward == "reward/hps"}
+    found = {(d.first, d.second): d.difference for d in method_pairs(comparison) if d.reward == "reward/hps"}
     assert {pair: one.verdict for pair, one in found.items()} == {
         ("draft", "refl"): "worse", ("draft", "sqdf"): "worse", ("refl", "sqdf"): "not told apart",
     }  # fmt: skip
