@@ -35,7 +35,7 @@ def evaluate(run: saved.Saved) -> Path:
 
     Where the run was logged to W&B, this is too: a run of job type eval beside it.
     """
-    from rdt.report import report
+    from rdt.report.write import report
     from rdt.training import loggers
 
     experiment = run.experiment()

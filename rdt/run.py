@@ -77,7 +77,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
     if cfg.dry_run:
         print(plan(cfg))
         return
-    from rdt.report import report
+    from rdt.report.write import report
     from rdt.training.launch import launch
 
     launch(cfg)

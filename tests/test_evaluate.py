@@ -17,9 +17,9 @@ from rdt import evaluate, sample
 from rdt import run as run_command
 from rdt.config.compose import conf_dir
 from rdt.config.curve import described
-from rdt.report.folders import read_runs
-from rdt.report.gather import compare
+from rdt.report.compare import compare
 from rdt.report.grids import grids_of
+from rdt.report.read import read_runs
 from rdt.result import label, read
 from rdt.training import saved
 from rdt.training.pictures import GAP, HEAD

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rdt.pareto import bootstrap_mean
-from rdt.report import report
+from rdt.report.write import report
 
 METRICS = (
     "reward/hps",

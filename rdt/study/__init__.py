@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdt.report.records import Failure
+from rdt.report.read import Failure
 from rdt.study.design import Order, designed
 from rdt.study.sources import chosen, settings_of
 
@@ -30,7 +30,7 @@ def study(run_dirs: list[Path], out: Path, order: Order, names: str = "") -> Wri
 
     ValueError where a picture is missing, too few are recorded, or out holds the key of another study.
     """
-    from rdt.report.folders import read_runs
+    from rdt.report.read import read_runs
     from rdt.study.page import key_of, page
 
     runs, failures = read_runs(run_dirs)

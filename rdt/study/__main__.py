@@ -33,7 +33,7 @@ def _act(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
-    from rdt.report.folders import home, matches
+    from rdt.report.read import home, matches
     from rdt.study import study
     from rdt.study.design import Order
     from rdt.study.terminal import print_written

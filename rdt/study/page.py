@@ -78,7 +78,8 @@ def _keyed(pair: Pair, chance: str) -> dict[str, Any]:
 
 def _source(side: Side, name: str) -> dict[str, Any]:
     where = {"row": side.row, "columns": list(side.columns)}
-    return {"id": name, "setting": side.setting, "seed": side.grid.run.seed, "picture": str(side.grid.path)} | where
+    seed, picture = side.grid.run.result.seed, str(side.grid.path)
+    return {"id": name, "setting": side.setting, "seed": seed, "picture": picture} | where
 
 
 def _id(*words: str) -> str:

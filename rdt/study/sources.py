@@ -6,8 +6,8 @@ from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 
-from rdt.report.gather import compare
-from rdt.report.records import Run
+from rdt.report.compare import compare
+from rdt.report.read import Run
 from rdt.result import Point, slug
 
 
@@ -21,7 +21,7 @@ class Grid:
     @property
     def path(self) -> Path:
         """The base, what the run trained under its own guidance, or another point by its label."""
-        names = {id(self.run.base): "base", id(self.run.points[0]): "tuned"}
+        names = {id(self.run.result.base): "base", id(self.run.result.points[0]): "tuned"}
         return self.run.path / "samples" / f"{names.get(id(self.point)) or slug(self.point.label)}.png"
 
     @cached_property
@@ -36,7 +36,7 @@ class Grid:
 
     def noise(self, row: int) -> tuple:
         """What rows of equal noise have in common: there, equal columns began from the same latent."""
-        return self.run.model, self._evaluation.get("seed"), self.point.n_per_prompt, row
+        return self.run.result.model, self._evaluation.get("seed"), self.point.n_per_prompt, row
 
     def check(self) -> None:
         """ValueError where the picture is missing, broken, or of another size than its prompts and columns make."""
@@ -74,10 +74,10 @@ def settings_of(runs: list[Run]) -> list[Setting]:
     settings = []
     for comparison in comparisons:
         before = f"{comparison.model} " * several
-        own = {run.seed: Grid(run, run.base) for group in comparison.groups for run in group.runs}
+        own = {run.result.seed: Grid(run, run.result.base) for group in comparison.groups for run in group.runs}
         settings.append(Setting(f"{before}base", own))
         for group in comparison.groups:
-            grids = {run.seed: Grid(run, point) for run, point in zip(group.runs, group.points, strict=True)}
+            grids = {run.result.seed: Grid(run, point) for run, point in zip(group.runs, group.points, strict=True)}
             settings.append(Setting(before + group.name, grids))
     return settings
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rdt.policy import Policy
-from rdt.result import Point, Result
+from rdt.report.tables import card_table
+from rdt.result import Result
 from rdt.weights import failure, hub_reason
 
 
@@ -49,7 +50,7 @@ iterations on {result.compute["images"]} images with rdt; all its settings are i
 
 ## Its point on the front
 
-{_table(result.base, result.points)}
+{card_table(result)}
 Means over {result.base.n_prompts} held-out prompts of {result.base.n_per_prompt} images each, base and
 tuned from the same noise; in brackets the 95 % interval of the mean.
 
@@ -59,20 +60,6 @@ At equal noise, base and tuned; a row a prompt: {", ".join(f'"{prompt}"' for pro
 
 ![base](base.png) ![tuned](tuned.png)
 """
-
-
-def _table(base: Point, points: tuple[Point, ...]) -> str:
-    """A row a score, a column a point."""
-    head = ["", "base", *(one.label for one in points)]
-    rows = [[name, *(_cell(one, name) for one in (base, *points))] for name in points[0].scores]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *rows))
-
-
-def _cell(one: Point, name: str) -> str:
-    if name not in one.scores:
-        return ""
-    mean, low, high = vars(one.scores[name].value).values()
-    return f"{mean:.4g}" + ("" if low == high else f" [{low:.4g}, {high:.4g}]")
 
 
 def _repository(source: str) -> str | None:

@@ -128,10 +128,10 @@ def pictures(out: Path) -> dict[str, Any]:
     """The sample grids of base and points, at equal noise, and the report's front."""
     import wandb
 
+    from rdt.report.compare import compare
     from rdt.report.figure import draw
-    from rdt.report.folders import read_run
-    from rdt.report.gather import compare
     from rdt.report.grids import grids_of
+    from rdt.report.read import read_run
 
     comparisons = compare([read_run(out)])
     grids = grids_of(comparisons[0], most=GRIDS)

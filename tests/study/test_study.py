@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from rdt.report.folders import read_run
+from rdt.report.read import read_run
 from rdt.study import study
 from rdt.study.__main__ import main
 from rdt.study.design import Order
@@ -99,7 +99,7 @@ def test_an_image_is_cut_out_as_it_was_recorded(tmp_path, size):
     made = images(7, size)
     save_image(grid_image(made), tmp_path / "run" / "samples" / "base.png")
     run = read_run(tmp_path / "run")
-    grid = Grid(run, run.base)
+    grid = Grid(run, run.result.base)
     grid.check()
     scale = max(1, 64 // size)
     found, pixels = np.asarray(cut(grid, 2, 1)), (made[2, 1] * 255).round().byte().permute(1, 2, 0).numpy()
@@ -127,7 +127,8 @@ def test_every_id_shows_the_images_that_the_key_says(runs, tmp_path):
         for side in ("left", "right"):
             source = keyed[side]
             run = read_run(Path(source["picture"]).parents[1])
-            grid = next(g for g in (Grid(run, p) for p in (run.base, *run.points)) if str(g.path) == source["picture"])
+            grids = (Grid(run, point) for point in (run.result.base, *run.result.points))
+            grid = next(g for g in grids if str(g.path) == source["picture"])
             wanted = [address(grid, source["row"], column) for column in source["columns"]]
             assert [told["images"][k] for k in pair[side]["images"]] == wanted
             assert pair[side]["id"] == source["id"] and grid.prompts[source["row"]] == pair["prompt"]
