@@ -1,11 +1,11 @@
-"""Processes x_t = a_t x_0 + s_t e: variance-preserving diffusion and rectified flow, and their sampler steps.
+"""Noising processes x_t = alpha_t x_0 + sigma_t e, diffusion and rectified flow, and the sampler steps that undo them.
 
-A shared time is a () tensor on the host, so that no step waits for the device; times per sample are (B,).
-Latents are float32. LCM: Luo et al. 2310.04378.
+Every sampler step is a Gaussian `Transition`. A `Step` says how much of the estimated noise it keeps and how much fresh
+noise it adds: DDIM (Song et al. 2010.02502), Flow-SDE (Liu et al. 2505.05470) or CPS (Wang and Yu 2509.05952).
+Consistency models use the scalings of LCM (Luo et al. 2310.04378).
 
-The Gaussian transition that every sampler step is, and the rules for how much of its noise is kept, how much fresh.
-
-DDIM: Song et al. 2010.02502; Flow-SDE: Liu et al. 2505.05470; CPS: Wang and Yu 2509.05952.
+A time that all samples share is a () tensor on the host, so that no step waits for the device. Times per sample have
+shape (B,). Latents are float32.
 """
 
 import math
@@ -19,26 +19,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transition:
-    """p(x_{i+1} | x_i) = N(mean, std^2)."""
+    """Represents p(x_{i+1} | x_i) = N(mean, std^2)."""
 
     mean: Tensor  # (B, *latent)
     std: Tensor  # (B, 1, ..., 1); 0 for an ODE step
     x0: Tensor  # (B, *latent), the clean estimate the step was built from
 
     def sample(self, noise: Tensor) -> Tensor:
-        """(B, *latent), differentiable in the mean."""
+        """Return the next latents, (B, *latent), for standard normal noise; differentiable in the mean."""
         return self.mean + self.std * noise
 
     def log_prob(self, x_next: Tensor) -> Tensor:
-        """(B,) nats, AVERAGED over latent dimensions (DDPO's convention); 0 where std is 0."""
+        """Return log-probabilities (B,) in nats, AVERAGED over latent dimensions as in DDPO; 0 if std is 0."""
         std = torch.where(self.std > 0, self.std, 1)  # keeps gradients finite where the density does not exist
         density = -((x_next - self.mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
         return torch.where(self.std > 0, density, 0).flatten(1).mean(1)
 
     def kl(self, other: "Transition", min_std: float = 0.0) -> Tensor:
-        """(B,) nats, SUMMED over latent dimensions, of transitions that share std; 0 where std is 0.
+        """Return KL(self || other), (B,) in nats, SUMMED over latent dimensions; 0 if std is 0.
 
-        `min_std` clamps std from below, since 1 / std^2 spans three orders of magnitude over a rollout.
+        Both transitions must have the same std. `min_std` clamps it from below, because 1 / std^2 spans three orders of
+        magnitude over a rollout.
         """
         std = torch.where(self.std > 0, self.std, 1).clamp(min=min_std)
         return torch.where(self.std > 0, (self.mean - other.mean) ** 2 / (2 * std**2), 0).flatten(1).sum(1)
@@ -46,91 +47,91 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scales:
-    """Coefficients at a time: () or (B, 1, ..., 1) each."""
+    """Holds the coefficients of x_t at one time; each is () or (B, 1, ..., 1)."""
 
-    a: Tensor  # of the clean sample
-    s: Tensor  # of the noise
+    alpha: Tensor  # of the clean sample
+    sigma: Tensor  # of the noise
 
 
 @dataclass(frozen=True)
 class Step:
-    """x_{i+1} = a_{i+1} x0_hat + keep e_hat + std noise."""
+    """Holds the coefficients of x_{i+1} = alpha_{i+1} x0_hat + keep e_hat + std noise."""
 
     keep: Tensor
     std: Tensor
 
 
 def ddim(now: Scales, after: Scales, eta: float) -> Step:
-    """DDIM: eta 0 is deterministic, 1 is DDPM."""
-    std = eta * after.s / now.s * (1 - now.a**2 / after.a**2).sqrt()
-    return Step((after.s**2 - std**2).clamp(min=0).sqrt(), std)  # rounding can pass below 0 where s is tiny
+    """Return the DDIM step: eta 0 is deterministic, eta 1 is DDPM."""
+    std = eta * after.sigma / now.sigma * (1 - now.alpha**2 / after.alpha**2).sqrt()
+    return Step((after.sigma**2 - std**2).clamp(min=0).sqrt(), std)  # rounding can give < 0 if sigma is tiny
 
 
 def flow_sde(now: Scales, after: Scales, eta: float) -> Step:
-    """Flow-GRPO's drift-corrected SDE: std = eta sqrt(t / (1 - t)) sqrt(dt), for a = 1 - t and s = t.
+    """Return the step of Flow-GRPO's drift-corrected SDE: std = eta sqrt(t / (1 - t)) sqrt(dt), for sigma = t.
 
-    Trap: at t = 1 the ratio is infinite; there 1 - t is taken at the next time, as Flow-GRPO does, and t stays 1.
+    Trap: at t = 1 the ratio is infinite. As in Flow-GRPO, 1 - t is then taken at the next time, while t stays 1.
     """
-    std = eta * (now.s / torch.where(now.a == 0, after.a, now.a) * (now.s - after.s)).sqrt()
-    return Step(after.s - std**2 / (2 * now.s), std)
+    std = eta * (now.sigma / torch.where(now.alpha == 0, after.alpha, now.alpha) * (now.sigma - after.sigma)).sqrt()
+    return Step(after.sigma - std**2 / (2 * now.sigma), std)
 
 
 def cps(now: Scales, after: Scales, eta: float) -> Step:
-    """Coefficients-preserving sampling: std = s_{i+1} sin(eta pi / 2), and keep^2 + std^2 = s_{i+1}^2."""
-    return Step(after.s * math.cos(eta * math.pi / 2), after.s * math.sin(eta * math.pi / 2))
+    """Return the coefficients-preserving step: std = sigma_{i+1} sin(eta pi / 2), keep^2 + std^2 = sigma_{i+1}^2."""
+    return Step(after.sigma * math.cos(eta * math.pi / 2), after.sigma * math.sin(eta * math.pi / 2))
 
 
 Split = tuple[Tensor, Tensor]  # (x0_hat, e_hat)
 
 SPLITS: dict[str, Callable[[Tensor, Tensor, Scales], Split]] = {  # (output, x, scales) -> (x0_hat, e_hat)
-    "epsilon": lambda output, x, at: ((x - at.s * output) / at.a, output),
-    "v_prediction": lambda output, x, at: (at.a * x - at.s * output, at.a * output + at.s * x),
-    "sample": lambda output, x, at: (output, (x - at.a * output) / at.s),
-    "velocity": lambda output, x, at: (x - at.s * output, x + at.a * output),
+    "epsilon": lambda output, x, at: ((x - at.sigma * output) / at.alpha, output),
+    "v_prediction": lambda output, x, at: (at.alpha * x - at.sigma * output, at.alpha * output + at.sigma * x),
+    "sample": lambda output, x, at: (output, (x - at.alpha * output) / at.sigma),
+    "velocity": lambda output, x, at: (x - at.sigma * output, x + at.alpha * output),
 }
-SAMPLERS = {"sde": flow_sde, "cps": cps}
+SAMPLERS = {"sde": flow_sde, "cps": cps}  # of a flow
 
 
 class Process(ABC):
-    """What diffusion and flow share; a subclass says which times there are and what the coefficients are at each."""
+    """Defines what diffusion and flow share. A subclass defines its times and the coefficients at each time."""
 
     def __init__(self, prediction: str, step: Callable[[Scales, Scales, float], Step]) -> None:
         self.prediction, self._step = prediction, step
 
     @abstractmethod
     def times(self, num_steps: int) -> Tensor:
-        """(T + 1,) on the host, noise first, clean last."""
+        """Return the T + 1 times of a rollout, (T + 1,) on the host, from pure noise to clean."""
 
     @abstractmethod
     def level(self, t: Tensor) -> Tensor:
-        """How noisy a time is, 0 clean to 1 noise, in the shape of t."""
+        """Return the noise level of each time, from 0 (clean) to 1 (pure noise), in the shape of t."""
 
     @abstractmethod
     def _scales(self, t: Tensor) -> Scales: ...
 
     def perturb(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t (B, *latent) of clean x0."""
+        """Return x_t, (B, *latent), for clean x0."""
         at = self._at(t, x0)
-        return at.a * x0 + at.s * noise
+        return at.alpha * x0 + at.sigma * noise
 
     def transition(self, output: Tensor, x: Tensor, t: Tensor, t_next: Tensor, eta: float) -> Transition:
-        """The sampler's step from t to t_next, given the network's output at (x, t)."""
-        x0, e = self._split(output, x, t)
+        """Return the sampler's step from t to t_next, given the network's output at (x, t)."""
+        x0, noise = self._split(output, x, t)
         after = self._at(t_next, x)
         step = self._step(self._at(t, x), after, eta)
         std = x0.new_ones(len(x0), *[1] * (x0.ndim - 1)) * step.std
-        return Transition(after.a * x0 + step.keep * e, std, x0)
+        return Transition(after.alpha * x0 + step.keep * noise, std, x0)
 
     def clean(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """x0_hat (B, *latent) of the network's output at (x, t)."""
+        """Return the estimate x0_hat, (B, *latent), given the network's output at (x, t)."""
         return self._split(output, x, t)[0]
 
     def consistency(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """x0 (B, *latent) under a consistency model's scalings; ValueError where the process has none."""
+        """Return x0, (B, *latent), under a consistency model's scalings; ValueError if the process has none."""
         raise ValueError("a flow model has no consistency scalings; set method.look_ahead=tweedie or n_step")
 
     def _split(self, output: Tensor, x: Tensor, t: Tensor) -> Split:
-        # one precision whatever the network ran in: a () coefficient would not promote a bf16 output, a (B,) one would
+        # The cast gives one precision for shared and own times: a () coefficient would not promote a bf16 output.
         return SPLITS[self.prediction](output.to(x.dtype), x, self._at(t, x))
 
     def _at(self, t: Tensor, x: Tensor) -> Scales:
@@ -138,28 +139,28 @@ class Process(ABC):
 
 
 class Diffusion(Process):
-    """Variance-preserving diffusion sampled by DDIM; t is a training step (long), -1 the clean end."""
+    """Implements variance-preserving diffusion, sampled by DDIM; t is a training step (long), -1 the clean end."""
 
     def __init__(
         self, *, alphas_cumprod: Tensor, prediction: str, set_alpha_to_one: bool = False, steps_offset: int = 1
     ) -> None:
         if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(f"prediction={prediction} is none of epsilon, v_prediction, sample")
+            raise ValueError(f"prediction={prediction} is not one of epsilon, v_prediction, sample")
         super().__init__(prediction, ddim)
         self.num_train_steps, self.steps_offset = len(alphas_cumprod), steps_offset
         last = torch.ones_like(alphas_cumprod[:1]) if set_alpha_to_one else alphas_cumprod[:1]
-        table = torch.cat([alphas_cumprod, last]).float().cpu()  # the clean end's entry is last: index -1
+        table = torch.cat([alphas_cumprod, last]).float().cpu()  # the clean end's entry is last, at index -1
         self._tables = {table.device: table}
 
     def times(self, num_steps: int) -> Tensor:
-        """(T + 1,) training steps in diffusers' "leading" spacing, then -1; ValueError where they leave the table."""
+        """Return training steps in diffusers' "leading" spacing, then -1; ValueError if they exceed the table."""
         stride = max(self.num_train_steps // max(num_steps, 1), 1)
         if num_steps < 1 or stride * (num_steps - 1) + self.steps_offset >= self.num_train_steps:
             raise ValueError(f"num_steps={num_steps} must be from 1 to {self.num_train_steps - self.steps_offset}")
         return torch.cat([torch.arange(num_steps).flip(0) * stride + self.steps_offset, torch.tensor([-1])])
 
     def consistency(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """x0 (B, *latent) under LCM's boundary scalings: sigma_data 0.5, time scaling 10; x itself at the clean end."""
+        """Return x0 under LCM's boundary scalings (sigma_data 0.5, time scaling 10); x itself at the clean end."""
         scaled = column(t, x).clamp(min=0) * 10.0
         c_skip, c_out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()
         return c_skip * x + c_out * self.clean(output, x, t)
@@ -175,18 +176,19 @@ class Diffusion(Process):
 
 
 class Flow(Process):
-    """Rectified flow, x_t = (1 - t) x_0 + t e; the network gives the velocity e - x_0; eta 0 is the ODE."""
+    """Implements rectified flow, x_t = (1 - t) x_0 + t e, whose network predicts e - x_0; eta 0 is the ODE."""
 
     def __init__(self, *, shift: float = 1.0, sampler: str = "sde", last: float | None = None) -> None:
         if sampler not in SAMPLERS:
-            raise ValueError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}")
+            raise ValueError(f"sampler={sampler} is not one of {', '.join(SAMPLERS)}")
         super().__init__("velocity", SAMPLERS[sampler])
         self.shift, self.last = shift, last
 
     def times(self, num_steps: int) -> Tensor:
-        """(T + 1,) from 1 to 0, shifted by t -> shift t / (1 + (shift - 1) t), written so that both ends are exact.
+        """Return times from 1 to 0, evenly spaced and then shifted by t -> shift t / (1 + (shift - 1) t).
 
-        Even before the shift; with `last` only T of them, down to there, as diffusers samples Stable Diffusion 3.
+        If `last` is given, the first T times run from 1 to `last`, as diffusers samples Stable Diffusion 3. The shift
+        is written so that both ends are exact.
         """
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps} must be at least 1")
@@ -203,5 +205,5 @@ class Flow(Process):
 
 
 def column(t: Tensor, x: Tensor) -> Tensor:
-    """A time (B,) as (B, 1, ..., 1) beside x; () as it is, since a host scalar mixes with any device."""
+    """Return times (B,) as (B, 1, ..., 1) on x's device; a () time stays on the host, where any device can use it."""
     return t.to(x.device, non_blocking=True).view(-1, *[1] * (x.ndim - 1)) if t.ndim else t

@@ -1,23 +1,33 @@
-"""The hub: what the local cache has of a repository, what can be had, and one line where it is neither.
+"""Where frozen weights come from: the bundle inside the package, the Hugging Face hub, or a path.
 
-Where weights come from: the bundle inside the package, the hub, or a path; a missing file is one line.
+A source is "bundled:name", "hub:owner/name" (a folder), "hub:owner/name:file", either with @revision behind the name,
+the same with "dataset:" for a data set, or a plain path. A source that cannot be had is a one-line error that says how
+to get it. Files are read without running code in them.
+
+Commands check sources before torch and huggingface_hub are loaded, so functions import these where they need them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import string
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # torch is imported where tensors are read: checking what a run needs must be quick
+if TYPE_CHECKING:
     from torch import Tensor
 
-
+BUNDLE = Path(__file__).parent / "shapes" / "weights"
+MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")  # of a transformers model's folder
+SCHEMES = {"hub": "model", "dataset": "dataset"}  # scheme of a source -> kind of its repository
 PATIENCE = 2.5  # seconds for the hub to answer
-SCHEMES = {"hub": "model", "dataset": "dataset"}  # of a source -> what its repository holds
+
+REBUILD = "rebuild it with: python -m rdt.shapes.pretrain"
+CURE = "give an existing path, bundled:<file>, hub:<owner>/<name>[@revision] or hub:<owner>/<name>:<file>"
 GATED = "it is gated: accept its licence on its page, then run: hf auth login"
 UNKNOWN = "the hub has no such repository, or it is private: then run hf auth login"
 NO_REVISION, ABSENT = "the repository has no such revision", "the repository has no such file"
@@ -25,16 +35,116 @@ REFUSALS = (GATED, UNKNOWN, NO_REVISION, ABSENT)
 
 
 class MissingCheckpoint(FileNotFoundError):
-    """A checkpoint is not there; the message names the file and how to get it."""
+    """Says that a checkpoint is not there; the message names the file and how to get it."""
 
 
 class Unanswered(MissingCheckpoint):
-    """It is not here, and the hub did not say whether it can be had."""
+    """Says that a checkpoint is not in the cache and that the hub did not answer whether it has it."""
+
+
+def locate(source: str, patterns: tuple[str, ...] | None = None) -> Path:
+    """Return the local path of a source, downloaded if need be; MissingCheckpoint if it cannot be had.
+
+    Only the files that match `patterns` are downloaded of a folder.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme in SCHEMES:
+        return fetched(Place.of(rest, SCHEMES[scheme]), patterns)
+    path, cure = (BUNDLE / rest, REBUILD) if scheme == "bundled" else (Path(source), CURE)
+    if not path.exists():
+        raise MissingCheckpoint(f"checkpoint {source!r}: no file {path}; {cure}")
+    return path
+
+
+def pinned(source: str, sha256: str | None, patterns: tuple[str, ...] | None = None) -> Path:
+    """Return the local path of a source whose file has this digest; ValueError if it has another.
+
+    The digest of a folder is that of the one file with its weights.
+    """
+    path = locate(source, patterns)
+    if sha256 is None:
+        return path
+    wanted = str(sha256).lower()
+    if len(wanted) != 64 or not set(wanted) <= set(string.hexdigits):
+        raise ValueError(f"sha256={sha256} of checkpoint {source!r} is no digest: a digest has 64 hexadecimal digits")
+    with _weight_file(path, source).open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != wanted:
+        raise ValueError(f"checkpoint {source!r} has sha256={found}, its config pins {wanted}: it is another file")
+    return path
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors file or of a pickle, of which a `state_dict` is unwrapped.
+
+    No code in the file is run. ValueError if it holds anything but tensors.
+    """
+    from torch import Tensor
+
+    if not Path(path).is_file():
+        raise MissingCheckpoint(f"no file {path}; {CURE}")
+    try:
+        loaded = _read(Path(path))
+    except Exception as error:  # an unpickler raises errors of any type on a broken file
+        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {first_line(error)}") from None
+    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
+    return tensors
+
+
+def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
+    """Return a transformers model of class `kind`, in float32, from its folder; ValueError if a weight is missing."""
+    import torch
+
+    folder = pinned(source, sha256, MODEL_FILES)
+    try:
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
+        )
+    except Exception as error:  # of a dozen types, several lines long
+        raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
+    if missing := sorted(info["missing_keys"]):  # transformers would fill these with random numbers
+        lacks = f"lacks the key {missing[0]!r} ({len(missing)} missing)"
+        raise ValueError(f"checkpoint {source!r} {lacks}: it is not a {kind.__name__}")
+    return model
+
+
+def check_all(sources: Iterable[str], planned: bool) -> None:
+    """Check every source; a run that is only planned accepts that the hub does not answer, and asks it once."""
+    online = True
+    for source in sources:
+        try:
+            check(source, online)
+        except Unanswered:
+            if not planned:
+                raise
+            online = False
+
+
+def check(source: str, online: bool = True) -> None:
+    """Raise MissingCheckpoint if `locate` would fail, ValueError on a broken safetensors file; nothing is loaded.
+
+    Sources on the hub are not checked unless `online`.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme in SCHEMES:
+        return check_reachable(Place.of(rest, SCHEMES[scheme])) if online else None
+    path = locate(source)
+    for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
+        if file.suffix == ".safetensors":
+            _check_header(file)
+
+
+def is_local(source: str) -> bool:
+    """Return whether a source that was checked needs no download."""
+    scheme, _, rest = source.partition(":")
+    return scheme not in SCHEMES or cached(Place.of(rest, SCHEMES[scheme]))
 
 
 @dataclass(frozen=True)
 class Place:
-    """A repository, or a file in it, at a revision."""
+    """Names a repository of the hub, or a file in it, at a revision."""
 
     repo: str
     revision: str | None  # a branch, tag or commit
@@ -43,7 +153,7 @@ class Place:
 
     @staticmethod
     def of(name: str, kind: str = "model") -> Place:
-        """From "owner/name", "owner/name:file", "owner/name@revision" or "owner/name@revision:file"."""
+        """Parse "owner/name", "owner/name:file", "owner/name@revision" or "owner/name@revision:file"."""
         whole, _, file = name.partition(":")
         repo, _, revision = whole.partition("@")
         return Place(repo, revision or None, file or None, kind)
@@ -53,84 +163,89 @@ class Place:
         return f"{scheme}:{self.repo}" + f"@{self.revision}" * bool(self.revision) + f":{self.file}" * bool(self.file)
 
     def missing(self, reason: str) -> MissingCheckpoint:
-        """What to say where it is not there."""
+        """Return the error that says that this is not in the cache, why the hub does not give it, and what to run."""
         kind = self.kind != "model" and f"--repo-type {self.kind}"
         words = ["hf download", self.repo, self.file, self.revision and f"--revision {self.revision}", kind]
-        cure = f"where there is a network run: {' '.join(word for word in words if word)}"
-        what = "checkpoint" if self.kind == "model" else "data set"
+        cure = f"on a machine with a network run: {' '.join(word for word in words if word)}"
+        name = "checkpoint" if self.kind == "model" else "data set"
         error = MissingCheckpoint if reason in REFUSALS else Unanswered
-        return error(f"{what} {str(self)!r} is not in the local cache: {reason}; {cure}")
+        return error(f"{name} {str(self)!r} is not in the local cache: {reason}; {cure}")
 
 
 def fetched(place: Place, patterns: tuple[str, ...] | None) -> Path:
-    """The local path, downloaded where need be; of a folder only what matches `patterns`."""
+    """Return the local path of a file or folder of the hub, downloaded if need be; MissingCheckpoint if refused."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    silence = _silence(place)
-    how = {
+    refused = refusal(place)
+    options = {
         "revision": place.revision,
         "repo_type": place.kind,
-        "local_files_only": bool(silence),
+        "local_files_only": bool(refused),
         "etag_timeout": PATIENCE,
     }
     try:
         if place.file:
-            return Path(hf_hub_download(place.repo, place.file, **how))
-        return Path(snapshot_download(place.repo, allow_patterns=list(patterns) if patterns else None, **how))
+            return Path(hf_hub_download(place.repo, place.file, **options))
+        return Path(snapshot_download(place.repo, allow_patterns=list(patterns) if patterns else None, **options))
     except Exception as error:  # the hub has a dozen unrelated error types, each several lines long
-        raise place.missing(silence or reason(error)) from None
+        raise place.missing(refused or hub_reason(error)) from None
 
 
-def reachable(place: Place) -> None:
-    """MissingCheckpoint where the file or folder is neither in the cache nor to be had."""
-    if not cached(place) and (silence := _silence(place)):
-        raise place.missing(silence)
+def check_reachable(place: Place) -> None:
+    """Raise MissingCheckpoint if a file or folder of the hub is not in the cache and the hub refuses it."""
+    if not cached(place) and (refused := refusal(place)):
+        raise place.missing(refused)
 
 
 def cached(place: Place) -> bool:
-    """Whether the file or folder is in the cache."""
+    """Return whether a file or folder of the hub is in the local cache."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-    how = {"revision": place.revision, "repo_type": place.kind}
+    options = {"revision": place.revision, "repo_type": place.kind}
     if place.file:
-        return isinstance(try_to_load_from_cache(place.repo, place.file, **how), str)
+        return isinstance(try_to_load_from_cache(place.repo, place.file, **options), str)
     try:
-        return bool(snapshot_download(place.repo, local_files_only=True, **how))
-    except Exception:  # not in the cache, for one of a dozen reasons
+        return bool(snapshot_download(place.repo, local_files_only=True, **options))
+    except Exception:  # of a dozen types, all of which say that it is not in the cache
         return False
 
 
-def _silence(place: Place) -> str:
-    """Why the hub does not give this, "" if it does. Downloads retry for 23 s, so this asks first, in a
-    thread because a name lookup knows no timeout."""
+def refusal(place: Place) -> str | None:
+    """Return why the hub would refuse this download; None if it would not.
+
+    This is asked before a download, because a download without a network retries for 23 s.
+    """
     from huggingface_hub import HfApi
 
     def ask() -> None:
         HfApi().repo_info(place.repo, revision=place.revision, repo_type=place.kind, timeout=PATIENCE)
-        HfApi().auth_check(place.repo, repo_type=place.kind)  # who reads about a gated repository may not read it
+        HfApi().auth_check(place.repo, repo_type=place.kind)  # a gated repository shows its info to everyone
 
-    return answered(ask)
+    return failure(ask)
 
 
-def answered(ask: Callable[[], object]) -> str:
-    """What went wrong with a question to the hub, "" where nothing did."""
-    answers: list[str] = []
+def failure(call: Callable[[], object]) -> str | None:
+    """Return why a call to the hub failed, or that it took too long; None if it succeeded.
 
-    def asked() -> None:
+    The call runs in a thread, because a name lookup has no timeout.
+    """
+    outcome: list[str | None] = []
+
+    def attempt() -> None:
         try:
-            ask()
-            answers.append("")
+            call()
+            outcome.append(None)
         except Exception as error:
-            answers.append(reason(error))
+            outcome.append(hub_reason(error))
 
-    asking = threading.Thread(target=asked, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return answers[0] if answers else f"no answer from the hub within {PATIENCE:g} s"
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return outcome[0] if outcome else f"no answer from the hub within {PATIENCE:g} s"
 
 
-def reason(error: Exception) -> str:
-    """One line; what the hub refuses with a page of text, in words of ours."""
+def hub_reason(error: Exception) -> str:
+    """Return one line for an error of the hub, which explains its refusals in a page of text."""
     from huggingface_hub import errors
 
     known = {
@@ -139,82 +254,21 @@ def reason(error: Exception) -> str:
         errors.RevisionNotFoundError: NO_REVISION,
         errors.EntryNotFoundError: ABSENT,
     }
-    return next((said for kind, said in known.items() if isinstance(error, kind)), None) or first_line(error)
+    return next((line for kind, line in known.items() if isinstance(error, kind)), None) or first_line(error)
 
 
 def first_line(error: Exception) -> str:
-    """What a long message begins with, its type where there is none."""
+    """Return the first line of an error's message, at most 160 characters; its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
 
 
-BUNDLE = Path(__file__).parent / "shapes" / "weights"
-
-
-def locate(source: str, patterns: tuple[str, ...] | None = None) -> Path:
-    """The local path of "bundled:name", "hub:owner/name" (a folder, only its files that match `patterns`),
-    "hub:owner/name:file", either with @revision behind the name, the same of a data set with "dataset:", or a plain
-    path; MissingCheckpoint if it cannot be had."""
-    scheme, _, rest = source.partition(":")
-    if scheme in SCHEMES:
-        return fetched(Place.of(rest, SCHEMES[scheme]), patterns)
-    path, cure = (BUNDLE / rest, _REBUILD) if scheme == "bundled" else (Path(source), _CURE)
-    if not path.exists():
-        raise MissingCheckpoint(f"checkpoint {source!r}: no file {path}; {cure}")
-    return path
-
-
-_REBUILD = "rebuild it with: python -m rdt.shapes.pretrain"
-_CURE = "give an existing path, bundled:<file>, hub:<owner>/<name>[@revision] or hub:<owner>/<name>:<file>"
-
-
-def check_all(sources: Iterable[str], planned: bool) -> None:
-    """As `check`; a plan needs no answer from the hub, which is then asked no more."""
-    asked = True
-    for source in sources:
-        try:
-            check(source, asked)
-        except Unanswered:
-            if not planned:
-                raise
-            asked = False
-
-
-def here(source: str) -> bool:
-    """Whether nothing need be fetched of a source that was checked."""
-    scheme, _, rest = source.partition(":")
-    return scheme not in SCHEMES or cached(Place.of(rest, SCHEMES[scheme]))
-
-
-def check(source: str, asked: bool = True) -> None:
-    """MissingCheckpoint where `locate` would fail, ValueError on a broken safetensors file; nothing is loaded.
-
-    Where the hub is not to be asked, what it may have counts as found.
-    """
-    scheme, _, rest = source.partition(":")
-    if scheme in SCHEMES:
-        return reachable(Place.of(rest, SCHEMES[scheme])) if asked else None
-    path = locate(source)
-    for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
-        if file.suffix == ".safetensors":
-            _check_header(file)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle (a `state_dict` inside it is unwrapped); no code is ever run.
-    ValueError on anything else."""
-    from torch import Tensor
-
-    if not Path(path).is_file():
-        raise MissingCheckpoint(f"no file {path}; {_CURE}")
-    try:
-        loaded = _read(Path(path))
-    except Exception as error:  # what garbage makes an unpickler raise knows no bounds
-        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {first_line(error)}") from None
-    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
-    return tensors
+def _weight_file(path: Path, source: str) -> Path:
+    """Return the file itself, or the one file of a folder that transformers would read."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    if len(files) != 1:
+        raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(files)}")
+    return files[0]
 
 
 def _read(path: Path) -> object:
@@ -227,7 +281,7 @@ def _read(path: Path) -> object:
 
 
 def _check_header(file: Path) -> None:
-    """The format: eight bytes of length, so much JSON with every tensor's place, the tensors."""
+    """Raise ValueError unless a safetensors file is whole: 8 bytes (the header's length), JSON header, tensors."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

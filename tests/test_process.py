@@ -1,4 +1,4 @@
-"""The sampler steps agree with diffusers and with the densities and marginals they claim."""
+"""Sampler steps agree with diffusers and have the densities and marginals that they state."""
 
 import math
 from itertools import pairwise
@@ -60,7 +60,7 @@ def test_consistency_at_the_clean_end_is_the_sample() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [0, 1000, 1001])
-def test_grid_that_leaves_the_table_is_refused(num_steps: int) -> None:
+def test_times_that_exceed_the_table_are_refused(num_steps: int) -> None:
     with pytest.raises(ValueError, match=f"num_steps={num_steps}"):
         diffusion().times(num_steps)
 
@@ -72,7 +72,7 @@ def test_unknown_choices_are_refused() -> None:
         Flow(sampler="ddim")
 
 
-def test_clean_end_keeps_the_first_alpha_or_is_clean() -> None:
+def test_the_clean_end_keeps_the_first_alpha_or_has_no_noise() -> None:
     alphas, x0, e = torch.linspace(0.9, 0.1, 10), torch.zeros(1, 4), torch.ones(1, 4)
     kept = Diffusion(alphas_cumprod=alphas, prediction="epsilon")
     clean = Diffusion(alphas_cumprod=alphas, prediction="epsilon", set_alpha_to_one=True)
@@ -82,9 +82,9 @@ def test_clean_end_keeps_the_first_alpha_or_is_clean() -> None:
 
 
 def exact_output(kind: str, process: Process, x0: Tensor, e: Tensor, t: Tensor) -> Tensor:
-    """What a perfect network says about x_t."""
+    """Return what a perfect network predicts for x_t."""
     at = process._at(t, x0)
-    return {"epsilon": e, "sample": x0, "v_prediction": at.a * e - at.s * x0, "velocity": e - x0}[kind]
+    return {"epsilon": e, "sample": x0, "v_prediction": at.alpha * e - at.sigma * x0, "velocity": e - x0}[kind]
 
 
 @pytest.mark.parametrize("kind", [*PREDICTIONS, "velocity"])
@@ -145,7 +145,7 @@ def test_flow_times_run_from_one_to_zero_exactly(shift: float) -> None:
 @pytest.mark.parametrize("process", [diffusion(), Flow(sampler="cps")])
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_and_cps_preserve_the_noise_coefficient(process: Process, eta: float) -> None:
-    """With a perfect network the step's noise, kept and fresh, has exactly the variance s_{i+1}^2."""
+    """With a perfect network the step's kept and fresh noise together have the variance sigma_{i+1}^2."""
     x0, e, times = torch.zeros(1, 1), torch.ones(1, 1), process.times(8)
     kind = "epsilon" if isinstance(process, Diffusion) else "velocity"
     for t, t_next in pairwise(times):
@@ -161,7 +161,7 @@ def test_cps_puts_the_stated_share_of_noise_in_std() -> None:
     torch.testing.assert_close(step.std.squeeze(), torch.tensor(0.6 * math.sin(math.pi / 4)))
 
 
-def test_flow_sde_is_flow_grpos_formula() -> None:
+def test_flow_sde_equals_flow_grpos_formula() -> None:
     x, v, t, t_next, eta = normal(2, 4), normal(2, 4, seed=1), torch.tensor([0.9, 0.3]), torch.tensor([0.7, 0.1]), 0.7
     step = Flow(sampler="sde").transition(v, x, t, t_next, eta)
     t, dt = t[:, None], (t - t_next)[:, None]
@@ -179,7 +179,7 @@ def test_flow_sde_is_finite_at_pure_noise() -> None:
 
 @pytest.mark.parametrize("sampler", ["sde", "cps"])
 def test_flow_samplers_keep_the_marginals_of_a_gaussian(sampler: str) -> None:
-    """Data N(1.5, 0.5^2): along the exact velocity mean and std of x_t stay those of (1 - t) x0 + t e."""
+    """For data N(1.5, 0.5^2) and the exact velocity, x_t keeps the mean and std of (1 - t) x0 + t e."""
     process, mu, sd, count, num_steps = Flow(sampler=sampler), 1.5, 0.5, 40_000, 200
     times, x = process.times(num_steps), normal(count, 1)
     draws = torch.Generator().manual_seed(1)
@@ -201,13 +201,13 @@ def transitions() -> tuple[Transition, Transition]:
     return Transition(mean, std, x0), Transition(mean + normal(2, 3, 5, seed=2), std, x0)
 
 
-def test_log_prob_is_the_mean_normal_density() -> None:
+def test_log_prob_equals_the_mean_normal_log_density() -> None:
     transition, x = transitions()[0], normal(2, 3, 5, seed=3)
     expected = torch.distributions.Normal(transition.mean, transition.std).log_prob(x).mean((1, 2))
     torch.testing.assert_close(transition.log_prob(x), expected)
 
 
-def test_kl_is_the_summed_closed_form() -> None:
+def test_kl_equals_the_summed_closed_form() -> None:
     p, q = transitions()
     normals = [torch.distributions.Normal(each.mean, each.std) for each in (p, q)]
     torch.testing.assert_close(p.kl(q), torch.distributions.kl_divergence(*normals).sum((1, 2)))

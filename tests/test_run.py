@@ -148,7 +148,7 @@ def test_prompts_that_are_held_out_and_trained_on_are_one_line(command, tmp_path
 
 
 def test_a_data_set_that_cannot_be_had_is_one_line(command, monkeypatch):
-    monkeypatch.setattr("rdt.weights._silence", lambda place: "no answer")
+    monkeypatch.setattr("rdt.weights.refusal", lambda place: "no answer")
     refused(command("prompts=hpdv2"), "dataset:ymhao/HPDv2:train.json", "--repo-type dataset")
 
 

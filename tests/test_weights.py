@@ -1,6 +1,7 @@
-"""Checkpoints: where they are found, what is refused."""
+"""Weights: where sources are found, and which files are refused."""
 
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(2.5)}
 
 
 class Bomb:
-    """Pickles to a call: what weights_only exists to refuse."""
+    """Pickles to a function call, which weights_only must refuse."""
 
     def __init__(self, target):
         self.target = target
@@ -48,14 +49,14 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"\x80\x02garbage"])
-def test_a_corrupt_file_is_one_line(tmp_path, name, content):
+def test_a_corrupt_file_is_refused_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name) as caught:
         load_tensors(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_file_is_one_line(tmp_path):
+def test_a_truncated_file_is_refused_in_one_line(tmp_path):
     for name, save in (("x.safetensors", save_file), ("x.pt", torch.save)):
         save(TENSORS, tmp_path / name)
         whole = (tmp_path / name).read_bytes()
@@ -65,7 +66,7 @@ def test_a_truncated_file_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_something_other_than_tensors_is_refused(tmp_path):
+def test_a_file_of_anything_but_tensors_is_refused(tmp_path):
     torch.save({"lr": 0.1}, tmp_path / "x.pt")
     torch.save([1, 2], tmp_path / "y.pt")
     for name in ("x.pt", "y.pt"):
@@ -87,7 +88,7 @@ def test_the_bundle_lies_inside_the_package():
 
 
 @pytest.mark.parametrize("source", ["nosuch.pt", "/nosuch/file.pt", "bundled:nosuch.safetensors"])
-def test_a_missing_file_is_one_line_that_names_it_and_the_cure(source):
+def test_a_missing_file_is_refused_in_one_line_with_its_name_and_a_cure(source):
     with pytest.raises(MissingCheckpoint) as caught:
         locate(source)
     message = str(caught.value)
@@ -96,7 +97,7 @@ def test_a_missing_file_is_one_line_that_names_it_and_the_cure(source):
 
 
 @pytest.mark.parametrize("source", ["hub:nosuch/repo", "hub:nosuch/repo:weights.pt"])
-def test_without_a_network_the_answer_says_what_to_do(source, tmp_path, monkeypatch):
+def test_without_a_network_the_error_says_what_to_run(source, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
@@ -107,7 +108,7 @@ def test_without_a_network_the_answer_says_what_to_do(source, tmp_path, monkeypa
     assert "nosuch/repo" in message and "hf download" in message and "\n" not in message
 
 
-def test_what_is_in_the_cache_needs_no_network(tmp_path, monkeypatch):
+def test_a_cached_source_needs_no_network(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -120,3 +121,13 @@ def test_what_is_in_the_cache_needs_no_network(tmp_path, monkeypatch):
     save_file(TENSORS, folder / "snapshots" / commit / "x.safetensors")
     assert same(load_tensors(locate("hub:some/repo:x.safetensors")))
     assert locate("hub:some/repo") == folder / "snapshots" / commit
+
+
+def test_a_call_to_the_hub_fails_in_one_line_or_after_a_time_limit(monkeypatch):
+    def fail():
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(weights, "PATIENCE", 0.2)
+    assert weights.failure(lambda: None) is None
+    assert weights.failure(fail) == "first line"
+    assert weights.failure(threading.Event().wait) == "no answer from the hub within 0.2 s"

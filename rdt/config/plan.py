@@ -70,7 +70,7 @@ def _steps(cfg: DictConfig) -> int:
 
 
 def _state(source: str) -> str:
-    return "found" if weights.here(source) else "not here: the first run fetches it"
+    return "found" if weights.is_local(source) else "not here: the first run fetches it"
 
 
 def _pin(cfg: DictConfig, key: str) -> str:

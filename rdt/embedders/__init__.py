@@ -1,1 +1,1 @@
-"""What sees images for the metrics: CLIP, DINOv2, LPIPS and DreamSim as frozen embeddings, one vector per image."""
+"""Frozen image embeddings for the metrics: CLIP, DINOv2, Inception, LPIPS and DreamSim, one vector per image."""

@@ -1,5 +1,7 @@
-"""Inception v3 as FID has always used it (Szegedy et al. 2016; Heusel et al. 2017): TensorFlow's weights of 2015-12-05
-in PyTorch's published layout, TensorFlow's own resizing, averages without the border; 2,048 features.
+"""Inception v3 as an embedder, as FID has always used it (Szegedy et al. 2016; Heusel et al. 2017): 2,048 features.
+
+It has TensorFlow's weights of 2015-12-05 in PyTorch's published layout, resizes images as TensorFlow 1 did, and leaves
+the border out of averages.
 """
 
 from collections.abc import Iterable
@@ -10,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt.embedders.vision import Embedder
-from rdt.rewards.heads import pinned
-from rdt.weights import load_tensors
+from rdt.weights import load_tensors, pinned
 
 SIDE, EPSILON = 299, 1e-3
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "max", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "max")
@@ -23,7 +24,7 @@ D = ("branch3x3_1 branch3x3_2", "branch7x7x3_1 branch7x7x3_2 branch7x7x3_3 branc
 E = ("branch1x1", "branch3x3_1 branch3x3_2a|branch3x3_2b",
      "branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3a|branch3x3dbl_3b", "mean branch_pool")  # fmt: skip
 LAST = (*E[:3], "max_same branch_pool")
-BLOCKS = {  # branches side by side, in each what comes one after the other, a|b for two convolutions of the same input
+BLOCKS = {  # parallel branches; steps of a branch are separated by spaces, a|b are two convolutions of one input
     "Mixed_5b": A, "Mixed_5c": A, "Mixed_5d": A, "Mixed_6a": B, "Mixed_6b": C, "Mixed_6c": C, "Mixed_6d": C,
     "Mixed_6e": C, "Mixed_7a": D, "Mixed_7b": E, "Mixed_7c": LAST,
 }  # fmt: skip
@@ -33,7 +34,7 @@ BARE = (*HALVING, "Conv2d_2a_3x3", "Conv2d_4a_3x3")  # without padding
 
 
 class Inception(Embedder):
-    """Sizes are read from the weights; each batch norm is folded into its convolution."""
+    """Returns FID's features; layer sizes are read from the weights, each batch norm is folded into its convolution."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Inception(Embedder):
         self.requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        x = (resized((images * 255).round()) - 128) / 128  # FID is of 8-bit images
+        x = (resized((images * 255).round()) - 128) / 128  # FID is defined on 8-bit images
         for name in STEM:
             x = self._step(x, "", name)
         for block, branches in BLOCKS.items():
@@ -65,12 +66,12 @@ class Inception(Embedder):
 
 @lru_cache
 def inception(*, checkpoint: str, sha256: str | None) -> Inception:
-    """From the published file, pt_inception-2015-12-05-6726825d.pth, of which the classifier is not read."""
+    """Return FID's Inception from its published file, pt_inception-2015-12-05-6726825d.pth, without the classifier."""
     return Inception(load_tensors(pinned(checkpoint, sha256)))
 
 
 def convolutions() -> Iterable[str]:
-    """Names of all convolutions as the file has them."""
+    """Yield the names of all convolutions, as in the file."""
     yield from (name for name in STEM if name != "max")
     for block, branches in BLOCKS.items():
         steps = (name for branch in branches for step in branch.split() for name in step.split("|"))
@@ -78,7 +79,7 @@ def convolutions() -> Iterable[str]:
 
 
 def resized(x: Tensor) -> Tensor:
-    """To 299 x 299 as TensorFlow 1 did it: bilinear between the pixels at i h / 299, whose corners are pixels' own."""
+    """Return images resized to 299 x 299 as TensorFlow 1 did: bilinear at i h / 299, without a half-pixel offset."""
     for dim in (2, 3):
         size = x.shape[dim]
         at = torch.arange(SIDE, device=x.device, dtype=x.dtype) * (size / SIDE)
@@ -95,10 +96,10 @@ def _convolution(tensors: dict[str, Tensor], name: str) -> nn.Conv2d:
     weight, gain, shift, mean, variance = (tensors[key].float() for key in keys)
     out, into, *sides = weight.shape
     padding = (0, 0) if name in BARE else (sides[0] // 2, sides[1] // 2)
-    made = nn.Conv2d(into, out, tuple(sides), 2 if name in HALVING else 1, padding)
+    convolution = nn.Conv2d(into, out, tuple(sides), 2 if name in HALVING else 1, padding)
     scale = gain / (variance + EPSILON).sqrt()
-    made.load_state_dict({"weight": weight * scale.view(-1, 1, 1, 1), "bias": shift - mean * scale})
-    return made
+    convolution.load_state_dict({"weight": weight * scale.view(-1, 1, 1, 1), "bias": shift - mean * scale})
+    return convolution
 
 
 def _flat(name: str) -> str:

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018) as an embedding: the squared Euclidean distance of two features is LPIPS of the images.
+"""LPIPS (Zhang et al. 2018) as an embedder: the squared Euclidean distance of two features is LPIPS of the images.
 
-LPIPS = sum_l 1/(H_l W_l) sum_hw sum_c w_lc (f_lhwc(x) - f_lhwc(y))^2 with f normalised over channels and w >= 0, so
-E = sqrt(w / (H W)) f does it. The network is AlexNet or VGG16 in torchvision's layout, the heads are LPIPS's own.
+LPIPS = sum_l 1/(H_l W_l) sum_hw sum_c w_lc (f_lhwc(x) - f_lhwc(y))^2 with f normalised over channels and w >= 0, so the
+embedding is E = sqrt(w / (H W)) f. The network is AlexNet or VGG16 in torchvision's layout, the heads are LPIPS's own.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt.embedders.vision import Embedder
-from rdt.rewards.heads import pinned
-from rdt.weights import load_tensors, locate
+from rdt.weights import load_tensors, locate, pinned
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
-TINY = 1e-10
+TINY = 1e-10  # added to norms over channels
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A published network: places below `features.` of its convolutions, each followed by ReLU."""
+    """Describes a published network by the places of its convolutions below `features.`; ReLU follows each."""
 
     convolutions: dict[int, tuple[int, int]]  # place -> stride, padding
-    pooled: tuple[int, ...]  # before these stands a max pool of stride 2
-    pool: int  # its side
-    tapped: tuple[int, ...]  # after these LPIPS looks
+    pooled: tuple[int, ...]  # places after a max pool of stride 2
+    pool: int  # side of the pool
+    tapped: tuple[int, ...]  # places whose features LPIPS compares
 
 
 NETWORKS = {
@@ -39,42 +38,47 @@ NETWORKS = {
 
 
 class Lpips(Embedder):
-    """Features (n, D) where D grows with the image; sizes of the layers are read from the weights."""
+    """Returns features (n, D), of which D grows with the image; the layers' sizes are read from the weights."""
 
     def __init__(
         self, layout: Layout, backbone: dict[str, Tensor], heads: dict[str, Tensor], size: int | None = None
     ) -> None:
         super().__init__()
         self.layout, self.size = layout, size
-        self.convolutions = nn.ModuleDict({str(i): _convolution(backbone, i, *how) for i, how in _places(layout)})
+        self.convolutions = nn.ModuleDict(
+            {str(place): _convolution(backbone, place, *geometry) for place, geometry in _places(layout)}
+        )
         weights = [_head(heads, layer) for layer in range(len(layout.tapped))]
         self.heads = nn.ParameterDict({str(i): w for i, w in zip(layout.tapped, weights, strict=True)})
         for place in map(str, layout.tapped):
             if self.heads[place].numel() != len(self.convolutions[place].weight):
-                raise ValueError(f"LPIPS's heads do not fit the network: {self.heads[place].numel()} weights for"
-                                 f" {len(self.convolutions[place].weight)} channels of features.{place}")  # fmt: skip
+                raise ValueError(
+                    f"LPIPS's heads do not fit the network: {self.heads[place].numel()} weights for"
+                    f" {len(self.convolutions[place].weight)} channels of features.{place}"
+                )
         self.requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
         if self.size is not None:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
         shift, scale = (images.new_tensor(values)[:, None, None] for values in (SHIFT, SCALE))
-        x, seen = (2 * images - 1 - shift) / scale, []
+        x, features = (2 * images - 1 - shift) / scale, []
         for place, _ in _places(self.layout):
             if place in self.layout.pooled:
                 x = F.max_pool2d(x, self.layout.pool, 2)
             x = self.convolutions[str(place)](x).relu()
             if place in self.layout.tapped:
                 unit = x / (x.norm(dim=1, keepdim=True) + TINY)
-                seen.append((unit * (self.heads[str(place)] / x[0, 0].numel()).sqrt()).flatten(1))
-        return torch.cat(seen, 1)
+                features.append((unit * (self.heads[str(place)] / x[0, 0].numel()).sqrt()).flatten(1))
+        return torch.cat(features, 1)
 
 
 @lru_cache
 def lpips(*, network: str, checkpoint: str, sha256: str | None, heads: str, size: int | None) -> Lpips:
-    """LPIPS 0.1 on `network` alex or vgg: its ImageNet file, which sha256 pins, and LPIPS's own heads.
+    """Return LPIPS 0.1 on `network` alex or vgg.
 
-    Images are squeezed to `size` pixels a side before, as they are where it is None.
+    `checkpoint` is the network's ImageNet file, which sha256 pins; `heads` are LPIPS's own. Images are squeezed to
+    `size` pixels per side first, unless it is None.
     """
     if network not in NETWORKS:
         raise ValueError(f"network={network!r} is not one of {', '.join(NETWORKS)}")
@@ -83,21 +87,22 @@ def lpips(*, network: str, checkpoint: str, sha256: str | None, heads: str, size
 
 
 def _places(layout: Layout) -> list[tuple[int, tuple[int, int]]]:
+    """Return the convolutions' places in order, each with its stride and padding."""
     return sorted(layout.convolutions.items())
 
 
 def _convolution(tensors: dict[str, Tensor], place: int, stride: int, padding: int) -> nn.Conv2d:
     weight, bias = (_tensor(tensors, f"features.{place}.{kind}") for kind in ("weight", "bias"))
     out, into, side, _ = weight.shape
-    made = nn.Conv2d(into, out, side, stride, padding)
-    made.load_state_dict({"weight": weight, "bias": bias})
-    return made
+    convolution = nn.Conv2d(into, out, side, stride, padding)
+    convolution.load_state_dict({"weight": weight, "bias": bias})
+    return convolution
 
 
 def _head(tensors: dict[str, Tensor], layer: int) -> Tensor:
     weight = _tensor(tensors, f"lin{layer}.model.1.weight").float()
     if (weight < 0).any():
-        raise ValueError(f"LPIPS's head {layer} has the negative weight {weight.min():g}: no distance comes of it")
+        raise ValueError(f"LPIPS's head {layer} has the negative weight {weight.min():g}: it gives no distance")
     return weight.view(-1, 1, 1)
 
 

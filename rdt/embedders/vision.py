@@ -1,6 +1,7 @@
-"""CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023) from folders or hub ids in transformers' format.
+"""The base class of all embedders, and CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023) as embedders.
 
-What every embedder is: frozen, in evaluation mode, in float32, a bounded number of images at a time.
+Every embedder is frozen, in evaluation mode and in float32, and embeds a bounded number of images at a time. CLIP and
+DINOv2 are read from folders or hub ids in transformers' format.
 """
 
 import json
@@ -16,37 +17,34 @@ from torch import Tensor, nn
 from transformers import CLIPModel, Dinov2Model
 
 from rdt.rewards.base import check_images
-from rdt.rewards.heads import stock
-from rdt.weights import MissingCheckpoint, locate
+from rdt.weights import MissingCheckpoint, locate, pretrained
 
 BATCH = 32  # images at a time
+PREPROCESSOR = "preprocessor_config.json"
 
 
 class Embedder(nn.Module, ABC):
-    """forward(images (n, 3, H, W) in [0, 1]) -> features (n, D) where the embedder is, without gradient."""
+    """Maps images (n, 3, H, W) in [0, 1] to features (n, D) on the embedder's device, without gradient."""
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Float32 images (b, 3, H, W) in [0, 1] -> features (b, D)."""
+        """Return features (b, D) of float32 images (b, 3, H, W) in [0, 1]."""
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
         device = next(self.parameters()).device
         with torch.autocast(device.type, enabled=False):
-            return torch.cat([self.embed(part.to(device, torch.float32)) for part in images.split(BATCH)])
+            return torch.cat([self.embed(batch.to(device, torch.float32)) for batch in images.split(BATCH)])
 
     def train(self, mode: bool = True) -> "Embedder":
-        """An embedder stays in evaluation mode, whatever its owner does."""
+        """Stay in evaluation mode, whichever mode the module around it is put into."""
         return super().train(False)
-
-
-PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shortest side to `resize`, centre crop to `crop`, normalise: what a published preprocessor config says."""
+    """Resizes the shortest side, crops the centre and normalises, as a published preprocessor config defines it."""
 
     resize: int
     crop: int
@@ -55,19 +53,19 @@ class Preprocessing:
 
     @staticmethod
     def read(folder: Path) -> "Preprocessing":
-        """The one in a checkpoint's folder, in the old form (plain sizes) or the new one."""
+        """Return the preprocessing of a checkpoint's folder, whose config has the old form (plain sizes) or the new."""
         file = folder / PREPROCESSOR
         if not file.is_file():
-            raise MissingCheckpoint(f"no file {file}; it is published beside the weights and says how images go in")
+            raise MissingCheckpoint(f"no file {file}; it is published beside the weights: how images are preprocessed")
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
-            sizes = _side(said["size"], "shortest_edge"), _side(said["crop_size"], "height")
-            return Preprocessing(*sizes, tuple(said["image_mean"]), tuple(said["image_std"]))
+            config = json.loads(file.read_text(encoding="utf-8"))
+            sizes = _side(config["size"], "shortest_edge"), _side(config["crop_size"], "height")
+            return Preprocessing(*sizes, tuple(config["image_mean"]), tuple(config["image_std"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} does not say how images go in: {error!r}") from None
+            raise ValueError(f"{file} does not define how images are preprocessed: {error!r}") from None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B, 3, crop, crop), resized as PIL does."""
+        """Return images (B, 3, H, W) in [0, 1] as (B, 3, crop, crop), resized as PIL does."""
         h, w = images.shape[-2:]
         height, width = (int(self.resize * side / min(h, w)) for side in (h, w))
         if (height, width) != (h, w):
@@ -79,14 +77,14 @@ class Preprocessing:
 
 
 class Clip(Embedder):
-    """Projected image features, as they come: not of unit length."""
+    """Returns CLIP's projected image features, which do not have unit length."""
 
     def __init__(self, model: CLIPModel, preprocessing: Preprocessing) -> None:
         super().__init__()
         expected = model.config.vision_config.image_size
         if preprocessing.crop != expected:
             raise ValueError(f"{PREPROCESSOR}: crop_size={preprocessing.crop}, the model's image_size is {expected}")
-        model.text_model = None  # half a gigabyte that is never asked
+        model.text_model = None  # half a gigabyte that image features do not need
         self.model, self.preprocessing = model, preprocessing
 
     def embed(self, images: Tensor) -> Tensor:
@@ -94,7 +92,7 @@ class Clip(Embedder):
 
 
 class Dinov2(Embedder):
-    """The class token after the last norm."""
+    """Returns DINOv2's class token after the last norm."""
 
     def __init__(self, model: Dinov2Model, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -104,22 +102,22 @@ class Dinov2(Embedder):
         return self.model(pixel_values=self.preprocessing(images)).last_hidden_state[:, 0]
 
 
-@lru_cache  # measures that see with the same eyes share them
+@lru_cache  # measures on the same features share one network
 def clip(*, checkpoint: str) -> Clip:
-    """The image tower of a CLIPModel folder or hub id."""
+    """Return the embedder of a CLIPModel folder or hub id."""
     return Clip(*_loaded(CLIPModel, checkpoint))
 
 
 @lru_cache
 def dinov2(*, checkpoint: str) -> Dinov2:
-    """A Dinov2Model folder or hub id."""
+    """Return the embedder of a Dinov2Model folder or hub id."""
     return Dinov2(*_loaded(Dinov2Model, checkpoint))
 
 
 def _loaded(kind: Any, checkpoint: str) -> tuple[Any, Preprocessing]:
-    """The frozen model and its preprocessing."""
+    """Return the frozen model and its preprocessing."""
     preprocessing = Preprocessing.read(locate(checkpoint, (PREPROCESSOR,)))
-    return stock(kind, checkpoint, None).eval().requires_grad_(False), preprocessing
+    return pretrained(kind, checkpoint, None).eval().requires_grad_(False), preprocessing
 
 
 def _side(size: int | dict[str, int], key: str) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import affine_head, pinned, recompute, stock
-from rdt.weights import load_tensors
+from rdt.rewards.heads import affine_head, recompute
+from rdt.weights import load_tensors, pinned, pretrained
 
 
 class AestheticReward(Reward):
@@ -37,7 +37,7 @@ class AestheticReward(Reward):
 
 @dataclass(frozen=True)
 class HeadOnClip:
-    """A published head and the CLIPModel folder it was trained on, as `model.checkpoints.aesthetic` names them."""
+    """Names a published head and the CLIPModel folder on which it was trained, as `model.checkpoints` does."""
 
     checkpoint: str  # the head
     backbone: str
@@ -47,7 +47,7 @@ class HeadOnClip:
 def aesthetic(*, weights: Mapping[str, Any], interpolation: str, checkpointing: bool) -> AestheticReward:
     """Build the reward from its published files; `weights` has the fields of HeadOnClip."""
     files = HeadOnClip(**weights)
-    clip = stock(CLIPModel, files.backbone, None)
+    clip = pretrained(CLIPModel, files.backbone, None)
     if checkpointing:
         recompute(clip.vision_model.encoder.layers)
     head = affine_head(load_tensors(pinned(files.checkpoint, files.sha256)))

@@ -11,9 +11,9 @@ TOLERANCE = 1e-3  # how far outside [0, 1] rounding may carry a decoded image
 
 
 class Reward(nn.Module):
-    """A reward scores images (B, 3, H, W) in [0, 1] for B prompts: forward returns the raw published scores, (B,).
+    """Scores images (B, 3, H, W) in [0, 1] for B prompts: forward returns the raw published scores, (B,).
 
-    It is frozen, stays in evaluation mode, and checks the inputs of every call.
+    A reward is frozen, stays in evaluation mode, and checks the inputs of every call.
     """
 
     differentiable: bool = True
@@ -67,9 +67,9 @@ def blank(scores: Tensor, images: Tensor) -> Tensor:
 
 
 class Affine(Reward):
-    """A reward as a method sees it: scale * score + offset, while evaluation, judges and limits keep the raw score.
+    """Returns scale * score + offset to methods, while evaluation, judges and limits keep the raw score.
 
-    reward.scale=0.0385 divides PickScore by 26; a negative scale minimises.
+    reward.scale=0.0385 divides PickScore by 26; a negative scale minimises a reward.
     """
 
     def __init__(self, reward: Reward, *, scale: float, offset: float) -> None:

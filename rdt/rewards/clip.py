@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from rdt.rewards.base import Reward, SquareFit, crop, pad, preprocess
-from rdt.rewards.heads import TwoTowers, load_tokenizer, pinned, recompute, stock
+from rdt.rewards.heads import TwoTowers, load_tokenizer, recompute
 from rdt.rewards.open_clip import clip_model
-from rdt.weights import load_tensors
+from rdt.weights import load_tensors, pinned, pretrained
 
 CACHE = 4096  # prompts whose text features are kept
 
@@ -73,7 +73,7 @@ class ClipReward(Reward):
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """A published CLIPModel folder and its tokenizer: PickScore and CLIPScore, as `model.checkpoints` names them."""
+    """Names a published CLIPModel folder and a tokenizer, for PickScore and CLIPScore, as `model.checkpoints` does."""
 
     checkpoint: str
     tokenizer: str
@@ -104,7 +104,7 @@ def clipscore(
     `weights` has the fields of ClipFolder.
     """
     files = ClipFolder(**weights)
-    model = stock(CLIPModel, files.checkpoint, files.sha256)
+    model = pretrained(CLIPModel, files.checkpoint, files.sha256)
     if checkpointing:
         recompute(model.vision_model.encoder.layers)
     scale = model.logit_scale.exp().item() if scaled else 1.0

@@ -1,74 +1,28 @@
-"""What the learned rewards share: reading published files without running code in them, affine heads, recomputation."""
+"""What the learned rewards share: their files, tokenizers, affine heads, and recomputation in the backward pass."""
 
-import hashlib
-import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rdt.weights import first_line, locate
 
-MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
 HEAD = (0, 2, 4, 6, 7)  # places of the linear layers in the published heads; dropout stood between them
 
 
 @dataclass(frozen=True)
 class TwoTowers:
-    """One published file with an image and a text network: HPS and ImageReward, as `model.checkpoints` names them."""
+    """Names a published file with an image and a text network, for HPS and ImageReward, as `model.checkpoints` does."""
 
     checkpoint: str
     tokenizer: str
     vision_heads: int  # attention heads, which the shapes of the tensors do not tell
     text_heads: int
     sha256: str | None = None  # pins `checkpoint`
-
-
-def pinned(source: str, sha256: str | None, patterns: tuple[str, ...] | None = None) -> Path:
-    """Return the local path of a source; ValueError unless its file has this digest.
-
-    In a folder, the digest is that of the file with the weights. None pins nothing.
-    """
-    path = locate(source, patterns)
-    if sha256 is None:
-        return path
-    wanted = str(sha256).lower()
-    if len(wanted) != 64 or not set(wanted) <= set(string.hexdigits):
-        raise ValueError(f"sha256={sha256} of checkpoint {source!r} is not a digest: expected 64 hexadecimal digits")
-    with _weights(path, source).open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != wanted:
-        raise ValueError(f"checkpoint {source!r} has sha256={found}, its config pins {wanted}: it is another file")
-    return path
-
-
-def _weights(path: Path, source: str) -> Path:
-    """Return the path itself if it is a file, else the weight file that transformers would read in the folder."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-    if len(files) != 1:
-        raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(files)}")
-    return files[0]
-
-
-def stock(kind: Any, source: str, sha256: str | None) -> Any:
-    """Load a transformers model of class `kind` in float32 from its folder; ValueError if a weight is missing."""
-    folder = pinned(source, sha256, MODEL_FILES)
-    try:
-        model, read = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
-        )
-    except Exception as error:  # transformers raises a dozen unrelated types, each several lines long
-        raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
-    if missing := sorted(read["missing_keys"]):  # transformers would fill these with random numbers
-        absent = f"has no key {missing[0]!r} ({len(missing)} missing)"
-        raise ValueError(f"checkpoint {source!r} {absent}: it is not a {kind.__name__}")
-    return model
 
 
 def load_tokenizer(kind: Any, source: str) -> Any:

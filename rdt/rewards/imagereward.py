@@ -15,8 +15,8 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import TwoTowers, affine_head, fill, load_tokenizer, pinned, recompute
-from rdt.weights import load_tensors
+from rdt.rewards.heads import TwoTowers, affine_head, fill, load_tokenizer, recompute
+from rdt.weights import load_tensors, pinned
 
 SCORE_MEAN, SCORE_STD = 0.16717362830052426, 1.0333394966054072  # of the published model's raw scores
 LENGTH = 35  # tokens; longer prompts are cut

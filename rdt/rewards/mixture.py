@@ -25,7 +25,7 @@ EPSILON = 1e-4
 
 @dataclass(frozen=True)
 class Term:
-    """One reward of a mixture and its constants; `raw` does without mean and std."""
+    """Holds one reward of a mixture and its constants; `raw` needs no mean and std."""
 
     reward: Reward
     weight: float
@@ -51,7 +51,7 @@ def _term(key: str, part: Mapping[str, Any]) -> Term:
 
 
 class Mixture(Reward):
-    """Several rewards as one; it has a gradient if all of them have."""
+    """Combines several rewards into one, which has a gradient if all of them have."""
 
     def __init__(self, terms: Mapping[str, Term], normalise: str) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class BudgetExceeded(ValueError):
 
 
 class BudgetedOracle(Reward):
-    """Any reward as a black box: every image counts as one call, calls are limited, and there is no gradient."""
+    """Turns any reward into a black box: every image counts as one call, calls are limited, there is no gradient."""
 
     differentiable = False
 
@@ -66,7 +66,7 @@ class BudgetedOracle(Reward):
 
 
 class FeatureModel(Protocol):
-    """A frozen model of images and texts, such as `ClipReward`, has these two methods."""
+    """Describes a frozen model of images and texts, such as `ClipReward`."""
 
     def image_features(self, images: Tensor) -> Tensor: ...  # (B, D), with gradient
 
@@ -164,7 +164,7 @@ def _scale(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Fit:
-    """How AdamW fits the members of an ensemble."""
+    """Holds the settings with which AdamW fits the members of an ensemble."""
 
     steps: int
     batch_size: int

@@ -1,4 +1,4 @@
-"""Which pictures are compared: every two settings equally often, over all prompts, on either side equally often."""
+"""Chooses the pairs that raters compare: every two settings equally often, over all prompts, equally often per side."""
 
 import hashlib
 import random
@@ -14,7 +14,7 @@ CURE = "evaluation.grid=[rows,columns] of a run records more"
 
 @dataclass(frozen=True)
 class Options:
-    """The numbers that the command line gives a study."""
+    """Holds the numbers that the command line gives a study."""
 
     pairs: int | None  # None: 60, or fewer if the grids hold fewer
     size: int  # images per side
@@ -23,7 +23,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Side:
-    """Images of one prompt under one setting: neighbours in one row of its grid."""
+    """Holds images of one prompt under one setting: neighbours in one row of its grid."""
 
     setting: str
     grid: SampleGrid
@@ -38,7 +38,7 @@ class Side:
 
 @dataclass(frozen=True)
 class SidePair:
-    """Two settings side by side for one prompt."""
+    """Shows two settings side by side for one prompt."""
 
     prompt: str
     left: Side

@@ -31,7 +31,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class Study:
-    """A study that is written and can be sent."""
+    """Describes a study that is written and can be sent."""
 
     page: Path
     key: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The pictures of a study: the sample grids that runs recorded for the base and for every point, and cuts from them."""
+"""Finds the pictures of a study: the sample grids that runs saved of the base and of every point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HAIRLINE = 2  # pixels of white to the right of and below every image of a grid
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """The picture that a run saved of one point: one prompt per row, one noise per column."""
+    """Finds the picture that a run saved of one point: one prompt per row, one noise per column."""
 
     run: Run
     point: Point
@@ -84,7 +84,7 @@ def _opened(path: Path) -> Image.Image:
 
 @dataclass(frozen=True)
 class Setting:
-    """A model under one guidance, as it is compared; runs that differ in their seed alone are one setting."""
+    """Names a model under one guidance; runs that differ in their seed alone are one setting."""
 
     name: str
     grids: dict[int, SampleGrid]  # by seed

@@ -1,4 +1,4 @@
-"""The tally: from votes and the key, how often a setting is preferred to another, how surely, and how raters agree."""
+"""Counts votes: how often one setting is preferred to another, with intervals, and how far raters agree."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ HEADER = ("question", "first", "second", "votes", "raters", "first_wins", "ties"
 
 @dataclass(frozen=True)
 class Preference:
-    """The answers to one question about two settings; the shares are those of the first."""
+    """Counts the answers to one question about two settings; the shares are those of the first."""
 
     question: str
     first: str

@@ -1,4 +1,4 @@
-"""Votes as raters send them, checked against the key; a rater counts once however many files there are."""
+"""Reads votes as raters send them and checks them against the key; several files of one rater count once."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ ANSWERS = ("left", "tie", "right")
 
 @dataclass(frozen=True)
 class Vote:
-    """One rater's answers about one pair."""
+    """Holds one rater's answers about one pair."""
 
     pair: str
     at: str  # ISO time of the last answer
@@ -23,7 +23,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Ballot:
-    """The contents of one file of votes."""
+    """Holds the contents of one file of votes."""
 
     rater: str  # id of the browser
     name: str  # as typed, in lower case; may be empty

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.policy import Policy
 from rdt.result import Point, means, own
-from rdt.weights import answered, reason
+from rdt.weights import failure, hub_reason
 
 
 def save(policy: Policy, cfg: DictConfig, result: dict[str, Any], out: Path) -> None:
@@ -92,7 +92,7 @@ def push(folder: Path, repo: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        if refusal := answered(lambda: HfApi().whoami()):
+        if refusal := failure(lambda: HfApi().whoami()):
             raise ConnectionError(refusal)
         HfApi().create_repo(repo, exist_ok=True)
         return str(
@@ -100,4 +100,4 @@ def push(folder: Path, repo: str) -> str:
         )
     except Exception as error:  # the hub has a dozen unrelated error types
         cure = f"all is in {folder}; once that is mended run: hf upload {repo} {folder}"
-        raise ConnectionError(f"push_to_hub={repo}: {reason(error)}; {cure}") from None
+        raise ConnectionError(f"push_to_hub={repo}: {hub_reason(error)}; {cure}") from None

@@ -1,4 +1,4 @@
-"""Embedders: published layouts through the loading code, against transformers' own processors and a second LPIPS."""
+"""Embedders load published layouts and agree with transformers' own processors and a second LPIPS."""
 
 import importlib.util
 import json
@@ -27,14 +27,14 @@ LOADERS = {"clip": clip, "dinov2": dinov2}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    torch.manual_seed(0)  # else their weights would be those of the order the tests run in
+    torch.manual_seed(0)  # otherwise the weights would depend on the order of tests
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
 
 
 @pytest.fixture(scope="module")
 def lpips_files(tmp_path_factory):
-    """Files in the layouts of torchvision and LPIPS, every width another, a classifier that is not read."""
-    folder, made = tmp_path_factory.mktemp("lpips"), {}
+    """Write files in the layouts of torchvision and LPIPS, with different widths and a classifier that is not read."""
+    folder, written = tmp_path_factory.mktemp("lpips"), {}
     for network, widths in {"alex": (4, 6, 9, 5, 7), "vgg": (2, 3, 4, 5, 6, 7, 8, 3, 4, 5, 6, 7, 8)}.items():
         noise, into = torch.Generator().manual_seed(0), 3
         trunk, heads = {"classifier.6.weight": torch.zeros(3, 3)}, {}
@@ -49,8 +49,8 @@ def lpips_files(tmp_path_factory):
         torch.save(trunk, folder / f"{network}.pth")
         torch.save(heads, folder / f"{network}_heads.pth")
         files = {"checkpoint": str(folder / f"{network}.pth"), "heads": str(folder / f"{network}_heads.pth")}
-        made[network] = files | {"sha256": None, "size": None}
-    return made
+        written[network] = files | {"sha256": None, "size": None}
+    return written
 
 
 def images(*shape, seed=0):
@@ -58,11 +58,12 @@ def images(*shape, seed=0):
 
 
 def expected(name, folder, pictures):
-    """What transformers' own PIL processor and model say."""
-    said = json.loads((folder / "preprocessor_config.json").read_text())
-    size = said["size"] if isinstance(said["size"], dict) else {"shortest_edge": said["size"]}
-    cut = said["crop_size"] if isinstance(said["crop_size"], dict) else dict.fromkeys(("height", "width"), said["size"])
-    processor = BitImageProcessor(**(said | {"size": size, "crop_size": cut}))
+    """Return the pixels of transformers' own PIL processor and the features of its model."""
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
+    sides = dict.fromkeys(("height", "width"), config["size"])
+    crop = config["crop_size"] if isinstance(config["crop_size"], dict) else sides
+    processor = BitImageProcessor(**(config | {"size": size, "crop_size": crop}))
     pixels = processor(
         [Image.fromarray(np.asarray((x * 255).round().byte().permute(1, 2, 0))) for x in pictures], return_tensors="pt"
     ).pixel_values
@@ -75,7 +76,7 @@ def expected(name, folder, pictures):
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("shape", [(20, 20), (37, 52), (64, 31)])
-def test_features_are_those_of_transformers(folders, name, shape):
+def test_features_equal_those_of_transformers(folders, name, shape):
     smooth = F.interpolate(images(3, 3, 6, 6), shape, mode="bilinear")
     pictures = (smooth * 255).round() / 255
     embedder = LOADERS[name](checkpoint=str(folders[name]))
@@ -86,7 +87,7 @@ def test_features_are_those_of_transformers(folders, name, shape):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_embedders_are_frozen_shared_and_blind_to_batches(folders, name, monkeypatch):
+def test_embedders_are_frozen_shared_and_independent_of_batches(folders, name, monkeypatch):
     embedder = LOADERS[name](checkpoint=str(folders[name]))
     assert embedder is LOADERS[name](checkpoint=str(folders[name]))
     assert not embedder.train().training and not any(p.requires_grad for p in embedder.parameters())
@@ -101,7 +102,7 @@ def test_embedders_are_frozen_shared_and_blind_to_batches(folders, name, monkeyp
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_what_is_wrong_with_a_folder_is_one_line(folders, name, tmp_path):
+def test_a_wrong_folder_is_refused_in_one_line(folders, name, tmp_path):
     other = next(folder for key, folder in folders.items() if key != name)
     with pytest.raises(ValueError, match=r"CLIPModel|Dinov2Model") as error:
         LOADERS[name](checkpoint=str(other))
@@ -111,33 +112,33 @@ def test_what_is_wrong_with_a_folder_is_one_line(folders, name, tmp_path):
     with pytest.raises(MissingCheckpoint, match="preprocessor_config"):
         LOADERS[name](checkpoint=str(tmp_path))
     (tmp_path / "preprocessor_config.json").write_text('{"size": 3}')
-    with pytest.raises(ValueError, match="does not say how images go in: KeyError"):
+    with pytest.raises(ValueError, match="does not define how images are preprocessed: KeyError"):
         LOADERS[name](checkpoint=str(tmp_path))
 
 
-def test_a_crop_that_clip_cannot_take_is_refused(folders, tmp_path):
+def test_a_crop_that_does_not_fit_clip_is_refused(folders, tmp_path):
     for file in folders["clip"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    said = json.loads((tmp_path / "preprocessor_config.json").read_text()) | {"crop_size": 24}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text()) | {"crop_size": 24}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="crop_size=24, the model's image_size is 20"):
         clip(checkpoint=str(tmp_path))
 
 
 def reference_lpips(network, files, x, y):
-    """LPIPS from its definition, through a plain stack of torch's layers."""
+    """Return LPIPS from its definition, through a plain stack of torch's layers."""
     trunk, heads = torch.load(files["checkpoint"]), torch.load(files["heads"])
     layout, total = lpips.NETWORKS[network], 0.0
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     both = [((2 * z - 1) - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for z in (x, y)]
     for place in range(max(layout.convolutions) + 1):
-        if f"features.{place}.weight" not in trunk:  # ReLU, or a pool where the published stack has one
+        if f"features.{place}.weight" not in trunk:  # ReLU, or a pool if the published stack has one here
             pools = {"alex": (2, 5), "vgg": (4, 9, 16, 23)}[network]
             both = [nn.MaxPool2d({"alex": 3, "vgg": 2}[network], 2)(z) for z in both] if place in pools else both
             continue
-        how = {0: dict(stride=4, padding=2), 3: dict(padding=2)}.get(place) if network == "alex" else None
+        options = {0: dict(stride=4, padding=2), 3: dict(padding=2)}.get(place) if network == "alex" else None
         weights = trunk[f"features.{place}.weight"], trunk[f"features.{place}.bias"]
-        both = [F.conv2d(z, *weights, **(how or dict(padding=1))).relu() for z in both]
+        both = [F.conv2d(z, *weights, **(options or dict(padding=1))).relu() for z in both]
         if place in layout.tapped:
             f, g = (F.normalize(z, dim=1) for z in both)
             head = heads[f"lin{layout.tapped.index(place)}.model.1.weight"]
@@ -146,7 +147,7 @@ def reference_lpips(network, files, x, y):
 
 
 @pytest.mark.parametrize("network", lpips.NETWORKS)
-def test_squared_distances_are_lpips(lpips_files, network):
+def test_squared_distances_equal_lpips(lpips_files, network):
     embedder = lpips.lpips(network=network, **lpips_files[network])
     pictures = images(4, 3, 70, 66)
     embedded = embedder(pictures)
@@ -159,8 +160,8 @@ def test_squared_distances_are_lpips(lpips_files, network):
 
 
 @pytest.mark.parametrize("network", lpips.NETWORKS)
-def test_lpips_is_the_packages(lpips_files, network, monkeypatch):
-    """With the package's trunk and head classes, which need torchvision only to fetch weights."""
+def test_lpips_equals_the_package_lpips(lpips_files, network, monkeypatch):
+    """The package's trunk and head classes are used, which need torchvision only to fetch weights."""
     package = pytest.importorskip("lpips")
     embedder = lpips.lpips(network=network, **lpips_files[network])
     pictures = images(2, 3, 70, 66)
@@ -182,7 +183,7 @@ def test_lpips_is_the_packages(lpips_files, network, monkeypatch):
 
 
 def test_full_size_alexnet_and_vgg_have_the_published_channels():
-    """Widths of the heads that LPIPS 0.1 publishes."""
+    """The heads that LPIPS 0.1 publishes have these widths."""
     for network, widths in {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}.items():
         spec = importlib.util.find_spec("torchmetrics.functional.image.lpips_models")
         for folder in [] if spec is None else spec.submodule_search_locations:
@@ -191,7 +192,7 @@ def test_full_size_alexnet_and_vgg_have_the_published_channels():
             assert all((weight >= 0).all() for weight in heads.values())
 
 
-def test_lpips_says_what_does_not_fit(lpips_files, tmp_path):
+def test_lpips_refuses_files_that_do_not_fit(lpips_files, tmp_path):
     files = lpips_files["alex"]
     with pytest.raises(ValueError, match="network='resnet' is not one of alex, vgg"):
         lpips.lpips(network="resnet", **files)
@@ -207,19 +208,19 @@ def test_lpips_says_what_does_not_fit(lpips_files, tmp_path):
         lpips.lpips(network="alex", **files | {"sha256": "0" * 64})
 
 
-def test_lpips_can_squeeze_first(lpips_files):
+def test_lpips_can_squeeze_images_first(lpips_files):
     squeezed = lpips.lpips(network="alex", **lpips_files["alex"] | {"size": 70})
     assert squeezed(images(2, 3, 96, 80)).shape == squeezed(images(2, 3, 70, 70)).shape
 
 
-@pytest.mark.skipif(importlib.util.find_spec("dreamsim") is not None, reason="the package is there")
-def test_dreamsim_says_which_extra_it_needs(tmp_path):
+@pytest.mark.skipif(importlib.util.find_spec("dreamsim") is not None, reason="the package is installed")
+def test_dreamsim_names_the_extra_it_needs(tmp_path):
     with pytest.raises(ValueError, match=r"pip install 'rdt\[dreamsim\]'"):
         dreamsim(kind="ensemble", folder=str(tmp_path))
 
 
 class Packaged(torch.nn.Module):
-    """What DreamSim's package gives: extractors that project where they were told to be when loaded."""
+    """Stands in for DreamSim's model: its extractors project on the device they were loaded to."""
 
     def __init__(self):
         super().__init__()
@@ -228,13 +229,13 @@ class Packaged(torch.nn.Module):
             extractor.device = "elsewhere"
 
     def embed(self, images):
-        assert images.shape[-2:] == (224, 224) and all(one.device == images.device for one in self.extractor_list)
+        assert images.shape[-2:] == (224, 224) and all(e.device == images.device for e in self.extractor_list)
         return torch.cat([extractor(images.mean((2, 3))) for extractor in self.extractor_list], dim=-1)
 
 
 @pytest.fixture
 def packaged(monkeypatch):
-    """Puts a loader in the place of the package."""
+    """Return a function that puts a loader in place of the package's."""
 
     def put(load):
         monkeypatch.setitem(sys.modules, "dreamsim", SimpleNamespace(dreamsim=load))
@@ -244,11 +245,11 @@ def packaged(monkeypatch):
     dreamsim.cache_clear()
 
 
-def test_dreamsim_embeds_where_it_is_whatever_its_batch(packaged, tmp_path):
-    asked = {}
-    packaged(lambda **told: (asked.update(told) or Packaged(), None))
+def test_dreamsim_embeds_on_its_own_device_whatever_its_batch(packaged, tmp_path):
+    given = {}
+    packaged(lambda **options: (given.update(options) or Packaged(), None))
     embedder, images = dreamsim(kind="ensemble", folder=str(tmp_path / "a" / "b")), torch.rand(3, 3, 40, 60)
-    assert asked == {
+    assert given == {
         "pretrained": True,
         "device": "cpu",
         "cache_dir": str(tmp_path / "a/b"),
@@ -258,12 +259,12 @@ def test_dreamsim_embeds_where_it_is_whatever_its_batch(packaged, tmp_path):
     torch.testing.assert_close(embedder(images), torch.cat([embedder(image[None]) for image in images]))
 
 
-def test_dreamsim_without_a_network_is_one_line(packaged, tmp_path):
+def test_dreamsim_without_a_network_fails_in_one_line(packaged, tmp_path):
     def load(**_):
         raise OSError("no route")
 
     packaged(load)
-    with pytest.raises(ValueError, match=f"did not come into {tmp_path} .no route."):
+    with pytest.raises(ValueError, match=f"could not be fetched to {tmp_path} .no route."):
         dreamsim(kind="ensemble", folder=str(tmp_path))
 
 

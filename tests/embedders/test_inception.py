@@ -1,4 +1,4 @@
-"""FID's Inception: the published layout, TensorFlow's resizing, and torch-fidelity where it is installed."""
+"""FID's Inception has the published layout and TensorFlow's resizing, and equals torch-fidelity's if installed."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIDES = {
     "5x5_2": (5, 5), "7x7_2": (1, 7), "7x7_3": (7, 1), "dbl_4": (7, 1), "dbl_5": (1, 7), "7x7dbl_2": (7, 1),
     "7x7dbl_3": (1, 7), "7x7x3_2": (1, 7), "7x7x3_3": (7, 1), "_2a": (1, 3), "_2b": (3, 1), "3a": (1, 3), "3b": (3, 1),
 }  # fmt: skip
-ONE = ("1x1", "_1", "pool")  # the endings of what has a kernel of one pixel
+ONE = ("1x1", "_1", "pool")  # names of convolutions with a kernel of one pixel end in these
 
 
 def side(name):
@@ -21,7 +21,7 @@ def side(name):
 
 @pytest.fixture(scope="module")
 def published():
-    """Random weights under the file's names; a block's input is as wide as the branches before it together."""
+    """Return random weights under the file's names; a block's input is as wide as the previous branches together."""
     noise, tensors, into = torch.Generator().manual_seed(0), {"fc.weight": torch.zeros(3, 3)}, 3
 
     def add(name, into):
@@ -67,7 +67,7 @@ def test_batch_norm_is_folded_in(published):
     assert torch.allclose(inception.Inception(published).convolutions[name](x), expected, atol=1e-6)
 
 
-def test_every_convolution_of_the_file_is_asked_for(published):
+def test_every_convolution_of_the_file_is_needed(published):
     assert len(list(inception.convolutions())) == 94
     for key in ("Mixed_6e.branch7x7dbl_5.conv.weight", "Mixed_7c.branch3x3_2b.bn.running_var"):
         with pytest.raises(ValueError, match=r"lacks the key 'Mixed.*it is not FID's Inception"):
@@ -75,20 +75,20 @@ def test_every_convolution_of_the_file_is_asked_for(published):
 
 
 @pytest.mark.parametrize("shape", [(40, 512), (299, 299)])
-def test_resizing_is_tensorflows(shape):
+def test_resizing_equals_tensorflows_formula(shape):
     x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    made = inception.resized(x)
+    resized = inception.resized(x)
     for i, j in [(0, 0), (7, 298), (298, 298), (150, 33)]:
         y, z = i * shape[0] / 299, j * shape[1] / 299
         y0, z0 = int(y), int(z)
         y1, z1 = min(y0 + 1, shape[0] - 1), min(z0 + 1, shape[1] - 1)
         top = x[0, 0, y0, z0] * (1 - z + z0) + x[0, 0, y0, z1] * (z - z0)
         bottom = x[0, 0, y1, z0] * (1 - z + z0) + x[0, 0, y1, z1] * (z - z0)
-        assert float(made[0, 0, i, j]) == pytest.approx(float(top * (1 - y + y0) + bottom * (y - y0)), abs=1e-9)
+        assert float(resized[0, 0, i, j]) == pytest.approx(float(top * (1 - y + y0) + bottom * (y - y0)), abs=1e-9)
 
 
-def test_it_is_torch_fidelitys(monkeypatch):
-    """At full size, with their random weights."""
+def test_features_equal_torch_fidelitys(monkeypatch):
+    """Both run at full size, with torch-fidelity's random weights."""
     theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError)
     kind = theirs.FeatureExtractorInceptionV3
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""The evaluation on features of real models' kind: the embedded model seen by tiny CLIP and DINOv2 checkpoints."""
+"""Evaluation with the metrics of real models: the embedded model, measured by tiny CLIP and DINOv2 checkpoints."""
 
 import json
 import math
@@ -27,15 +27,15 @@ SAMPLING = Sampling(T, 1.0, 1.0)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("eyes")
+    root = tmp_path_factory.mktemp("features")
     return {
-        "clip": str(feature_checkpoints.clip_folder(folder / "clip")),
-        "dino": str(feature_checkpoints.dinov2_folder(folder / "dino")),
+        "clip": str(feature_checkpoints.clip_folder(root / "clip")),
+        "dino": str(feature_checkpoints.dinov2_folder(root / "dino")),
     }
 
 
 def given(folders):
-    """A real diversity config on these checkpoints, small enough for eight images."""
+    """Return overrides for diversity=real on these checkpoints, small enough for eight images."""
     return (
         "diversity=real",
         f"diversity.embedders.clip.checkpoint={folders['clip']}",
@@ -47,8 +47,8 @@ def given(folders):
 
 
 def evaluator(folders, batch_size=8):
-    """Two prompts of four images under measures of every sort."""
-    eyes = clip(checkpoint=folders["clip"])
+    """Return an evaluator of two prompts with four images each, under measures of every kind."""
+    embedder = clip(checkpoint=folders["clip"])
     protocol = Protocol(tiny_policy.PROMPTS[:2], IMAGES, 0, batch_size, seed=0, grid=(1, 2))
     overall = Overall(
         embedder=dinov2(checkpoint=folders["dino"]), diversity={}, fidelity={"fid": fid, "coverage": coverage_of_three}
@@ -56,9 +56,9 @@ def evaluator(folders, batch_size=8):
     return Evaluator(
         protocol,
         {"bright": tiny_policy.Brightness()},
-        [Diversity(embedder=eyes, statistics={"vendi": vendi})],
+        [Diversity(embedder=embedder, statistics={"vendi": vendi})],
         [],
-        [overall, Overall(embedder=eyes, diversity={}, fidelity={"cmmd": cmmd})],
+        [overall, Overall(embedder=embedder, diversity={}, fidelity={"cmmd": cmmd})],
     )
 
 
@@ -68,33 +68,35 @@ def coverage_of_three(images, base):
 
 def run(policy, folders, names=("base", "tuned"), **how):
     views = {name: getattr(policy, name) for name in names}
-    base = views.get("base", policy.base)  # a bound method is another object at every look
+    base = views.get("base", policy.base)  # every access gives a new bound method
     return evaluator(folders, **how).run(policy, views, base, SAMPLING, rank=0, world=1)
 
 
 def test_points_are_compared_with_the_bases_images(folders):
-    """With the images drawn again, outside the evaluator."""
+    """The images are sampled a second time, outside the evaluator."""
     policy = tiny_policy.policy()
     done = run(policy, folders)
     assert done["base"].totals == {}
     assert set(done["tuned"].totals) == {"fidelity/fid", "fidelity/coverage", "fidelity/cmmd"}
-    eyes, made = dinov2(checkpoint=folders["dino"]), {}
+    embedder, features = dinov2(checkpoint=folders["dino"]), {}
     for name in ("base", "tuned"):
         samples = evaluator(folders)._sample(range(2), policy, (getattr(policy, name), policy.base), SAMPLING)
-        made[name] = eyes(policy.decode(samples.x0))
-    assert done["tuned"].totals["fidelity/fid"] == pytest.approx(float(fid(made["tuned"], made["base"])), rel=1e-3)
+        features[name] = embedder(policy.decode(samples.x0))
+    assert done["tuned"].totals["fidelity/fid"] == pytest.approx(
+        float(fid(features["tuned"], features["base"])), rel=1e-3
+    )
     assert done["tuned"].summary().keys() >= {"reward/bright", "diversity/vendi", "fidelity/fid"}
 
 
-def test_totals_depend_on_neither_batches_nor_company(folders):
+def test_totals_depend_on_neither_batch_size_nor_other_denoisers(folders):
     policy = tiny_policy.policy()
     together = run(policy, folders)["tuned"].totals
-    assert run(policy, folders, names=("tuned",))["tuned"].totals == together  # the base is sampled all the same
+    assert run(policy, folders, names=("tuned",))["tuned"].totals == together  # the base is sampled anyway
     for name, value in run(policy, folders, batch_size=3)["tuned"].totals.items():
         assert value == pytest.approx(together[name], rel=1e-3, abs=1e-6), name
 
 
-def test_what_equals_the_base_is_at_no_distance(folders):
+def test_a_policy_that_equals_the_base_has_distance_zero(folders):
     policy = tiny_policy.policy(trained=False)
     totals = run(policy, folders)["tuned"].totals
     assert totals["fidelity/coverage"] == 1
@@ -111,13 +113,15 @@ def test_a_real_config_names_each_checkpoint_once_and_plans(folders, tmp_path):
 
 
 @pytest.mark.parametrize("choice", ["clip", "dino", "inception", "lpips", "dreamsim", "real"])
-def test_measures_of_a_choice_bear_different_names(choice, tmp_path):
-    """Else one would hide the other in the record."""
+def test_measures_of_a_choice_have_different_names(choice, tmp_path):
+    """Two measures of one name would overwrite each other in result.json."""
     kind = minimal(tmp_path / "out", f"diversity={choice}").diversity
     alone = [name for measure in kind.measures.values() for name in measure.statistics]
-    beside = [name for measure in kind.overall.values() for part in ("diversity", "fidelity") for name in measure[part]]
-    assert len({*alone, *beside}) == len([*alone, *beside]) > 0
-    assert "features" in kind.measures  # DRIFT's eyes
+    with_base = [
+        name for measure in kind.overall.values() for part in ("diversity", "fidelity") for name in measure[part]
+    ]
+    assert len({*alone, *with_base}) == len([*alone, *with_base]) > 0
+    assert "features" in kind.measures  # DRIFT's embedding
     for group in (*kind.measures.values(), *kind.overall.values()):
         for part in ("statistics", "diversity", "fidelity"):
             for statistic in OmegaConf.to_container(group).get(part, {}).values():
@@ -131,9 +135,11 @@ def test_too_few_images_are_refused_before_training(folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_records_them_and_evaluate_finds_the_same(folders, tmp_path):
+def test_a_run_records_the_metrics_and_evaluate_gives_the_same(folders, tmp_path):
     out = tmp_path / "out"
-    cfg = minimal(out, *given(folders), "method=drift", "batch_size=8", "logger=csv")  # which learns by these eyes too
+    cfg = minimal(
+        out, *given(folders), "method=drift", "batch_size=8", "logger=csv"
+    )  # DRIFT trains on these features too
     work(cfg)
     result = json.loads((out / "result.json").read_text())
     point, base = result["points"][0], result["base"]
@@ -150,18 +156,18 @@ def test_a_run_records_them_and_evaluate_finds_the_same(folders, tmp_path):
         assert again[name]["mean"] == pytest.approx(value["mean"], rel=1e-3, abs=1e-6), name
 
 
-def test_features_of_ranks_are_put_together_in_the_order_of_prompts():
+def test_features_of_all_ranks_are_gathered_in_prompt_order():
     from rdt.evaluation import Features
 
     rows = torch.arange(24.0).view(4, 3, 2)
-    kept = Features()
+    gathered = Features()
     for index in (2, 0, 3, 1):
-        kept.update(index, rows[index])
-    assert kept.compute().equal(rows.flatten(0, 1))
+        gathered.update(index, rows[index])
+    assert gathered.compute().equal(rows.flatten(0, 1))
 
 
 def on_rank(rank, folders, store, queue):
-    """One of two processes that share the prompts."""
+    """Evaluate on one of two ranks that share the prompts."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     policy = tiny_policy.policy()
     views = {"base": policy.base, "tuned": policy.tuned}
@@ -170,7 +176,7 @@ def on_rank(rank, folders, store, queue):
     torch.distributed.destroy_process_group()
 
 
-def test_totals_do_not_depend_on_the_number_of_processes(folders, tmp_path):
+def test_totals_do_not_depend_on_the_number_of_ranks(folders, tmp_path):
     fork = torch.multiprocessing.get_context("fork")
     queue = fork.SimpleQueue()
     processes = [fork.Process(target=on_rank, args=(rank, folders, tmp_path / "store", queue)) for rank in range(2)]

@@ -340,6 +340,7 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
     browser = Chromium(tmp_path)
     try:
         _vote(browser, tmp_path)
+        _save(browser, tmp_path / "saved")
     finally:
         browser.close()
     assert browser.complaints == [] and all(url.startswith(("file:", "data:", "blob:")) for url in browser.requests)
@@ -359,7 +360,7 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
 
 
 def _vote(browser, folder):
-    """Answer, undo, leave, come back, finish and save without a pointer."""
+    """Answer, undo, leave, come back and finish without a pointer."""
     page = folder / "out" / "study.html"
     browser.open(page)
     browser.press(*"Ann 1", "Enter")
@@ -374,12 +375,16 @@ def _vote(browser, folder):
     assert browser.js("document.querySelectorAll('#left img').length") == 2
     browser.press("1", "1", "3", "3", "2")
     assert browser.js("view()") == "done"
-    (folder / "saved").mkdir()
-    browser.downloads(folder / "saved")
+
+
+def _save(browser, folder):
+    """Save the answers into the folder and hand over to the next person."""
+    folder.mkdir()
+    browser.downloads(folder)
     browser.press("Enter")
     browser.until("state.saved === 12")
     for _ in range(200):
-        if list((folder / "saved").glob("*.json")):
+        if list(folder.glob("*.json")):
             break
         browser.js("new Promise((done) => setTimeout(done, 50))")
     browser.press("n")

@@ -1,4 +1,4 @@
-"""Tiny random CLIP and DINOv2 checkpoints as their folders are published."""
+"""Tiny random CLIP and DINOv2 checkpoints in the layout of the published folders."""
 
 import json
 from pathlib import Path
@@ -12,23 +12,23 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def clip_folder(folder: Path) -> Path:
-    """A CLIPModel with the preprocessor config of OpenAI's, whose sizes are plain numbers."""
+    """Write a CLIPModel with a preprocessor config like OpenAI's, whose sizes are plain numbers."""
     sizes = dict(intermediate_size=40, num_hidden_layers=2, num_attention_heads=2)
     text = sizes | dict(hidden_size=16, vocab_size=50, max_position_embeddings=8, eos_token_id=1)
     vision = sizes | dict(hidden_size=24, image_size=CLIP_SIDE, patch_size=5)
     _save(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)), folder)
-    said = {"size": CLIP_SIDE, "crop_size": CLIP_SIDE, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
-    return _preprocessor(folder, said)
+    config = {"size": CLIP_SIDE, "crop_size": CLIP_SIDE, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
+    return _preprocessor(folder, config)
 
 
 def dinov2_folder(folder: Path) -> Path:
-    """A Dinov2Model with the preprocessor config of Meta's: resized to more than what is cropped."""
+    """Write a Dinov2Model with a preprocessor config like Meta's, which resizes to more than it crops."""
     config = Dinov2Config(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=4, layerscale_value=0.7
     )
     _save(Dinov2Model(config), folder)
-    said = {"size": {"shortest_edge": DINO_RESIZE}, "crop_size": {"height": DINO_SIDE, "width": DINO_SIDE}}
-    return _preprocessor(folder, said | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "resample": 3})
+    sizes = {"size": {"shortest_edge": DINO_RESIZE}, "crop_size": {"height": DINO_SIDE, "width": DINO_SIDE}}
+    return _preprocessor(folder, sizes | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "resample": 3})
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:
@@ -39,6 +39,6 @@ def _save(model: torch.nn.Module, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _preprocessor(folder: Path, said: dict) -> Path:
-    (folder / "preprocessor_config.json").write_text(json.dumps(said), encoding="utf-8")
+def _preprocessor(folder: Path, config: dict) -> Path:
+    (folder / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

@@ -56,7 +56,7 @@ def norm(name: str, width: int) -> Shapes:
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """The sizes of an open_clip checkpoint."""
+    """Holds the sizes of an open_clip checkpoint."""
 
     vision: dict[str, int]
     text: dict[str, int]
@@ -154,7 +154,7 @@ IMAGE_TOWER, TEXT_TOWER = "blip.visual_encoder", "blip.text_encoder"
 
 @dataclass(frozen=True)
 class BlipSizes:
-    """The sizes of an ImageReward checkpoint."""
+    """Holds the sizes of an ImageReward checkpoint."""
 
     vision: dict[str, int]
     text: dict[str, int]
