@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+PACKAGES = {"report": "rdt.report.__main__"}
 COMMANDS = ("run", "evaluate", "report", "sample", "serve", "study", "dashboard")
 
 
@@ -11,4 +12,4 @@ def main() -> None:
     arguments = sys.argv[1:]
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     sys.argv = [f"rdt {command}", *arguments]
-    sys.exit(import_module(f"rdt.{command}").entry())
+    sys.exit(import_module(PACKAGES.get(command, f"rdt.{command}")).entry())

@@ -1,6 +1,7 @@
-"""`rdt dashboard entity=me project=rdt`: the W&B workspace that shows a project's runs as this package logs them.
+"""`rdt dashboard entity=me project=rdt`: saves the W&B workspace that shows a project's runs as this package logs them.
 
-The workspace is code, so that every project gets the same one; saving it takes an account and the extra rdt[dashboard].
+The workspace is written as code, so that every project gets the same one. Saving it takes a W&B account and the extra
+rdt[dashboard].
 """
 
 import sys
@@ -8,26 +9,29 @@ from typing import Any
 
 from rdt.config.keys import command, parsed
 
-USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diversity=entropy] [name=...]
+USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diversity=vendi] [name=...]
 
-  entity, project    whose workspace it is; runs must have been logged there
-  reward, diversity  the scores on the axes of the front, as the runs' tables call them
-  name               of the workspace, "Reward against diversity" unless given"""
-KEYS = {"entity": "", "project": "", "reward": "hps", "diversity": "entropy", "name": "Reward against diversity"}
+  entity, project    the owner and name of the project, in which runs must have been logged
+  reward, diversity  the scores on the axes of the front, as the runs' tables name them, such as diversity=clip_vendi
+  name               the name of the workspace, "Reward against diversity" unless given"""
+KEYS = {"entity": "", "project": "", "reward": "hps", "diversity": "vendi", "name": "Reward against diversity"}
 INSTALL = "rdt dashboard needs wandb-workspaces: pip install 'rdt[dashboard]'"
-LOGIN = "rdt dashboard saves to W&B, where no account is configured: wandb login, or set WANDB_API_KEY"
+LOGIN = "rdt dashboard saves to W&B, but no account is configured: run wandb login, or set WANDB_API_KEY"
 
 
 def workspace(given: dict[str, str]) -> Any:
-    """The workspace, not saved yet: the front first, then what it was drawn from; ImportError without the extra."""
+    """Return the workspace, not saved yet; ImportError without the extra.
+
+    Its sections are the front, what the sweep varied, the samples and the training curves.
+    """
     import wandb_workspaces.workspaces as ws
 
     reward, diversity = f"reward/{given['reward']}", f"diversity/{given['diversity']}"
     panels = {
-        "Front": front(reward, diversity),
-        "Sweep": sweep(reward, diversity),
-        "Samples": samples(),
-        "Training": training(),
+        "Front": front_panels(reward, diversity),
+        "Sweep": sweep_panels(reward, diversity),
+        "Samples": sample_panels(),
+        "Training": training_panels(),
     }
     return ws.Workspace(
         entity=given["entity"],
@@ -35,15 +39,15 @@ def workspace(given: dict[str, str]) -> Any:
         name=given["name"],
         sections=[ws.Section(name=name, panels=shown, is_open=True) for name, shown in panels.items()],
         settings=ws.WorkspaceSettings(x_axis="iteration", max_runs=100),
-        runset_settings=ws.RunsetSettings(  # not groupby, which would average a sweep into one point
+        runset_settings=ws.RunsetSettings(  # without groupby, which would average a sweep into one point
             order=[ws.Ordering(ws.Metric("Group")), ws.Ordering(ws.Metric("JobType"))],
             pinned_columns=["run:displayName", "run:group", "run:jobType"],
         ),
     )
 
 
-def front(reward: str, diversity: str) -> list[Any]:
-    """Every run's point, and the picture and the table of a sweep's pareto run."""
+def front_panels(reward: str, diversity: str) -> list[Any]:
+    """Return scatters of all runs' final points, and the picture and table that a sweep's pareto run logged."""
     import wandb_workspaces.reports.v2 as wr
 
     across = wr.SummaryMetric(f"final/{diversity}")
@@ -55,47 +59,51 @@ def front(reward: str, diversity: str) -> list[Any]:
     return [*scatters, picture, wr.WeavePanelSummaryTable(table_name="pareto/table")]
 
 
-def sweep(reward: str, diversity: str) -> list[Any]:
-    """What was varied, beside what came of it."""
+def sweep_panels(reward: str, diversity: str) -> list[Any]:
+    """Return parallel coordinates of the settings that sweeps usually vary, the cost and the final scores."""
     import wandb_workspaces.reports.v2 as wr
 
-    chosen = [wr.Config(name) for name in ("method.name", "method.lr", "method.kl_coef", "seed")]
-    came = [wr.SummaryMetric(name) for name in ("compute/network_passes", f"final/{reward}", f"final/{diversity}")]
-    return [wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn(metric=m) for m in [*chosen, *came]])]
+    varied = [wr.Config(name) for name in ("method.name", "method.lr", "method.kl_coef", "seed")]
+    results = [wr.SummaryMetric(name) for name in ("compute/network_passes", f"final/{reward}", f"final/{diversity}")]
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in [*varied, *results]]
+    return [wr.ParallelCoordinatesPlot(columns=columns)]
 
 
-def samples() -> list[Any]:
-    """The grids of base and tuned model at equal noise, and those of a sweep's pareto run."""
+def sample_panels() -> list[Any]:
+    """Return the sample grids of base and tuned model at equal noise, and those that a sweep's pareto run logged."""
     import wandb_workspaces.reports.v2 as wr
 
     pairs = wr.MediaBrowser(title="base and tuned", media_keys=["samples/base", "samples/tuned"], num_columns=2)
     return [pairs, wr.MediaBrowser(title="along the front", media_keys=["pareto/samples"], num_columns=4)]
 
 
-def training() -> list[Any]:
-    """Curves over iterations: what is climbed, what it costs, and the evaluations in between."""
+def training_panels() -> list[Any]:
+    """Return curves over iterations: the reward, the KL and the evaluations during training."""
     import wandb_workspaces.reports.v2 as wr
 
-    curves = [wr.LinePlot(title=name, x="iteration", y=[f"train/{name}"]) for name in ("reward", "kl_nats", "loss")]
+    curves = [wr.LinePlot(title=name, x="iteration", y=[f"train/{name}"]) for name in ("reward", "kl_nats")]
     return [*curves, wr.LinePlot(title="evaluations", x="iteration", metric_regex="eval/.*")]
 
 
 def entry() -> int:
-    """Exit status 0 with the address of the workspace, or 2 after one line on stderr."""
-    return command(USAGE, lambda arguments: print(f"dashboard {save(settings(arguments))}"))
+    """Save the workspace and print its address; return exit status 0, or 2 after one line on stderr."""
+    return command(USAGE, lambda arguments: print(f"dashboard {save_workspace(chosen_settings(arguments))}"))
 
 
-def settings(arguments: list[str]) -> dict[str, str]:
-    """What is given; ValueError where something is unknown, empty or missing."""
+def chosen_settings(arguments: list[str]) -> dict[str, str]:
+    """Return all settings, by default those of KEYS; ValueError if one is unknown, empty or missing."""
     given = parsed(arguments, KEYS)
     for key in ("entity", "project"):
         if not given[key]:
-            raise ValueError(f"{key}= is missing: whose workspace it is; see rdt dashboard --help")
+            raise ValueError(f"{key}= is missing: want the {key} whose runs are shown; see rdt dashboard --help")
     return given
 
 
-def save(given: dict[str, str]) -> str:
-    """Save the workspace as a new view: its address; one line where the extra, an account or the server is missing."""
+def save_workspace(given: dict[str, str]) -> str:
+    """Save the workspace as a new view and return its address.
+
+    ValueError, in one line, if the extra or an account is missing or W&B refuses.
+    """
     try:
         made = workspace(given)
     except ModuleNotFoundError as error:

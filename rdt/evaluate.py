@@ -6,7 +6,7 @@ They are put there beside the run's own, and the report is drawn anew.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from rdt.config.check import types
 from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
-from rdt.training import folder
+from rdt.training import saved
 
 if TYPE_CHECKING:
-    from rdt.evaluation import Evaluation
+    from rdt.result import Point
     from rdt.training.experiment import Experiment, Guided
 
 
@@ -27,71 +27,59 @@ def main(cfg: DictConfig) -> None:
     """One point, or a curve of them."""
     with alone(HydraConfig.get()):
         types(cfg, HydraConfig.get())
-        evaluate(folder.read(cfg.run, cfg.get("guidance")))
+        evaluate(saved.read(cfg.run, cfg.get("guidance")))
 
 
-def evaluate(run: folder.Saved) -> Path:
+def evaluate(run: saved.Saved) -> Path:
     """Evaluate the run under its config's guidance, put the points into its record; the path of the new report.
 
     Where the run was logged to W&B, this is too: a run of job type eval beside it.
     """
-    from rdt import wandb
-    from rdt.report import report
-    from rdt.result import own
+    from rdt.report.write import report
+    from rdt.training import loggers
 
     experiment = run.experiment()
     check(run, experiment)
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()
-    with wandb.evaluation(run.cfg, run.folder) as logged:
+    with loggers.evaluation(run.cfg, run.folder) as logged:
         points = measured(run, experiment, curve)
         page = report([run.folder], run.folder)
         if logged is not None:
-            wandb.show(logged, run.folder, own(points))
+            loggers.show(logged, run.folder, points[0])
     return page
 
 
-def measured(run: folder.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list[dict[str, Any]]:
+def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list["Point"]:
     """The points of a curve, which are in the record by now, as their samples are."""
-    from rdt.report.text import slug
+    from rdt.result import slug
     from rdt.training import record
 
     done = experiment.evaluator.to(experiment.method.device).run(
         experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
         rank=0, world=1,
     )  # fmt: skip
-    points = [compared(done[name], run, experiment, one.described) for name, one in curve.items()]
+    protocol, base = experiment.evaluator.protocol, run.result.base
+    points = [record.point(done[name], one.described, protocol, base) for name, one in curve.items()]
     for point in points:
         record.add_point(run.folder, point)
-    record.save_samples(run.folder, run.result["base"]["prompts"], {slug(name): one for name, one in done.items()})
+    record.save_samples(run.folder, list(run.result.base.prompts), {slug(name): one for name, one in done.items()})
     return points
 
 
-def check(run: folder.Saved, experiment: "Experiment") -> None:
+def check(run: saved.Saved, experiment: "Experiment") -> None:
     """UsageError where the recorded base is not what this installation would evaluate."""
     from rdt.training.record import fingerprint
 
     prompts = list(experiment.evaluator.protocol.prompts)
-    if run.result["base"]["prompts"] != prompts:
+    if list(run.result.base.prompts) != prompts:
         raise UsageError(f"run={run.folder} was evaluated on other prompts than {prompts[0]!r} ..., its config's now")
     weights = fingerprint(experiment.policy, experiment.evaluator.rewards)
-    if run.result.get("weights") != weights:
+    if run.result.weights != weights:
         raise UsageError(
-            f"run={run.folder} was evaluated on weights {run.result.get('weights')}, model={run.cfg.model.name} and its"
+            f"run={run.folder} was evaluated on weights {run.result.weights}, model={run.cfg.model.name} and its"
             f" rewards are {weights} now: the points could not be compared; run it again"
         )
-
-
-def compared(
-    done: "Evaluation", run: folder.Saved, experiment: "Experiment", guidance: dict[str, Any]
-) -> dict[str, Any]:
-    """The point, paired with the base's recorded values."""
-    import torch
-
-    from rdt.result import point
-
-    base = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.result["base"]["per_prompt"].items()}
-    return point(done, base, experiment.evaluator.protocol, guidance)
 
 
 def entry() -> None:

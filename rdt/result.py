@@ -1,79 +1,208 @@
-"""Points of a front as result.json holds them: an evaluation under one guidance, with intervals over prompts."""
+"""`result.json`: what a run measured. The one schema, written and read here.
 
+A point is a model under one guidance, evaluated on held-out prompts. Its scores are named "<kind>/<name>", such as
+"reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "brightness" without a kind. The
+file holds the scores of a kind in a section of that name, each with its mean, its 95 % interval over prompts and, for
+all points but the base, its paired difference to the base.
+"""
+
+import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
-from rdt.evaluation import Evaluation, Protocol
-from rdt.pareto import bootstrap_mean, paired_difference
+from rdt import files
+from rdt.pareto import Interval, bootstrap_mean, paired_difference
 
-Point = dict[str, Any]  # as in result.json
-BASE = {"name": "base"}
-
-
-def point(
-    done: Evaluation, base: Mapping[str, Tensor] | None, protocol: Protocol, guidance: Mapping[str, Any]
-) -> Point:
-    """Means and paired differences to the base's per-prompt scores, (P,) each, the values themselves, and totals."""
-    made: Point = {"label": label(guidance), "guidance": dict(guidance), "reward": {}, "diversity": {}, "fidelity": {}}
-    for name, values in done.scores.items():
-        kind, _, short = name.rpartition("/")
-        (made[kind] if kind else made)[short] = interval(values, base[name] if base else None)
-    for name, value in done.totals.items():
-        kind, _, short = name.rpartition("/")
-        made[kind][short] = {"mean": value}  # of all images at once: no interval over prompts
-    return made | {
-        "n_prompts": len(protocol.prompts),
-        "n_per_prompt": protocol.images_per_prompt,
-        "per_prompt": {name: values.tolist() for name, values in done.scores.items()},
-        "prompts": list(protocol.prompts),
-    }
+FILE = "result.json"
+SCHEMA = 2
+KINDS = ("reward", "diversity", "fidelity")  # sections of a point, in the order in which they are shown
+REQUIRED = ("method", "reward", "model", "seed", "iterations", "base", "points")
+BASE = {"name": "base"}  # the guidance that result.json states for the base
 
 
-def interval(values: Tensor, base: Tensor | None) -> dict[str, Any]:
-    """Mean and bootstrap interval over prompts; beside a base, of the paired difference too."""
-    mean = bootstrap_mean(values.numpy(), seed=0)
-    made: dict[str, Any] = {"mean": mean.mean, "ci95": [mean.lo, mean.hi]}
-    if base is not None:
-        diff = paired_difference(values.numpy(), base.numpy(), seed=0)
-        made["diff"] = {"mean": diff.mean, "ci95": [diff.lo, diff.hi]}
-    return made
+@dataclass(frozen=True)
+class Score:
+    """A measured quantity and its paired difference to the base model, if it has one."""
+
+    value: Interval
+    diff: Interval | None = None
 
 
-def described(guidance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a guidance config does: its name and what its module is given, without the knobs that are not in force."""
-    return {"name": guidance["name"]} | _arguments(guidance["module"])
+@dataclass(frozen=True)
+class Point:
+    """Holds the scores of one model under one guidance."""
+
+    guidance: dict[str, Any]
+    scores: dict[str, Score]  # by kind in the order of KINDS, then "kl_nats"
+    levels: dict[str, Score]  # "latent_rms" and "brightness", which reveal drift and are in no table
+    per_prompt: dict[str, list[float]]  # (P,) each
+    prompts: tuple[str, ...]  # (P,)
+    n_per_prompt: int  # images of each prompt
+
+    @property
+    def n_prompts(self) -> int:
+        """The number of prompts, P."""
+        return len(self.prompts)
+
+    @property
+    def label(self) -> str:
+        """What a legend calls the point."""
+        return label(self.guidance)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every score, by name."""
+        return {name: score.value.mean for name, score in self.scores.items()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Holds all that result.json says of a run."""
+
+    method: str
+    reward: str
+    model: str
+    seed: int
+    iterations: int
+    base: Point
+    points: tuple[Point, ...]  # at least one; the first is the run under its own guidance
+    limit: dict[str, Any] | None = None  # the best that any method could reach, if the world knows it
+    weights: str | None = None  # the fingerprint of the frozen weights that were evaluated
+    prompts: dict[str, Any] = field(default_factory=dict)  # counts of prompts by split
+    compute: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def own(self) -> Point:
+        """The point that stands for the run: the one under its own guidance, whose pictures are named "tuned"."""
+        return self.points[0]
+
+    def with_point(self, new: Point) -> "Result":
+        """Return the result with one more point; it replaces a point of the same guidance."""
+        guidances = [point.guidance for point in self.points]
+        k = guidances.index(new.guidance) if new.guidance in guidances else len(guidances)
+        return replace(self, points=(*self.points[:k], new, *self.points[k + 1 :]))
+
+
+def measured(
+    scores: Mapping[str, np.ndarray], totals: Mapping[str, float], guidance: Mapping[str, Any],
+    prompts: Sequence[str], n_per_prompt: int, base: Mapping[str, Sequence[float]] | None = None,
+) -> Point:  # fmt: skip
+    """Return the point of per-prompt scores (P,) and of totals over all images, paired with the base's if given."""
+    made = {name: _over_prompts(values, base[name] if base else None) for name, values in scores.items()}
+    made |= {name: Score(Interval(value, value, value)) for name, value in totals.items()}
+    per_prompt = {name: values.tolist() for name, values in scores.items()}
+    return Point(dict(guidance), *_split(made), per_prompt, tuple(prompts), n_per_prompt)
 
 
 def label(guidance: Mapping[str, Any]) -> str:
-    """What a legend calls a described guidance: "aig power exponent=2"."""
+    """Return a legend's name of a guidance, such as "aig power exponent=2"."""
     words = ((k, f"{v:g}" if isinstance(v, float) else str(v)) for k, v in guidance.items())
     return " ".join(word if isinstance(guidance[key], str) else f"{key}={word}" for key, word in words)
 
 
-def means(one: Point) -> dict[str, float]:
-    """{"reward/hps": mean, ..., "kl_nats": mean} of a point."""
-    kinds = {f"{kind}/{name}": v for kind in ("reward", "diversity", "fidelity") for name, v in one[kind].items()}
-    return {name: value["mean"] for name, value in (kinds | {"kl_nats": one.get("kl_nats")}).items() if value}
+def sample_names(points: Sequence[Point]) -> list[str]:
+    """Return the file names, without ending, of the points' pictures in `samples/`; the base's is "base"."""
+    return ["tuned", *(slug(point.label) for point in points[1:])]
 
 
-def own(points: Sequence[Point]) -> Point:
-    """The point that stands for a run: under its own guidance; of a curve the first, whose pictures are "tuned"."""
-    return points[0]
+def slug(words: str) -> str:
+    """Return words as a file name; a number keeps its sign."""
+    signed = re.sub(r"(?<![a-z0-9])-(?=\d)", "minus", words.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", signed).strip("-.")[:80] or "samples"
 
 
-def joined(points: list[Point], new: Point) -> list[Point]:
-    """The points with the new one, in the place of the one of the same guidance where there is one."""
-    places = [i for i, old in enumerate(points) if old["guidance"] == new["guidance"]] or [len(points)]
-    return [*points[: places[0]], new, *points[places[0] + 1 :]]
+def write(result: Result, folder: Path) -> None:
+    """Write result.json into a folder; ValueError if a number is not finite."""
+    whole = {"schema": SCHEMA} | {name: value for name, value in vars(result).items() if name not in ("base", "points")}
+    points = {"points": [_point_json(point) for point in result.points], "base": _point_json(result.base)}
+    files.write_json(folder / FILE, whole | points)
 
 
-def _arguments(module: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in module.items():
-        if isinstance(value, Mapping):
-            flat |= ({key: value["_target_"].rpartition(".")[2]} if "_target_" in value else {}) | _arguments(value)
-        elif not key.startswith("_") and value is not None:
-            flat[key] = float(value) if type(value) is int else value
-    return flat
+def read(folder: Path) -> Result:
+    """Return the result of a run folder; ValueError, in one line, if there is none, or it is corrupt or incomplete."""
+    found = _parsed(folder / FILE)
+    missing = [key for key in REQUIRED if key not in found]
+    if missing:
+        raise ValueError(f"{FILE} lacks {', '.join(missing)}")
+    if not found["points"]:
+        raise ValueError(f"{FILE} has no points: nothing was evaluated")
+    known = {name: found[name] for name in Result.__dataclass_fields__ if name in found}
+    try:
+        base = _point(found["base"], "base")
+        points = tuple(_point(one, f"points[{k}]") for k, one in enumerate(found["points"]))
+        return Result(**known | {"base": base, "points": points})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{FILE} does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
+
+
+def _over_prompts(values: np.ndarray, base: Sequence[float] | None) -> Score:
+    """Return the mean with its bootstrap interval over prompts, and the same of the paired difference."""
+    mean = bootstrap_mean(values, seed=0)
+    return Score(mean, None if base is None else paired_difference(values, np.asarray(base, float), seed=0))
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"no {file.name}: the run is unfinished or broke off")
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is corrupt: {error}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{file.name} has schema {schema!r}; this version of rdt reads {SCHEMA}")
+    return found
+
+
+def _split(named: dict[str, Score]) -> tuple[dict[str, Score], dict[str, Score]]:
+    """Return the scores in the order of KINDS, "kl_nats" last, and the levels."""
+    kinds = {name: one for kind in KINDS for name, one in named.items() if name.startswith(f"{kind}/")}
+    scores = kinds | {name: one for name, one in named.items() if name == "kl_nats"}
+    return scores, {name: one for name, one in named.items() if name not in scores}
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    sections: dict[str, Any] = {kind: {} for kind in KINDS}
+    for name, score in (point.scores | point.levels).items():
+        kind, _, short = name.rpartition("/")
+        (sections[kind] if kind else sections)[short] = _score_json(score)
+    return {"label": point.label, "guidance": point.guidance} | sections | {
+        "n_prompts": point.n_prompts, "n_per_prompt": point.n_per_prompt,
+        "per_prompt": point.per_prompt, "prompts": list(point.prompts),
+    }  # fmt: skip
+
+
+def _score_json(score: Score) -> dict[str, Any]:
+    value = _interval_json(score.value)
+    return value if score.diff is None else value | {"diff": _interval_json(score.diff)}
+
+
+def _interval_json(interval: Interval) -> dict[str, Any]:
+    """A total has no spread over prompts, so it is written without an interval."""
+    exact = interval.lo == interval.hi == interval.mean
+    return {"mean": interval.mean} if exact else {"mean": interval.mean, "ci95": [interval.lo, interval.hi]}
+
+
+def _point(entry: dict[str, Any], where: str) -> Point:
+    named = {f"{kind}/{name}": value for kind in KINDS for name, value in entry[kind].items()}
+    named |= {name: value for name, value in entry.items() if isinstance(value, dict) and "mean" in value}
+    scores, levels = _split({name: _score(value, f"{where} {name}") for name, value in named.items()})
+    return Point(entry["guidance"], scores, levels, entry["per_prompt"], tuple(entry["prompts"]), entry["n_per_prompt"])
+
+
+def _score(entry: dict[str, Any], where: str) -> Score:
+    return Score(_interval(entry, where), _interval(entry["diff"], where) if "diff" in entry else None)
+
+
+def _interval(entry: dict[str, Any], where: str) -> Interval:
+    mean = float(entry["mean"])
+    lo, hi = (float(bound) for bound in entry.get("ci95", (mean, mean)))
+    if not all(map(math.isfinite, (mean, lo, hi))):
+        raise ValueError(f"{where} is {mean:g} [{lo:g}, {hi:g}]; want finite numbers")
+    return Interval(mean, lo, hi)

@@ -1,6 +1,5 @@
 """`python -m rdt.run method=sqdf reward=hps`: compose, check at the door, then train, evaluate and record."""
 
-import json
 import os
 import sys
 from contextlib import suppress
@@ -36,11 +35,11 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
 
 def reached(out: Path) -> tuple[float, float]:
     """Means of the reward that was trained on and of the first measure of diversity, on held-out prompts."""
-    from rdt.result import own
+    from rdt.result import read
 
-    result = json.loads((out / "result.json").read_text("utf-8"))
-    point = own(result["points"])
-    return point["reward"][result["reward"]]["mean"], next(iter(point["diversity"].values()))["mean"]
+    result = read(out)
+    means = result.own.means()
+    return means[f"reward/{result.reward}"], next(mean for name, mean in means.items() if name.startswith("diversity/"))
 
 
 def one_of_many(cfg: DictConfig, hydra_config: Any) -> None:
@@ -78,7 +77,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
     if cfg.dry_run:
         print(plan(cfg))
         return
-    from rdt.report import report
+    from rdt.report.write import report
     from rdt.training.launch import launch
 
     launch(cfg)

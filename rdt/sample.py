@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from rdt.config import check
 from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
-from rdt.report.text import slug
-from rdt.training import folder
+from rdt.result import slug
+from rdt.training import saved
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
@@ -30,7 +30,7 @@ def sample(cfg: DictConfig) -> Path:
         raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
     if cfg.n <= 0:
         raise UsageError(f"n={cfg.n} must be greater than 0")
-    run = folder.read(cfg.run, cfg.get("guidance"))
+    run = saved.read(cfg.run, cfg.get("guidance"))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return draw(run, str(cfg.prompt), cfg.n, cfg.seed, out)
@@ -42,7 +42,7 @@ def name(cfg: DictConfig) -> str:
     return slug(f"{cfg.prompt}{guided} s{cfg.seed}")
 
 
-def draw(run: folder.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
+def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
     """Write the picture of the base and of every point of the guidance."""
     from rdt.training.pictures import images, sheet
     from rdt.training.record import save_image

@@ -1,4 +1,4 @@
-"""Laws of the dashboard: what it shows is what runs log, and what it lacks is one line."""
+"""The dashboard shows what runs log, and refuses in one line what it cannot save."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ NAMES = ["entity=me", "project=rdt"]
 
 def test_the_workspace_shows_what_runs_log():
     pytest.importorskip("wandb_workspaces")
-    made = dashboard.workspace(dashboard.settings([*NAMES, "reward=gold", "diversity=vendi"]))
+    made = dashboard.workspace(dashboard.chosen_settings([*NAMES, "reward=gold", "diversity=vendi"]))
     shown = {section.name: section.panels for section in made.sections}
     assert list(shown) == ["Front", "Sweep", "Samples", "Training"] and all(shown.values())
     scatter = shown["Front"][0]
@@ -31,17 +31,17 @@ def test_the_workspace_shows_what_runs_log():
         ([*NAMES, "reward="], "'reward=' is none of"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(refused, arguments, words):
+def test_wrong_arguments_give_a_one_line_error(refused, arguments, words):
     assert words in refused(*arguments)
 
 
-def test_without_the_extra_it_says_how_to_install_it(refused, monkeypatch):
+def test_a_missing_extra_gives_the_command_that_installs_it(refused, monkeypatch):
     for name in ("wandb_workspaces", "wandb_workspaces.workspaces"):
         monkeypatch.setitem(sys.modules, name, None)
     assert refused(*NAMES) == f"error: {dashboard.INSTALL}\n"
 
 
-def test_without_an_account_it_says_how_to_log_in(refused, monkeypatch, tmp_path):
+def test_a_missing_account_gives_the_command_that_logs_in(refused, monkeypatch, tmp_path):
     pytest.importorskip("wandb_workspaces")
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "NETRC"):
@@ -51,7 +51,7 @@ def test_without_an_account_it_says_how_to_log_in(refused, monkeypatch, tmp_path
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs the command as if typed: the one line it refuses with."""
+    """Return a function that runs the command with arguments and returns its one-line error."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rdt dashboard", *arguments])

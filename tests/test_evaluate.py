@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from rdt import evaluate, sample
 from rdt import run as run_command
 from rdt.config.compose import conf_dir
-from rdt.report.folders import read_runs
-from rdt.report.gather import compare
+from rdt.config.curve import described
+from rdt.report.compare import compare
 from rdt.report.grids import grids_of
-from rdt.result import described, joined, label
-from rdt.training import folder
+from rdt.report.read import read_runs
+from rdt.result import label, read
+from rdt.training import saved
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_point
 from worlds.wandb_files import merged, runs
@@ -111,19 +113,20 @@ def test_a_curve_that_cannot_be_meant_leaves_the_run_as_it_was(run, typed, capfd
 
 
 def test_points_of_processes_at_the_same_time_are_all_kept(run):
-    own = result(run)["points"][0]
-    new = [own | {"label": str(k), "guidance": {"name": "aig", "exponent": k}} for k in range(16)]
+    own = read(run).own
+    new = [replace(own, guidance={"name": str(k)}) for k in range(16)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda point: add_point(run, point), new))
-    points = result(run)["points"]
+    points = read(run).points
     assert points[0] == own
-    assert sorted(int(point["label"]) for point in points[1:]) == list(range(16))
+    assert sorted(int(point.label) for point in points[1:]) == list(range(16))
 
 
-def test_a_point_joins_in_the_place_of_its_like():
-    points = [{"guidance": {"name": name}, "value": 0} for name in "abc"]
-    assert [p["value"] for p in joined(points, {"guidance": {"name": "b"}, "value": 1})] == [0, 1, 0]
-    assert [p["value"] for p in joined(points, {"guidance": {"name": "d"}, "value": 1})] == [0, 0, 0, 1]
+def test_a_point_replaces_the_point_of_the_same_guidance(run):
+    found = read(run)
+    first, other = replace(found.own, n_per_prompt=7), replace(found.own, guidance={"name": "b"})
+    assert found.with_point(first).points == (first,)
+    assert found.with_point(other).points == (found.own, other)
 
 
 def test_guidance_is_what_it_does_without_knobs_that_are_not_in_force():
@@ -143,13 +146,13 @@ def changed(run, section, value):
 
 
 def reshaped(run):
-    tensors = load_file(run / folder.LORA)
-    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / folder.LORA)
+    tensors = load_file(run / saved.LORA)
+    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / saved.LORA)
 
 
 def renamed(run):
-    tensors = load_file(run / folder.LORA)
-    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / folder.LORA)
+    tensors = load_file(run / saved.LORA)
+    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / saved.LORA)
 
 
 BREAKS = {
@@ -158,9 +161,11 @@ BREAKS = {
     "no lora": lambda run: shutil.rmtree(run / "lora"),
     "is no folder": shutil.rmtree,
     "config.yaml is not the config": lambda run: overwritten(run, "config.yaml", b"[1, 2]"),
-    "result.json is corrupt": lambda run: overwritten(run, "result.json", b'{"schema": 1'),
-    "result.json lacks base": lambda run: overwritten(run, "result.json", b'{"points": []}'),
-    "not a readable file of tensors": lambda run: overwritten(run, folder.LORA, b"\x00" * 40),
+    "result.json: result.json is corrupt": lambda run: overwritten(run, "result.json", b'{"schema": 2'),
+    "result.json: result.json lacks method": lambda run: overwritten(
+        run, "result.json", b'{"schema": 2, "points": []}'
+    ),
+    "not a readable file of tensors": lambda run: overwritten(run, saved.LORA, b"\x00" * 40),
     "not a LoRA in diffusers' format": renamed,
     "LoRA does not fit": reshaped,
     "weights 00000000": lambda run: changed(run, "weights", "00000000"),

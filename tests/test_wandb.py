@@ -7,8 +7,7 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rdt import wandb
-from rdt.result import means, own
+from rdt import result as results
 from rdt.run import name_outputs
 from rdt.training import loggers
 from rdt.training.sweep import SweepReport
@@ -29,7 +28,7 @@ def read(run_folder):
 
 @pytest.fixture(scope="module")
 def result(run_folder):
-    return json.loads((run_folder / "result.json").read_text())
+    return results.read(run_folder)
 
 
 def test_the_run_is_finished_and_described(read, run_folder):
@@ -49,10 +48,10 @@ def test_training_is_logged_by_iteration(read, run_folder):
 
 def test_final_scalars_are_those_of_the_record(read, result):
     summary = merged(read, "summary")
-    for group, point in (("final", own(result["points"])), ("base", result["base"])):
-        for name, value in means(point).items():
+    for group, point in (("final", result.own), ("base", result.base)):
+        for name, value in point.means().items():
             assert summary[f"{group}/{name}"] == pytest.approx(value)
-    assert summary["compute/images"] == result["compute"]["images"]
+    assert summary["compute/images"] == result.compute["images"]
 
 
 def test_pictures_table_and_charts_are_there(read, run_folder, result):
@@ -64,10 +63,10 @@ def test_pictures_table_and_charts_are_there(read, run_folder, result):
     table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row.pop("point") for row in rows] == ["base", "cfg"]
-    assert rows == [pytest.approx(means(result["base"])), pytest.approx(means(result["points"][0]))]
+    assert rows == [pytest.approx(result.base.means()), pytest.approx(result.own.means())]
     charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
     axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}
-    assert axes == {("diversity/entropy", f"reward/{name}") for name in result["base"]["reward"]}
+    assert axes == {("diversity/entropy", name) for name in result.base.scores if name.startswith("reward/")}
 
 
 def test_the_adapter_is_an_artifact_that_says_what_it_is(read, run_folder, result):
@@ -76,7 +75,7 @@ def test_the_adapter_is_an_artifact_that_says_what_it_is(read, run_folder, resul
     assert sizes == {path.name: path.stat().st_size for path in (run_folder / "lora").iterdir()}
     metadata = json.loads(model["metadata"])
     assert metadata["point"].pop("guidance") == "cfg"
-    assert metadata.pop("point") == pytest.approx(means(result["points"][0]))
+    assert metadata.pop("point") == pytest.approx(result.own.means())
     assert metadata == {
         "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
         "base_model": "bundled:base", "rank": 2, "alpha": 2,
@@ -89,7 +88,7 @@ def test_jobs_of_one_process_are_runs_of_their_own_also_after_one_broke_off(run_
     left, kept = minimal(broken), minimal(whole)
     for logger in loggers.loggers(left, broken):
         logger.log_metrics({"train/left": 1.0}, step=0)
-    wandb.conclude(loggers.loggers(kept, whole), kept, whole)
+    loggers.conclude(loggers.loggers(kept, whole), kept, whole)
     first, second = records(broken), records(whole)
     assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
     assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
@@ -103,7 +102,7 @@ def job(run_folder, sweep, number):
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
-    wandb.conclude(loggers.loggers(cfg, out), cfg, out)
+    loggers.conclude(loggers.loggers(cfg, out), cfg, out)
     return records(out)
 
 
@@ -123,9 +122,9 @@ def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_fol
     assert history["pareto/samples.captions"][0] == "base" and len(list(media.glob("images/pareto/samples_*"))) == 2
     table = json.loads(next(media.glob("table/pareto/table_*.json")).read_text())
     base, *points = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert {name: base[name] for name in means(result["base"])} == pytest.approx(means(result["base"]))
-    assert {name: points[0][name] for name in means(result["points"][0])} == pytest.approx(means(result["points"][0]))
-    assert len(points) == len(result["points"]) * 2 and all(point["on front of reward/hps"] for point in points)
+    assert {name: base[name] for name in result.base.means()} == pytest.approx(result.base.means())
+    assert {name: points[0][name] for name in result.own.means()} == pytest.approx(result.own.means())
+    assert len(points) == len(result.points) * 2 and all(point["on front of reward/hps"] for point in points)
     charts = [value for key, value in merged(front, "config").items() if "visualize" in key]
     axes = {tuple(chart["panel_config"]["fieldSettings"].values()) for chart in charts}
     assert axes == {("diversity/entropy", "reward/hps"), ("diversity/entropy", "reward/gold")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rdt.pareto import bootstrap_mean
-from rdt.report import report
+from rdt.report.write import report
 
 METRICS = ("reward/hps", "reward/gold", "reward/judge", "diversity/entropy", "diversity/vendi", "diversity/pairwise",
            "fidelity/residual", "kl_nats")  # fmt: skip

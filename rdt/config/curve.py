@@ -26,8 +26,23 @@ def modules(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_turned(guidance["module"], knob, value) for value in dict.fromkeys(curve)]
 
 
+def described(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a guidance config does: its name and what its module is given, without the knobs that are not in force."""
+    return {"name": guidance["name"]} | _arguments(guidance["module"])
+
+
 def _turned(module: Mapping[str, Any], knob: str | None = None, value: float | None = None) -> dict[str, Any]:
     made = OmegaConf.create(dict(module))
     if knob is not None:
         OmegaConf.update(made, knob, value)
     return OmegaConf.to_container(made)
+
+
+def _arguments(module: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in module.items():
+        if isinstance(value, Mapping):
+            flat |= ({key: value["_target_"].rpartition(".")[2]} if "_target_" in value else {}) | _arguments(value)
+        elif not key.startswith("_") and value is not None:
+            flat[key] = float(value) if type(value) is int else value
+    return flat

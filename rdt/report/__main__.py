@@ -1,23 +1,28 @@
-"""The command line of the report: plain key=value, so that it answers at once."""
+"""The command line of the report; it takes plain key=value arguments, which need no heavy imports."""
 
 import sys
 from pathlib import Path
 
 from rdt.config.keys import command, parsed
-from rdt.report.folders import home, matches
+from rdt.report.read import home, matches
 
 USAGE = """usage: python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true|false]
 
-  runs   run folders, or folders of them at any depth; a glob, or several separated by commas
-  out    where report.html, front.png and front.csv go; the folder that runs= names unless given
-  wandb  also log the front as a run of job type pareto; offline where no account is configured"""
+  runs   run folders, or folders that hold them at any depth; a glob; or several of these separated by commas
+  out    where report.html, front.png and front.csv are written; by default the folder that runs= names
+  wandb  also log the front to W&B as a run of job type pareto, offline if no account is configured"""
 KEYS = {"runs": "", "out": "", "wandb": "false"}
 FLAGS = {"true": True, "false": False}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 after one line on stderr."""
+    """Write a report; return exit status 0, or 2 after one line on stderr."""
     return command(USAGE, _report, argv)
+
+
+def entry() -> int:
+    """Run the command `rdt report`."""
+    return main()
 
 
 def _report(arguments: list[str]) -> None:
@@ -29,7 +34,7 @@ def _report(arguments: list[str]) -> None:
     patterns = given["runs"].split(",")
     sources = [path for pattern in patterns for path in matches(pattern)]
     out = Path(given["out"]).expanduser() if given["out"] else home(patterns[0])
-    from rdt.report import report
+    from rdt.report.write import report
 
     report(sources, out, wandb=FLAGS[given["wandb"]])
 

@@ -1,4 +1,4 @@
-"""The methods of a comparison against each other, by the fronts that their runs trace."""
+"""Compares the fronts of every two methods, over common resamples of prompts and seeds."""
 
 import csv
 import io
@@ -10,92 +10,102 @@ from itertools import combinations
 import numpy as np
 
 from rdt.pareto import Draws, Interval, Versus, versus
-from rdt.report.fronts import Comparison
-from rdt.report.records import Point
+from rdt.report.compare import Comparison
 from rdt.report.text import difference, short
+from rdt.result import Point
 
 RESAMPLES = 1000
-HEAD = ("front", "against", "reward", "hypervolume", "P(larger)", "P(dominates)", "epsilon",
-        "diversity at equal reward", "reward at equal diversity", "")  # fmt: skip
+TITLES = ("front", "against", "reward", "hypervolume", "P(larger)", "P(dominates)", "epsilon",
+          "diversity at equal reward", "reward at equal diversity", "")  # fmt: skip
+INTERVALS = ("hypervolume", "epsilon", "diversity", "reward")  # the quantities of a Versus that have an interval
 
 
 @dataclass(frozen=True)
-class Duel:
+class MethodPair:
     """One method against another in the plane of one reward and the comparison's diversity."""
 
-    ours: str
-    theirs: str
+    first: str
+    second: str
     reward: str
-    found: Versus
-    whole: float  # the limit's hypervolume, which shares are of; 1 where no limit is known
+    difference: Versus  # first minus second
+    limit: float  # the limit's hypervolume, of which shares are taken; 1 if no limit is known
 
     @property
     def cells(self) -> list[str]:
-        """As HEAD names them; what has no value is a dash."""
-        f, area = self.found, (self.found.hypervolume.mean, self.found.hypervolume.lo, self.found.hypervolume.hi)
-        told = [_told(Interval(*(value / self.whole for value in area)))]
-        told += [f"{f.larger:.2f}", f"{f.dominates:.2f}", _told(f.epsilon), _told(f.diversity), _told(f.reward)]
-        return [self.ours, self.theirs, short(self.reward), *told, f.verdict]
+        """The cells of a table with the columns TITLES."""
+        d, area = self.difference, self.difference.hypervolume
+        share = Interval(area.mean / self.limit, area.lo / self.limit, area.hi / self.limit)
+        odds = [f"{d.larger:.2f}", f"{d.dominates:.2f}"]
+        others = [difference(d.epsilon), difference(d.diversity), difference(d.reward)]
+        return [self.first, self.second, short(self.reward), difference(share), *odds, *others, d.verdict]
 
 
 @lru_cache(maxsize=16)
-def duels(comparison: Comparison) -> tuple[Duel, ...]:
-    """Every pair of methods that carry values by prompt, in each plane; the first to appear is ours."""
-    return tuple(_fought(comparison))
+def method_pairs(comparison: Comparison) -> tuple[MethodPair, ...]:
+    """Return every pair of methods that recorded values by prompt, for each reward, in the order of the methods."""
+    return tuple(pair for reward in comparison.rewards for pair in _pairs(comparison, reward))
 
 
-def _fought(comparison: Comparison) -> Iterator[Duel]:
-    for reward in comparison.rewards:
-        traced = {method: _traced(comparison, method, reward) for method in comparison.methods}
-        fronts = {method: front for method, front in traced.items() if front is not None}
-        if len(fronts) < 2:
-            continue
-        start = comparison.base[reward].value.mean
-        corner, scale = (start, 0.0), _scale(list(fronts.values()))
-        for ours, theirs in combinations(fronts, 2):
-            found = versus(fronts[ours], fronts[theirs], corner, scale)
-            yield Duel(ours, theirs, reward, found, comparison.limit_above(reward, start))
+def _pairs(comparison: Comparison, reward: str) -> Iterator[MethodPair]:
+    resampled = {method: _resampled_front(comparison, method, reward) for method in comparison.methods}
+    fronts = {method: front for method, front in resampled.items() if front is not None}
+    if len(fronts) < 2:
+        return
+    corner, scale = (comparison.base[reward].value.mean, 0.0), _scale(list(fronts.values()))
+    for first, second in combinations(fronts, 2):
+        found = versus(fronts[first], fronts[second], corner, scale)
+        yield MethodPair(first, second, reward, found, comparison.limit_hypervolume(reward))
 
 
 def duels_csv(comparisons: list[Comparison]) -> str:
-    """One row per pair and plane: an interval has columns name, name_lo and name_hi; empty where it has no value."""
+    """Return duels.csv: one row per pair and reward; intervals have columns name, name_lo and name_hi."""
     out = io.StringIO()
-    quantities = ("hypervolume", "epsilon", "diversity", "reward")
-    columns = [f"{name}{end}" for name in quantities for end in ("", "_lo", "_hi")]
+    columns = [f"{name}{end}" for name in INTERVALS for end in ("", "_lo", "_hi")]
+    head = ["model", "front", "against", "in", *columns, "larger", "dominates", "dominated", "limit", "verdict"]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["model", "front", "against", "in", *columns, "larger", "dominates", "dominated", "limit", "verdict"]
-    )
-    for comparison in comparisons:
-        for duel in duels(comparison):
-            found = [getattr(duel.found, name) for name in quantities]
-            values = [v if np.isfinite(v) else "" for one in found for v in (one.mean, one.lo, one.hi)]
-            odds = (duel.found.larger, duel.found.dominates, duel.found.dominated)
-            names = (comparison.model, duel.ours, duel.theirs, duel.reward)
-            writer.writerow([*names, *values, *odds, duel.whole, duel.found.verdict])
+    writer.writerow(head)
+    writer.writerows(_csv_row(comparison, pair) for comparison in comparisons for pair in method_pairs(comparison))
     return out.getvalue()
 
 
-def _traced(comparison: Comparison, method: str, reward: str) -> np.ndarray | None:
-    """(1 + RESAMPLES, N, 2): base and groups of a method, as measured and resampled; None without values by prompt.
+def _csv_row(comparison: Comparison, pair: MethodPair) -> list[str | float]:
+    """Return a row of duels.csv; a value that does not exist is empty."""
+    d = pair.difference
+    intervals = [getattr(d, name) for name in INTERVALS]
+    values = [value if np.isfinite(value) else "" for one in intervals for value in (one.mean, one.lo, one.hi)]
+    odds = (d.larger, d.dominates, d.dominated)
+    return [comparison.model, pair.first, pair.second, pair.reward, *values, *odds, pair.limit, d.verdict]
 
-    What hard or easy prompts a resample has is taken out: its rewards are moved to where the base has its own.
+
+def _resampled_front(comparison: Comparison, method: str, reward: str) -> np.ndarray | None:
+    """Return base and groups of a method, (1 + RESAMPLES, N, 2): as measured, then resampled.
+
+    None if values by prompt are missing. A resample may hold easier prompts than another; its rewards are therefore
+    shifted so that the base keeps the reward that was measured.
     """
-    names, points = (reward, comparison.diversity), []
     groups = [group for group in comparison.groups if group.method == method]
-    for members in [[run.base for run in groups[0].runs], *(group.points for group in groups)]:
-        rows = [row for name in names if (row := _values(members, name)) is not None]
-        if len(rows) < len(names) or any(row.shape[1] != comparison.n_prompts for row in rows):
-            return None
-        draws = Draws(len(members), comparison.n_prompts, seed=0, resamples=RESAMPLES)
-        points.append([np.concatenate([[row.mean()], draws.means(row)]) for row in rows])
-    front = np.array(points).transpose(2, 0, 1)
+    members: list[Sequence[Point]] = [[run.result.base for run in groups[0].runs]]
+    members += [group.points for group in groups]
+    points = [_resampled(comparison, one, reward) for one in members]
+    known = [point for point in points if point is not None]
+    if len(known) < len(points):
+        return None
+    front = np.array(known).transpose(2, 0, 1)
     front[..., 0] -= front[:, :1, 0] - front[0, 0, 0]
     return front
 
 
-def _values(points: Sequence[Point], name: str) -> np.ndarray | None:
-    """(S, P) of one score; None where a seed or a prompt lacks it."""
+def _resampled(comparison: Comparison, points: Sequence[Point], reward: str) -> list[np.ndarray] | None:
+    """Return the means of reward and diversity, (1 + RESAMPLES,) each; None if values by prompt are missing."""
+    rows = [row for name in (reward, comparison.diversity) if (row := _by_prompt(points, name)) is not None]
+    if len(rows) < 2 or any(row.shape[1] != comparison.n_prompts for row in rows):
+        return None
+    draws = Draws(len(points), comparison.n_prompts, seed=0, resamples=RESAMPLES)
+    return [np.concatenate([[row.mean()], draws.means(row)]) for row in rows]
+
+
+def _by_prompt(points: Sequence[Point], name: str) -> np.ndarray | None:
+    """Return one score by seed and prompt, (S, P); None if a seed or a prompt has none."""
     rows = [point.per_prompt.get(name) or [] for point in points]
     if not rows[0] or len({len(row) for row in rows}) > 1 or not np.isfinite(rows).all():
         return None
@@ -103,11 +113,7 @@ def _values(points: Sequence[Point], name: str) -> np.ndarray | None:
 
 
 def _scale(fronts: list[np.ndarray]) -> np.ndarray:
-    """(2,), the range that the fronts span in each quantity: what epsilon is a share of."""
+    """Return the range (2,) that the fronts span in each quantity, in shares of which epsilon is given."""
     points = np.concatenate([front[0] for front in fronts])
     span = points.max(0) - points.min(0)
     return np.where(span > 0, span, 1)
-
-
-def _told(value: Interval) -> str:
-    return difference(value) if np.isfinite([value.mean, value.lo, value.hi]).all() else "–"

@@ -1,4 +1,4 @@
-"""Sample grids of run folders: the same prompts (rows) and noise (columns) for base and tuned model."""
+"""Sample grids of run folders: one prompt per row and one noise per column, equal for base and tuned model."""
 
 import base64
 import io
@@ -6,68 +6,42 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from rdt.report.fronts import Comparison, Group
-from rdt.report.records import Run
-from rdt.report.text import slug
+from rdt.report.compare import Comparison, Group
+from rdt.report.read import Run
+from rdt.result import sample_names
 
-MOST, MANY, SMALL = 900, 24, 480  # pixels across, for a picture inside a page; of more pictures than MANY
-BUDGET = 16_000_000  # bytes of all grids of a page, past which they are JPEG
+WIDE, MANY, NARROW = 900, 24, 480  # most pixels across a picture of a page; NARROW if it has more than MANY pictures
+PAGE_BYTES = 16_000_000  # of all grids of a page together; a grid past its share becomes JPEG
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid image and what stands over it."""
+    """A picture of samples, and its title."""
 
     path: Path
     title: str
     group: Group | None  # None: the base model
-    prompts: tuple[str, ...]  # of its rows; empty where not recorded
+    prompts: tuple[str, ...]  # one per row; empty if they were not recorded
 
 
 def grids_of(comparison: Comparison, most: int) -> list[Grid]:
-    """The base's grid and those of the groups, every method in turn, at most that many; unreadable ones left out."""
+    """Return at most that many readable grids: the base's, then those of the groups, every method in turn."""
     by_method = [[g for g in comparison.groups if g.method == method] for method in comparison.methods]
-    by_method = sorted(
-        (sorted(groups, key=lambda g: _name(g) != "tuned") for groups in by_method), key=len, reverse=True
-    )
-    turns = [group for group in chain(*zip_longest(*by_method)) if group is not None]
-    base = next((grid for g in turns if (grid := _grid(g.runs[0], "base", None))), None)
-    grids = [base, *(_grid(group.runs[0], _name(group), group) for group in turns)]
+    by_method = [sorted(groups, key=lambda group: _name(group) != "tuned") for groups in by_method]
+    turns = chain(*zip_longest(*sorted(by_method, key=len, reverse=True)))
+    groups = [group for group in turns if group is not None]
+    base = next((grid for group in groups if (grid := _grid(group.runs[0], "base", None))), None)
+    grids = [base, *(_grid(group.runs[0], _name(group), group) for group in groups)]
     return [grid for grid in grids if grid is not None][:most]
 
 
-def _name(group: Group) -> str:
-    """The picture of a group's first run: "tuned" under its own guidance, else called for the point's label."""
-    return "tuned" if group.points[0] is group.runs[0].points[0] else slug(group.points[0].label)
-
-
-def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
-    path, prompts = run.path / "samples" / f"{name}.png", run.path / "samples" / "prompts.txt"
-    if not _readable(path):
-        return None
-    rows = tuple(prompts.read_text("utf-8", errors="replace").splitlines()) if prompts.is_file() else ()
-    return Grid(path, group.name if group else "base", group, rows)
-
-
-def _readable(path: Path) -> bool:
-    """Whether the file is a whole picture: a run that is still writing must not hide the others."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError:
-        return False
-    return True
-
-
 def embedded(grid: Grid, count: int) -> str:
-    """data_uri of one of that many grids of a page."""
-    return data_uri(grid.path, MOST if count <= MANY else SMALL, BUDGET // count)
+    """Return the data URI of one of `count` grids of a page."""
+    return data_uri(grid.path, WIDE if count <= MANY else NARROW, PAGE_BYTES // count)
 
 
 def data_uri(path: Path, most: int, light: int) -> str:
-    """The picture inside its own address: PNG of at most that many bytes, else at most that wide and JPEG."""
+    """Return a picture as a data URI: the PNG if it has at most `most` pixels across and `light` bytes, else a JPEG."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -80,3 +54,29 @@ def data_uri(path: Path, most: int, light: int) -> str:
         picture.thumbnail((most, most * picture.height // picture.width + 1))
         picture.save(out, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _name(group: Group) -> str:
+    """Return the file name, without ending, of the picture of a group's first run."""
+    points = group.runs[0].result.points
+    return next(name for point, name in zip(points, sample_names(points), strict=True) if point is group.points[0])
+
+
+def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
+    path, prompts = run.path / "samples" / f"{name}.png", run.path / "samples" / "prompts.txt"
+    if not _readable(path):
+        return None
+    rows = tuple(prompts.read_text("utf-8", errors="replace").splitlines()) if prompts.is_file() else ()
+    return Grid(path, group.name if group else "base", group, rows)
+
+
+def _readable(path: Path) -> bool:
+    """Return whether the file is a complete picture: that of a run that is still writing is left out."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True

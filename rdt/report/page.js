@@ -1,5 +1,6 @@
 "use strict";
-// One interactive scatter per comparison: data in <script type="application/json">, drawn as inline SVG.
+// Draws one interactive scatter per comparison as inline SVG, from the data in its <script type="application/json">.
+// `rdt.report.scatter` writes the data. scores[name] of a point is [mean, lower bound, upper bound].
 const W = 1040, H = 470, LEFT = 62, RIGHT = 18, TOP = 14, BOTTOM = 42;
 const safe = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" }[c]));
 const brief = (x) => Number(x.toPrecision(4)).toString();
@@ -36,7 +37,8 @@ function limits(data, sx, sy, x, y) {
   }).join("");
 }
 
-// Per method, what neither the base nor another of its settings dominates; nothing where an axis has no better side.
+// Returns, by method, its points and those of them and the base that none of these dominates. Returns nothing if an
+// axis has no better direction.
 function fronts(points, better, x, y) {
   const a = better[x], b = better[y], means = points.filter((p) => p.kind === "mean");
   const beats = (q, p) => {
@@ -50,7 +52,7 @@ function fronts(points, better, x, y) {
   }) : [];
 }
 
-// A front's line through its means, in a band between the worse and the better corners of their intervals.
+// Draws a front as a line through its means, in a band between the worse and the better corners of their intervals.
 function band(front, better, sx, sy, x, y) {
   const at = (p, side) => `${sx.at(p.scores[x][side && 1 + (side * better[x] + 1) / 2])},${sy.at(p.scores[y][side && 1 + (side * better[y] + 1) / 2])}`;
   const edge = [...front.best.map((p) => at(p, 1)), ...front.best.map((p) => at(p, -1)).reverse()];
@@ -71,7 +73,8 @@ function line(tag, text) {
   return Object.assign(document.createElement(tag), { textContent: text });
 }
 
-// What a point is: its name, config, scores and command, and the grid that the page holds already.
+// Returns what hovering over a point shows: its name, settings, scores and command, and its samples, which are copied
+// from the page's own grid.
 function tip(p) {
   const words = document.createElement("div"), grid = p.grid && document.getElementById(p.grid);
   const rows = Object.entries(p.scores).map(([name, s]) => `${name}  ${brief(s[0])}${s[1] === s[2] ? "" : ` [${brief(s[1])}, ${brief(s[2])}]`}`);
@@ -98,7 +101,7 @@ function chart(box) {
   const draw = () => {
     const x = selectX.value, y = selectY.value;
     const points = data.points.filter((p) => p.scores[x] && p.scores[y] && !off.has(p.method));
-    if (!points.length) { plot.innerHTML = "<p class='quiet'>Nothing carries both of these scores.</p>"; return; }
+    if (!points.length) { plot.innerHTML = "<p class='quiet'>No point has both of these scores.</p>"; return; }
     const sx = scale(points, x, LEFT, W - RIGHT), sy = scale(points, y, H - BOTTOM, TOP);
     const found = fronts(points, data.better, x, y), hollow = new Set(found.flatMap((f) => f.own.filter((p) => p.kind === "mean" && !f.best.includes(p))));
     const bands = found.map((f) => band(f, data.better, sx, sy, x, y)).join("");

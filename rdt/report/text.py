@@ -1,43 +1,29 @@
-"""Numbers as people read them."""
+"""How the report writes numbers and the names of quantities."""
 
-import re
+import math
 
 from rdt.pareto import Interval
-from rdt.report.records import Score
+
+NONE = "–"  # stands in a table for a value that does not exist
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
+    """Return a number with three significant digits."""
     return "0" if value == 0 else f"{value:#.3g}".rstrip(".")
 
 
-def interval(value: Interval) -> str:
-    """Mean with its 95 % interval; the mean alone where that has no width."""
-    if value.lo == value.hi:
-        return number(value.mean)
-    return f"{number(value.mean)} [{number(value.lo)}, {number(value.hi)}]"
-
-
 def difference(value: Interval) -> str:
-    """Signed mean with its 95 % interval."""
+    """Return a signed mean with its 95 % interval, or a dash if one of them is not finite."""
+    if not all(map(math.isfinite, (value.mean, value.lo, value.hi))):
+        return NONE
     return f"{value.mean:+.2g} [{value.lo:+.2g}, {value.hi:+.2g}]"
 
 
 def short(name: str) -> str:
-    """A score without its section: "reward/hps" is hps."""
+    """Return a quantity's name without its section and its unit: "hps" of "reward/hps", "kl" of "kl_nats"."""
     return name.rpartition("/")[2].removesuffix("_nats")
 
 
-def verdict(score: Score, name: str) -> str:
-    """ "up", "down", or "even" where the paired interval holds 0; "cost" for what has no better side."""
-    if score.diff is None or score.diff.lo <= 0 <= score.diff.hi:
-        return "even"
-    if not name.startswith(("reward/", "diversity/")):
-        return "cost"
-    return "up" if score.diff.mean > 0 else "down"
-
-
-def slug(words: str) -> str:
-    """A file name of them; a number keeps its sign."""
-    signed = re.sub(r"(?<![a-z0-9])-(?=\d)", "minus", words.lower())
-    return re.sub(r"[^a-z0-9.]+", "-", signed).strip("-.")[:80] or "samples"
+def unit(name: str) -> str:
+    """Return the unit that a quantity's name ends with, after a space: " nats" of "kl_nats"; empty if none."""
+    return " nats" if name.endswith("_nats") else ""

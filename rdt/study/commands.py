@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
-    from rdt.report.folders import home, matches
+    from rdt.report.read import home, matches
     from rdt.study.design import Options
     from rdt.study.page import print_study, write_study
 

@@ -13,8 +13,7 @@ from string import Template
 from typing import Any
 
 from rdt.files import write_text
-from rdt.report.folders import read_runs
-from rdt.report.records import Failure
+from rdt.report.read import Failure, read_runs
 from rdt.study.design import Options, Side, SidePair, designed, secret
 from rdt.study.sources import SampleGrid, Setting, chosen, settings_of
 
@@ -139,8 +138,14 @@ def _keyed(pair: SidePair, seed: str) -> dict[str, Any]:
 
 
 def _source(side: Side, name: str) -> dict[str, Any]:
-    place = {"row": side.row, "columns": list(side.columns)}
-    return {"id": name, "setting": side.setting, "seed": side.grid.run.seed, "picture": str(side.grid.path)} | place
+    return {
+        "id": name,
+        "setting": side.setting,
+        "seed": side.grid.run.result.seed,
+        "picture": str(side.grid.path),
+        "row": side.row,
+        "columns": list(side.columns),
+    }
 
 
 def _id(*words: str) -> str:

@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdt.report.gather import compare
-from rdt.report.records import Point, Run
-from rdt.report.text import slug
+from rdt.report.compare import compare
+from rdt.report.read import Run
+from rdt.result import Point, slug
 
 if TYPE_CHECKING:  # Pillow is imported when a picture is opened
     from PIL import Image
@@ -29,7 +29,7 @@ class SampleGrid:
     @property
     def path(self) -> Path:
         """Return the file: "base", "tuned" for the run's own guidance, or named after another point's label."""
-        names = {id(self.run.base): "base", id(self.run.points[0]): "tuned"}
+        names = {id(self.run.result.base): "base", id(self.run.result.points[0]): "tuned"}
         return self.run.path / "samples" / f"{names.get(id(self.point)) or slug(self.point.label)}.png"
 
     @cached_property
@@ -44,7 +44,7 @@ class SampleGrid:
 
     def noise(self, row: int) -> tuple:
         """Identify a row's noise: in rows with equal results, equal columns started from the same latent."""
-        return self.run.model, self._evaluation.get("seed"), self.point.n_per_prompt, row
+        return self.run.result.model, self._evaluation.get("seed"), self.point.n_per_prompt, row
 
     def image(self, row: int, column: int) -> Image.Image:
         """Cut out one image."""
@@ -97,10 +97,12 @@ def settings_of(runs: list[Run]) -> list[Setting]:
     settings = []
     for comparison in comparisons:
         prefix = f"{comparison.model} " * several
-        bases = {run.seed: SampleGrid(run, run.base) for group in comparison.groups for run in group.runs}
+        compared = [run for group in comparison.groups for run in group.runs]
+        bases = {run.result.seed: SampleGrid(run, run.result.base) for run in compared}
         settings.append(Setting(f"{prefix}base", bases))
         for group in comparison.groups:
-            grids = {run.seed: SampleGrid(run, point) for run, point in zip(group.runs, group.points, strict=True)}
+            points = zip(group.runs, group.points, strict=True)
+            grids = {run.result.seed: SampleGrid(run, point) for run, point in points}
             settings.append(Setting(prefix + group.name, grids))
     return settings
 

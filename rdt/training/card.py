@@ -5,16 +5,16 @@ A finished LoRA, put where others find it.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rdt.policy import Policy
-from rdt.result import Point, means, own
+from rdt.report.tables import card_table
+from rdt.result import Result
 from rdt.weights import failure, hub_reason
 
 
-def save(policy: Policy, cfg: DictConfig, result: dict[str, Any], out: Path) -> None:
+def save(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
     """lora/, written under a temporary name: weights, README.md, config.yaml, and the sample grids that it shows."""
     partial, folder = out / "lora.partial", out / "lora"
     shutil.rmtree(partial, ignore_errors=True)
@@ -29,7 +29,7 @@ def save(policy: Policy, cfg: DictConfig, result: dict[str, Any], out: Path) -> 
     partial.rename(folder)
 
 
-def card(cfg: DictConfig, result: dict[str, Any], prompts: list[str]) -> str:
+def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
     """The model card: how to load it, what it gained and what that cost, by what run."""
     source, repo = cfg.model.policy.source, _repository(cfg.model.policy.source)
     base = f"base_model: {repo}\n" if repo else ""
@@ -40,8 +40,8 @@ pipeline_tag: text-to-image
 ---
 # {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
 
-A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{source}`, trained {result["iterations"]}
-iterations on {result["compute"]["images"]} images with rdt; all its settings are in `config.yaml`.
+A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{source}`, trained {result.iterations}
+iterations on {result.compute["images"]} images with rdt; all its settings are in `config.yaml`.
 
     pipe = diffusers.DiffusionPipeline.from_pretrained("{repo or source}")
     pipe.load_lora_weights("{cfg.push_to_hub or "this/folder"}")
@@ -50,8 +50,8 @@ iterations on {result["compute"]["images"]} images with rdt; all its settings ar
 
 ## Its point on the front
 
-{_table(result["base"], result["points"])}
-Means over {result["base"]["n_prompts"]} held-out prompts of {result["base"]["n_per_prompt"]} images each, base and
+{card_table(result)}
+Means over {result.base.n_prompts} held-out prompts of {result.base.n_per_prompt} images each, base and
 tuned from the same noise; in brackets the 95 % interval of the mean.
 
 ## Samples
@@ -60,22 +60,6 @@ At equal noise, base and tuned; a row a prompt: {", ".join(f'"{prompt}"' for pro
 
 ![base](base.png) ![tuned](tuned.png)
 """
-
-
-def _table(base: Point, points: list[Point]) -> str:
-    """A row a score, a column a point."""
-    head = ["", "base", *(one["label"] for one in points)]
-    rows = [[name, *(_cell(one, name) for one in (base, *points))] for name in means(own(points))]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (head, ["---"] * len(head), *rows))
-
-
-def _cell(one: Point, name: str) -> str:
-    kind, _, short = name.rpartition("/")
-    value = (one[kind] if kind else one).get(short)
-    if value is None:
-        return ""
-    low, high = value.get("ci95", (None, None))
-    return f"{value['mean']:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
 
 
 def _repository(source: str) -> str | None:

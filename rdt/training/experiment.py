@@ -9,13 +9,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import guidance
-from rdt.config.curve import modules
+from rdt.config.curve import described, modules
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.policy import Denoiser, Policy
 from rdt.prompts import apart
-from rdt.result import described, label
+from rdt.result import label
 from rdt.rewards.base import Affine, Reward
 from rdt.rollout import Sampling
 from rdt.stream import PromptData, PromptStream, subset

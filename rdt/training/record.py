@@ -4,7 +4,6 @@ Which frozen weights an evaluation stood on: points are paired with a base only 
 """
 
 import fcntl
-import json
 import os
 import resource
 import zlib
@@ -18,11 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rdt import wandb
-from rdt.evaluation import Evaluation
-from rdt.report.text import slug
-from rdt.result import BASE, Point, joined, point
-from rdt.training import card
+from rdt import files, result
+from rdt.evaluation import Evaluation, Protocol
+from rdt.result import BASE, Point, Result, measured, sample_names
+from rdt.training import card, loggers
 from rdt.training.experiment import Experiment
 
 
@@ -50,32 +48,41 @@ def write(experiment: Experiment, trainer: L.Trainer, out: Path) -> None:
     done = evaluator.run(method.policy, views, experiment.base, experiment.sampling, rank, world)
     if rank:
         return
-    names = ["base", "tuned", *(slug(name) for name in list(done)[2:])]
+    base = point(done["base"], BASE, evaluator.protocol, None)
+    points = tuple(point(done[n], one.described, evaluator.protocol, base) for n, one in curve.items())
+    names = ["base", *sample_names(points)]
     save_samples(out, list(evaluator.protocol.prompts), dict(zip(names, done.values(), strict=True)))
-    points = [point(done[name], done["base"].scores, evaluator.protocol, one.described) for name, one in curve.items()]
-    base = point(done["base"], None, evaluator.protocol, BASE)
-    result = described(experiment) | {"points": points, "base": base, "compute": cost | {"seconds": method.seconds}}
-    card.save(method.policy, experiment.cfg, result, out)
-    save_json(out / "result.json", result)
-    print(spent(result["compute"]))
-    wandb.conclude(trainer.loggers, experiment.cfg, out)
+    found = described(experiment, base, points, cost | {"seconds": method.seconds})
+    card.save(method.policy, experiment.cfg, found, out)
+    result.write(found, out)
+    print(spent(found.compute))
+    loggers.conclude(trainer.loggers, experiment.cfg, out)
 
 
-def described(experiment: Experiment) -> dict[str, Any]:
-    """What a result says of its run, all but its points and what they cost."""
+def point(done: Evaluation, guidance: Mapping[str, Any], protocol: Protocol, base: Point | None) -> Point:
+    """Return the point of an evaluation, paired with the base's values per prompt."""
+    scores = {name: values.numpy() for name, values in done.scores.items()}
+    paired = None if base is None else base.per_prompt
+    return measured(scores, done.totals, guidance, protocol.prompts, protocol.images_per_prompt, paired)
+
+
+def described(experiment: Experiment, base: Point, points: tuple[Point, ...], cost: dict[str, Any]) -> Result:
+    """Return the result of a run."""
     cfg, method, evaluator = experiment.cfg, experiment.method, experiment.evaluator
-    return {
-        "schema": 1,
-        "method": cfg.method.name,
-        "reward": cfg.reward.name,
-        "model": cfg.model.name,
-        "seed": cfg.seed,
-        "iterations": method.iteration,
-        "limit": experiment.limit(evaluator.protocol.images_per_prompt),
-        "weights": fingerprint(method.policy, evaluator.rewards),
-        "prompts": experiment.prompt_counts,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
+    return Result(
+        method=cfg.method.name,
+        reward=cfg.reward.name,
+        model=cfg.model.name,
+        seed=cfg.seed,
+        iterations=method.iteration,
+        base=base,
+        points=points,
+        limit=experiment.limit(evaluator.protocol.images_per_prompt),
+        weights=fingerprint(method.policy, evaluator.rewards),
+        prompts=experiment.prompt_counts,
+        compute=cost,
+        versions={name: version(name) for name in PACKAGES},
+    )
 
 
 def compute(experiment: Experiment, world: int) -> dict[str, Any]:
@@ -131,16 +138,8 @@ def grid_image(grid: Tensor) -> Image.Image:
 
 def save_image(image: Image.Image, file: Path) -> None:
     """Write a PNG under a temporary name, then rename."""
-    temporary = file.with_suffix(".tmp")
-    image.save(temporary, format="PNG")
-    temporary.replace(file)
-
-
-def save_json(file: Path, value: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(file)
+    with files.replacing(file) as unfinished:
+        image.save(unfinished, format="PNG")
 
 
 def add_point(folder: Path, new: Point) -> None:
@@ -148,7 +147,6 @@ def add_point(folder: Path, new: Point) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        save_json(folder / "result.json", result | {"points": joined(result["points"], new)})
+        result.write(result.read(folder).with_point(new), folder)
     finally:
         os.close(handle)

@@ -39,7 +39,7 @@ class SweepReport(Callback):
         folder = SweepReport.folder
         if folder is None or not any(folder.rglob("result.json")):
             return
-        from rdt.report import report
+        from rdt.report.write import report
 
         try:
             report([folder], folder, wandb=any(folder.rglob("wandb_id")))

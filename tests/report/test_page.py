@@ -1,4 +1,4 @@
-"""Laws of report.html in a browser: any two scores, a point's config and pictures at hand, at any size."""
+"""report.html shows any two scores against each other, with the settings and samples of every point."""
 
 import re
 import time
@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rdt.report import report
-from rdt.report.dots import dots
-from rdt.report.folders import read_runs
-from rdt.report.gather import compare
-from report.test_report import write_run
+from rdt.report.compare import compare
+from rdt.report.page import read_curves
+from rdt.report.read import read_runs
+from rdt.report.scatter import scatter_points
+from rdt.report.write import report
 from worlds.browser import Chromium, installed
+from worlds.html_page import HtmlPage
+from worlds.run_folders import write_run
 
 COMPUTE = {"network_passes": 22000, "backward_passes": 5000, "tflop": 1.2, "seconds": 12.5, "device": "cpu"}
 browsed = pytest.mark.skipif(installed() is None, reason="no Chromium here")
@@ -28,7 +30,7 @@ def browser(tmp_path):
 
 
 def two_methods(folder):
-    """Two settings of sqdf, the second dominated, and draft over two seeds."""
+    """Write runs of two settings of sqdf, the second dominated, and of draft over two seeds."""
     for kl, fall in ((0.1, -0.1), (1, -0.3)):
         shift = {"reward/hps": 0.03, "reward/gold": 0.03, "diversity/entropy": fall}
         write_run(folder / f"kl{kl}", "sqdf", 0, shift, [f"method.kl_coef={kl}"], compute=COMPUTE)
@@ -39,9 +41,9 @@ def two_methods(folder):
     return folder
 
 
-def test_points_carry_what_they_cost_and_what_sets_them_apart(tmp_path):
+def test_points_of_the_scatter_have_their_cost_and_settings(tmp_path):
     (comparison,) = compare(read_runs([two_methods(tmp_path)])[0])
-    base, *others = dots(comparison, {"": "grid0"})
+    base, *others = scatter_points(comparison, {"": "grid0"})
     assert base["grid"] == "grid0" and base["scores"]["passes"] == [0, 0, 0]
     mean = next(p for p in others if p["kind"] == "mean" and p["method"] == "draft")
     assert [mean["scores"][name][0] for name in ("passes", "TFLOP", "seconds")] == [27000, 1.2, 15]
@@ -52,11 +54,26 @@ def test_points_carry_what_they_cost_and_what_sets_them_apart(tmp_path):
 def test_a_cost_that_was_not_recorded_is_no_axis(tmp_path):
     write_run(tmp_path / "0")
     (comparison,) = compare(read_runs([tmp_path])[0])
-    assert all({"passes", "TFLOP"}.isdisjoint(p["scores"]) and "seconds" in p["scores"] for p in dots(comparison, {}))
+    assert all(
+        {"passes", "TFLOP"}.isdisjoint(p["scores"]) and "seconds" in p["scores"] for p in scatter_points(comparison, {})
+    )
+
+
+def test_names_are_escaped_in_the_page(tmp_path):
+    write_run(tmp_path / "run", method="<b>x</b>", label="</script><img src=x>")
+    write_run(tmp_path / "twin", method="<b>x</b>", label="$x^$")
+    (tmp_path / "run" / "samples" / "prompts.txt").write_text("a $5 note on a $frac{table\n<i>x\n")
+    parsed = HtmlPage(report([tmp_path], tmp_path).read_text())
+    assert parsed.open == [] and "x" not in parsed.addresses
+
+
+def test_curves_leave_out_cells_that_are_not_finite(sweep):
+    curves = read_curves(sweep / "0" / "metrics.csv")
+    assert curves == {"train/reward": [(0, 0.2), (1, 0.3), (3, 0.4)], "eval/hps": [(1, 0.21), (2, 0.22)]}
 
 
 @browsed
-def test_axes_hover_and_legend_of_the_scatter(tmp_path, browser):
+def test_axes_hovering_and_legend_of_the_scatter(tmp_path, browser):
     page = report([two_methods(tmp_path / "runs")], tmp_path / "out")
     browser.open(page)
     lines = (
@@ -75,7 +92,7 @@ def test_axes_hover_and_legend_of_the_scatter(tmp_path, browser):
 
 
 def _hover(browser, config):
-    """The tip of a point holds its command and, decoded, the picture that stands under Samples."""
+    """Check that hovering over a point shows its command and the picture that the section Samples holds."""
     index = browser.js("JSON.parse(document.querySelector('.scatter script').textContent).points"
                        f".findIndex(p => (p.config || '').endsWith('{config}'))")  # fmt: skip
     assert not browser.js("document.querySelector('.tip').checkVisibility()")
@@ -94,7 +111,7 @@ def _hover(browser, config):
 
 
 def photo(rng, file, rows=4, columns=5, size=128):
-    """A grid that compresses as photographs do: coarse shapes and a little grain."""
+    """Write a sample grid that compresses as photographs do: coarse shapes and a little grain."""
     coarse = Image.fromarray(rng.integers(0, 256, (rows * 8, columns * 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((columns * size, rows * size), Image.Resampling.BICUBIC), dtype=float)
     Image.fromarray((smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)).save(file)
@@ -102,7 +119,7 @@ def photo(rng, file, rows=4, columns=5, size=128):
 
 @pytest.mark.slow
 @browsed
-def test_a_hundred_runs_with_two_thousand_thumbnails_are_one_light_page(tmp_path, browser):
+def test_a_hundred_runs_with_two_thousand_thumbnails_are_one_small_page(tmp_path, browser):
     rng = np.random.default_rng(0)
     for index in range(100):
         method, shift = ("sqdf", "draft")[index % 2], {"reward/hps": 0.001 * index, "diversity/entropy": -0.006 * index}

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from rdt.report.folders import read_run
+from rdt.report.read import read_run
 from rdt.study import entry
 from rdt.study.design import Options
 from rdt.study.page import data_uri, write_study
@@ -41,13 +41,13 @@ def write_run(folder, method, seed=0, noise=0, prompts=PROMPTS):
     """Write a run folder with two points, and pictures as `rdt.training.record` saves them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng((seed, *method.encode()))
-    point = {"n_prompts": 3, "n_per_prompt": 4, "prompts": prompts}
+    point = {"diversity": {}, "fidelity": {}, "per_prompt": {}, "n_prompts": 3, "n_per_prompt": 4, "prompts": prompts}
 
     def scored(label):
         return point | {"label": label, "guidance": {"name": label}, "reward": {"hps": {"mean": rng.normal()}}}
 
     points = [scored("cfg"), scored("aig power exponent=2")]
-    result = {"schema": 1, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 9}
+    result = {"schema": 2, "method": method, "reward": "hps", "model": "shapes", "seed": seed, "iterations": 9}
     (folder / "result.json").write_text(json.dumps(result | {"points": points, "base": scored("base")}))
     config = {"overrides": [f"method={method}"], "evaluation": {"seed": noise, "grid": list(GRID)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -98,7 +98,7 @@ def test_an_image_is_cut_out_as_it_was_recorded(tmp_path, size):
     recorded = images(7, size)
     save_image(grid_image(recorded), tmp_path / "run" / "samples" / "base.png")
     run = read_run(tmp_path / "run")
-    grid = SampleGrid(run, run.base)
+    grid = SampleGrid(run, run.result.base)
     grid.check()
     scale = max(1, 64 // size)
     found, pixels = np.asarray(grid.image(2, 1)), (recorded[2, 1] * 255).round().byte().permute(1, 2, 0).numpy()
@@ -126,9 +126,8 @@ def test_every_id_shows_the_images_that_the_key_names(runs, tmp_path):
         for side in ("left", "right"):
             source = keyed[side]
             run = read_run(Path(source["picture"]).parents[1])
-            grid = next(
-                g for g in (SampleGrid(run, p) for p in (run.base, *run.points)) if str(g.path) == source["picture"]
-            )
+            grids = (SampleGrid(run, point) for point in (run.result.base, *run.result.points))
+            grid = next(g for g in grids if str(g.path) == source["picture"])
             wanted = [data_uri(grid, source["row"], column) for column in source["columns"]]
             assert [data["images"][k] for k in pair[side]["images"]] == wanted
             assert pair[side]["id"] == source["id"] and grid.prompts[source["row"]] == pair["prompt"]

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from rdt import run
 from rdt.evaluate import check
-from rdt.training import folder
+from rdt.training import saved
 from rdt.training.launch import work
 from worlds import feature_checkpoints, model_checkpoints
 from worlds.smallest_run import minimal
@@ -74,7 +74,7 @@ def test_a_run_leaves_a_card_and_no_text_encoder_and_can_be_taken_up_again(publi
     assert files == {"README.md", "config.yaml", "base.png", "tuned.png"} | weights
     card = (out / "lora" / "README.md").read_text()
     assert "| reward/jpeg |" in card and "load_lora_weights" in card and "![base](base.png)" in card
-    done = folder.read(out, None)
+    done = saved.read(out, None)
     experiment = done.experiment()
     assert len(experiment.policy.frozen) == 1
     check(done, experiment)  # the same prompts and weights

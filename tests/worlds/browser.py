@@ -1,4 +1,4 @@
-"""A headless Chromium spoken to over a pipe, by its DevTools protocol: no driver, no package, no port."""
+"""Runs a headless Chromium and controls it over a pipe by its DevTools protocol, without driver, package or port."""
 
 import base64
 import fcntl
@@ -11,18 +11,24 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--remote-debugging-pipe"]  # fmt: skip
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--remote-debugging-pipe",
+]
 CODES = {"Enter": 13, "Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 
 
 def installed() -> str | None:
-    """The browser's path, None where there is none."""
+    """Return the path of an installed Chromium, None if there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Chromium:
-    """One page; what it asks of the network and what it says on its console is remembered."""
+    """A browser with one page. It keeps the addresses that the page requests and the messages on its console."""
 
     def __init__(self, home: Path, size: tuple[int, int] = (1280, 860)) -> None:
         read, write = os.pipe(), os.pipe()
@@ -41,71 +47,71 @@ class Chromium:
             os.close(fd)
         self.to, self.back, self.rest, self.count = read[1], write[0], b"", 0
         self.requests, self.complaints, self.session = [], [], None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
-            self.ask(f"{domain}.enable")
+            self.send(f"{domain}.enable")
 
-    def ask(self, method: str, **params):
-        """One command's result."""
+    def send(self, method: str, **params):
+        """Send a command and return its result."""
         self.count += 1
-        asked = {"id": self.count, "method": method, "params": params}
-        asked |= {"sessionId": self.session} if self.session and not method.startswith("Browser.") else {}
-        os.write(self.to, json.dumps(asked).encode() + b"\0")
+        request = {"id": self.count, "method": method, "params": params}
+        request |= {"sessionId": self.session} if self.session and not method.startswith("Browser.") else {}
+        os.write(self.to, json.dumps(request).encode() + b"\0")
         while True:
             answer = self._message()
             if answer.get("id") == self.count:
                 assert "error" not in answer, answer
                 return answer["result"]
-            self._note(answer)
+            self._record(answer)
 
     def open(self, page: Path) -> None:
-        """Load a file and wait until it is drawn."""
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        """Load a file and wait until it has been drawn."""
+        self.send("Page.navigate", url=page.resolve().as_uri())
         self.until("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def js(self, expression: str):
-        """What an expression is worth in the page."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """Return the value of a JavaScript expression in the page."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def until(self, expression: str, seconds: float = 60) -> None:
-        """Wait for an expression to hold."""
+        """Wait until an expression is true."""
         last = time.monotonic() + seconds
         while not self.js(expression):
             assert time.monotonic() < last, expression
             time.sleep(0.02)
 
     def press(self, *keys: str) -> None:
-        """Press and release keys, as a person does."""
+        """Press and release keys."""
         for key in keys:
             code = CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
             event = {"key": key, "windowsVirtualKeyCode": code}
             text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
-            self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **event, **text)
-            self.ask("Input.dispatchKeyEvent", type="keyUp", **event)
+            self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **event, **text)
+            self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def hover(self, found: str) -> None:
-        """Move the mouse onto the middle of the element that an expression finds, scrolled to where it can be seen."""
-        self.ask("Input.dispatchMouseEvent", type="mouseMoved", **self._middle(found))
+        """Scroll to the element that an expression finds and move the mouse onto its middle."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", **self._middle(found))
 
     def click(self, found: str) -> None:
-        """Press and release the mouse there."""
+        """Press and release the mouse on the middle of the element that an expression finds."""
         at = self._middle(found) | {"button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
-            self.ask("Input.dispatchMouseEvent", type=kind, **at)
+            self.send("Input.dispatchMouseEvent", type=kind, **at)
 
     def downloads(self, folder: Path) -> None:
-        """Let the page save files there."""
-        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        """Let the page save files into a folder."""
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def screenshot(self, file: Path) -> None:
-        """What is to be seen, as PNG."""
-        file.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+        """Save what is visible as PNG."""
+        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
-        """End the browser."""
+        """Stop the browser."""
         self.process.terminate()
         self.process.wait(20)
         os.close(self.to)
@@ -117,14 +123,14 @@ class Chromium:
 
     def _message(self) -> dict:
         while b"\0" not in self.rest:
-            assert select.select([self.back], [], [], 90)[0], "the browser is silent"
+            assert select.select([self.back], [], [], 90)[0], "the browser does not answer"
             got = os.read(self.back, 1 << 16)
-            assert got, "the browser is gone"
+            assert got, "the browser has ended"
             self.rest += got
         message, _, self.rest = self.rest.partition(b"\0")
         return json.loads(message)
 
-    def _note(self, event: dict) -> None:
+    def _record(self, event: dict) -> None:
         method, params = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"][:80])

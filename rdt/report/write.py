@@ -1,0 +1,54 @@
+"""Writes the report over a set of runs: report.html, the front as PNG, SVG, CSV and LaTeX, and duels.csv."""
+
+from pathlib import Path
+
+from rdt.files import replacing, write_text
+from rdt.report import figure
+from rdt.report.board import log_pareto
+from rdt.report.compare import Comparison, compare
+from rdt.report.duels import duels_csv
+from rdt.report.grids import grids_of
+from rdt.report.page import report_html
+from rdt.report.read import Failure, read_runs
+from rdt.report.tables import front_csv, front_tex, print_tables
+
+
+def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
+    """Write the report over all runs at or below `run_dirs` into `out` and return the path of its report.html.
+
+    Folders without a usable result are listed as failed. ValueError if no run is left, OSError if `out` cannot be
+    written, UsageError if W&B refuses, after all files are written.
+    """
+    runs, failures = read_runs([Path(folder) for folder in run_dirs])
+    if not runs:
+        raise ValueError(_no_run(run_dirs, failures))
+    comparisons, out = compare(runs), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "front.png") as path:
+        figure.draw(comparisons, grids_of(comparisons[0], most=4), path)
+    with replacing(out / "front.svg") as path:
+        figure.draw(comparisons, [], path, "svg")
+    _write_texts(comparisons, failures, out)
+    print_tables(comparisons, failures)
+    print(f"report   {out / 'report.html'}\npicture  {out / 'front.png'}\ntable    {out / 'front.csv'}", flush=True)
+    if wandb:
+        log_pareto(comparisons, out)
+    return out / "report.html"
+
+
+def _write_texts(comparisons: list[Comparison], failures: list[Failure], out: Path) -> None:
+    """Write the tables and the page; duels.csv only if there are two methods to compare."""
+    write_text(out / "front.csv", front_csv(comparisons))
+    write_text(out / "front.tex", front_tex(comparisons))
+    write_text(out / "report.html", report_html(comparisons, failures, out / "front.png"))
+    if any(len(comparison.methods) > 1 for comparison in comparisons):
+        write_text(out / "duels.csv", duels_csv(comparisons))
+
+
+def _no_run(run_dirs: list[Path], failures: list[Failure]) -> str:
+    """Return the error line of a report without runs."""
+    where = ", ".join(map(str, run_dirs[:2])) + " ..." * (len(run_dirs) > 2)
+    if not failures:
+        return f"no runs in {where}: want folders that hold a result.json"
+    more = f" (and {len(failures) - 1} more)" * (len(failures) > 1)
+    return f"no usable run in {where}: {failures[0].path}: {failures[0].reason}{more}"

@@ -1,0 +1,94 @@
+"""Every table holds the values of result.json."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from rdt.report import columns, tables
+from rdt.report.compare import compare
+from rdt.report.read import read_runs
+from rdt.report.write import report
+from rdt.result import read
+from worlds.run_folders import write_run
+
+
+def test_front_csv_holds_every_point_of_every_result(sweep):
+    report([sweep], sweep)
+    rows = list(csv.DictReader((sweep / "front.csv").open()))
+    assert [row["kind"] for row in rows].count("base") == 2
+    for row in rows:
+        result = json.loads((Path(row["path"]) / "result.json").read_text())
+        wanted = result["base"] if row["kind"] == "base" else result["points"][0]
+        assert float(row["reward/hps"]) == wanted["reward"]["hps"]["mean"]
+        assert [float(row["diversity/entropy_lo"]), float(row["diversity/entropy_hi"])] == wanted["diversity"][
+            "entropy"
+        ]["ci95"]
+        assert (row["reward/gold_diff"] == "") == (row["kind"] == "base")
+
+
+def test_the_latex_table_escapes_special_characters(tmp_path):
+    write_run(tmp_path / "0", "sqdf_x", 0, label="50% & more")
+    report([tmp_path], tmp_path / "out")
+    table = (tmp_path / "out" / "front.tex").read_text()
+    assert r"sqdf\_x" in table and table.count(r"\\") == 3 and r"\pm" in table  # head, base, one group
+    assert not (tmp_path / "out" / "duels.csv").exists()  # of one method
+
+
+@pytest.fixture
+def images_column(monkeypatch):
+    """Add a column that is no score, the images that training drew, to the list that all tables print."""
+    before = columns.measured_columns
+
+    def images(row):
+        return columns.plain(float(sum(run.result.compute["images"] for run in row.runs)))
+
+    added = columns.Column("compute/drawn_images", images, form="{:.0f}".format, spread=False)
+    monkeypatch.setattr(columns, "measured_columns", lambda comparison: [*before(comparison), added])
+
+
+def test_a_new_column_appears_in_every_table(sweep, images_column, capsys):
+    """Each of the two runs drew 960 images."""
+    (comparison,) = compare(read_runs([sweep])[0])
+    report([sweep], sweep)
+    printed = capsys.readouterr().out
+    assert "drawn_images" in printed and "960" in printed
+    page = (sweep / "report.html").read_text()
+    assert "<th>drawn_images</th>" in page and "<b>960</b>" in page
+    assert "<dt>drawn_images</dt><dd>960</dd>" in page and "<option>drawn_images</option>" in page
+    tex = (sweep / "front.tex").read_text()
+    assert r"drawn\_images" in tex and "$960$" in tex
+    rows = list(csv.DictReader((sweep / "front.csv").open()))
+    assert {row["compute/drawn_images"] for row in rows} == {"960.0"}
+    names, values = tables.wandb_rows(comparison)
+    assert [row[names.index("compute/drawn_images")] for row in values] == [1920, 960, 960]
+    assert "| compute/drawn_images | 960 | 960 |\n" in tables.card_table(read(sweep / "0"))
+
+
+def test_a_table_shows_the_columns_that_name_it(sweep):
+    """Only the cards state the share of diversity that is left, and only front.csv and the scatter state the time."""
+    (comparison,) = compare(read_runs([sweep])[0])
+    titles = {table: [column.title for column in columns.columns_of(comparison, table)] for table in columns.TABLES}
+    assert titles["terminal"] == ["hps", "gold", "entropy", "kl"]
+    assert titles["page cards"] == ["hps", "gold", "entropy", "kept", "kl"]
+    assert titles["page"] == titles["front.tex"] == titles["wandb"] == titles["model card"]
+    assert titles["page"] == ["hps", "gold", "entropy", "vendi", "residual", "kl"]
+    assert titles["front.csv"] == [*titles["page"], "seconds"]
+    assert titles["page scatter"] == [*titles["page"], "passes", "TFLOP", "seconds"]
+
+
+def test_cards_state_the_share_of_diversity_that_is_left(sweep):
+    runs = read_runs([sweep])[0]
+    (comparison,) = compare(runs)
+    (column,) = [one for one in columns.measured_columns(comparison) if one.name == "kept"]
+    for group in comparison.groups:
+        run, name = group.runs[0], "diversity/entropy"
+        tuned, base = run.result.own.scores[name].value.mean, comparison.base[name].value.mean
+        assert column.value(columns.group_row(group)).value.mean == pytest.approx(tuned / base)
+
+
+def test_the_base_cost_nothing(sweep):
+    report([sweep], sweep)
+    rows = csv.DictReader((sweep / "front.csv").open())
+    assert {(row["kind"], row["seconds"]) for row in rows} == {("base", "0.0"), ("point", "12.5")}
