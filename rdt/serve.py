@@ -33,9 +33,10 @@ def server(cfg: DictConfig) -> Any:
     import torch
     from hydra.utils import instantiate
 
-    from rdt.rewards.remote import Server
+    from rdt.rewards.server import Server
 
-    reward = instantiate(cfg.reward.module, _convert_="all").requires_grad_(False)
+    own = {key: value for key, value in cfg.reward.items() if key != "name"}
+    reward = instantiate(own, _convert_="all").requires_grad_(False)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return Server(reward, device, cfg.host, cfg.port)

@@ -29,7 +29,8 @@ NULLABLE = ("sha256",)  # null is a value there
 
 def check_checkpoints(cfg: DictConfig, config_name: str) -> None:
     """UsageError where the config, not yet resolved, reads a reward's checkpoint that the chosen model has not."""
-    asked = {match[1] for text in _texts(OmegaConf.to_container(cfg)) if (match := ASKED.fullmatch(text))}
+    named = {match[1] for text in _texts(OmegaConf.to_container(cfg)) if (match := ASKED.fullmatch(text))}
+    asked = {key for whole in named for key in _files(cfg, whole)}
     if not (missing := sorted(key for key in asked if not _offers(cfg, key))):
         return
     section = missing[0].rpartition(".")[0]
@@ -48,6 +49,14 @@ def check_parts(method: str, without: str) -> None:
     owner, _, part = without.rpartition("/")
     if owner not in ("", method):
         raise UsageError(f"without={without} takes {part} from {owner}; method={method} has none: take method={owner}")
+
+
+def _files(cfg: DictConfig, key: str) -> list[str]:
+    """The keys of a reward's files, where it is named as a whole; of one that no model knows, its checkpoint's."""
+    node = OmegaConf.select(cfg, key)
+    if isinstance(node, DictConfig):
+        return [f"{key}.{name}" for name in node]
+    return [f"{key}.checkpoint"] if key.count(".") == 2 else [key]
 
 
 def _offers(cfg: DictConfig, key: str) -> bool:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import weights
 from rdt.config.curve import modules
 
-SECTIONS = ("model.policy", "reward.module", "method.module", "evaluation.judges", "diversity", "prompts")
+SECTIONS = ("model.policy", "reward", "method.module", "evaluation.judges", "diversity", "prompts")
 CHECKPOINT_KEYS = (
     "source", "checkpoint", "tokenizer", "backbone", "heads", "oracle", "consistency", "companion", "path",
 )  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor
 from rdt.methods.sqdf import SQDF
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
-from rdt.rewards.surrogate import Budgeted, Surrogate
+from rdt.rewards.surrogate import BudgetedOracle, Surrogate
 from rdt.rollout import Noise, rollout
 from rdt.stream import Batch
 
@@ -48,7 +48,7 @@ class BBO(SQDF):
         if not queries or min(*queries, updates_per_round, query_batch_size) < 1:
             given = f"queries={queries}, updates_per_round={updates_per_round}, query_batch_size={query_batch_size}"
             raise ValueError(f"method: {given} must each be at least 1")
-        self.oracle = Budgeted(oracle=reward, budget=budget)
+        self.oracle = BudgetedOracle(oracle=reward, budget=budget)
         self.queries, self.updates_per_round, self.query_batch_size = queries, updates_per_round, query_batch_size
         self.answers: list[Answers] = []  # of each round
         self.told: dict[str, float] = {}  # of the latest round

@@ -1,6 +1,7 @@
-"""What the learned rewards share: published files, pinned and read without running code; towers that recompute."""
+"""What the learned rewards share: their files, tokenizers, affine heads, and recomputation in the backward pass."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,22 @@ from torch.utils.checkpoint import checkpoint
 from rdt.weights import first_line, locate
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
-HEAD = (0, 2, 4, 6, 7)  # the linear layers of the published heads; the places between were dropout's
+HEAD = (0, 2, 4, 6, 7)  # places of the linear layers in the published heads; dropout stood between them
 
 
-def words(kind: Any, source: str) -> Any:
-    """A transformers tokenizer of this class from its folder."""
+@dataclass(frozen=True)
+class TwoTowers:
+    """Names a published file with an image and a text network, for HPS and ImageReward, as `model.checkpoints` does."""
+
+    checkpoint: str
+    tokenizer: str
+    vision_heads: int  # attention heads, which the shapes of the tensors do not tell
+    text_heads: int
+    sha256: str | None = None  # pins `checkpoint`
+
+
+def load_tokenizer(kind: Any, source: str) -> Any:
+    """Load a transformers tokenizer of class `kind` from its folder; ValueError if there is none."""
     folder = locate(source, TOKENIZER_FILES)
     if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise ValueError(f"tokenizer {source!r}: {folder} holds no tokenizer files ({', '.join(TOKENIZER_FILES)})")
@@ -24,12 +36,12 @@ def words(kind: Any, source: str) -> Any:
         raise ValueError(f"tokenizer {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
 
 
-def head(tensors: dict[str, Tensor]) -> nn.Sequential:
-    """Five affine layers in a row, as the aesthetic score and ImageReward publish them; sizes from the weights."""
+def affine_head(tensors: dict[str, Tensor]) -> nn.Sequential:
+    """Build the five affine layers in a row of the aesthetic score and ImageReward; sizes come from the tensors."""
     expected = {f"layers.{place}.{kind}" for place in HEAD for kind in ("weight", "bias")}
     if wrong := sorted(expected ^ tensors.keys()):
-        says = "has the unknown" if wrong[0] in tensors else "lacks the"
-        raise ValueError(f"the head {says} key {wrong[0]!r}; it is to have {', '.join(sorted(expected))}")
+        difference = "an unknown" if wrong[0] in tensors else "no"
+        raise ValueError(f"the head has {difference} key {wrong[0]!r}; expected {', '.join(sorted(expected))}")
     layers = nn.Sequential(*(nn.Identity() for _ in range(HEAD[-1] + 1)))
     for place in HEAD:
         weight = tensors[f"layers.{place}.weight"]
@@ -39,7 +51,7 @@ def head(tensors: dict[str, Tensor]) -> nn.Sequential:
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Put float32 weights into a module; ValueError naming the first key that is unknown, missing or misshapen."""
+    """Put float32 weights into a module; ValueError names the first key that is unknown, missing or misshapen."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}
     for key in sorted(shapes.keys() | given.keys()):
@@ -50,6 +62,6 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
 
 
 def recompute(layers: Iterable[nn.Module]) -> None:
-    """Keep only each layer's input for the backward pass; transformers' own switch is off in evaluation mode."""
+    """Keep only each layer's input for the backward pass; transformers' own switch has no effect in evaluation mode."""
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -47,14 +47,14 @@ class Experiment:
 
     @cached_property
     def reward(self) -> Reward:
-        return instantiate(self.cfg.reward.module, _convert_="all")
+        own = {key: value for key, value in self.cfg.reward.items() if key not in ("name", "scale", "offset")}
+        return instantiate(own, _convert_="all")
 
     @cached_property
     def method(self) -> Method:
-        own = self.cfg.reward  # of a run before there were these keys, without them
         return instantiate(self.cfg.method.module)(
             policy=self.policy,
-            reward=Affine(self.reward, scale=own.get("scale", 1.0), offset=own.get("offset", 0.0)),
+            reward=Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset),
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             micro_batch_size=self.cfg.get("micro_batch_size"),
@@ -133,7 +133,10 @@ class Experiment:
         chosen = subset(prompts=self.prompt_sets[split], count=prompts, seed=e.seed)
         protocol = Protocol(chosen, e.images_per_prompt, kl_images, e.batch_size, e.seed, tuple(e.grid))
         own = {self.cfg.reward.name: self.reward} | self.reward.components
-        judges = {name: instantiate(judge, _convert_="all") for name, judge in e.judges.items()}
+        judges = {
+            name: instantiate({key: value for key, value in judge.items() if key != "name"}, _convert_="all")
+            for name, judge in e.judges.items()
+        }
         return Evaluator(
             protocol,
             own | {name: judge for name, judge in judges.items() if name not in own},

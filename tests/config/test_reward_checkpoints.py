@@ -72,7 +72,7 @@ def test_it_is_said_of_a_part_of_a_mixture_and_of_a_reward_nobody_has(dry, tmp_p
     _, _, err = dry("reward=mixture", "+reward@reward.parts.aesthetic=aesthetic", "+reward.parts.aesthetic.weight=1")
     assert "model=shapes has no checkpoint for aesthetic: " in err
     (tmp_path / "reward").mkdir()
-    text = "name: own\nmodule:\n  _target_: x.Y\n  checkpoint: ${model.checkpoints.own.checkpoint}\n"
+    text = "name: own\n_target_: x.Y\nweights: ${model.checkpoints.own}\n"
     (tmp_path / "reward" / "own.yaml").write_text(text)
     _, _, err = dry("--config-dir", str(tmp_path), "reward=own")
     said = "for own: no model has one, or give +model.checkpoints.own.checkpoint=..."
