@@ -1,4 +1,4 @@
-"""Published rewards, tiny: a method of either kind takes two steps on each; SQDF's whole runs are in test_rewards."""
+"""A method with and one without reward gradients take two steps on every published reward, at tiny size."""
 
 import math
 
