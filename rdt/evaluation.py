@@ -45,7 +45,7 @@ class Evaluation:
         return {name: values.mean().item() for name, values in self.scores.items()} | self.totals
 
 
-class PromptValues(Metric):
+class PerPrompt(Metric):
     """Gather named values of single prompts over ranks; compute() returns {name: (P,)} in prompt order."""
 
     full_state_update = False
@@ -66,7 +66,7 @@ class PromptValues(Metric):
         return {name: table[:, column + 1] for column, name in enumerate(self.names)}
 
 
-class PromptFeatures(Metric):
+class Features(Metric):
     """Gather the features (n, D) of each prompt's images over ranks; compute() returns (P n, D) in prompt order."""
 
     full_state_update = False
@@ -89,8 +89,8 @@ class Measured:
     """Collect one denoiser's values, its features for the measures of all images, and a few images for the grid."""
 
     def __init__(self, overall: int, device: torch.device) -> None:
-        self.values = PromptValues().to(device)
-        self.features = [PromptFeatures().to(device) for _ in range(overall)]  # one per measure of all images
+        self.values = PerPrompt().to(device)
+        self.features = [Features().to(device) for _ in range(overall)]  # one per measure of all images
         self.grid: list[Tensor] = []
 
     def add(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:

@@ -85,13 +85,13 @@ def test_prioritized_draws_follow_their_probabilities(gamma: float, omega: float
     count = 40_000
     state = filled(3).sample(count, partial(prioritized, gamma=gamma, omega=omega), seeded())
     cells = torch.tensor([int(p[1:]) for p in state.prompts]) * NUM_STEPS + state.i
-    seen, p = (
+    counts, p = (
         torch.bincount(cells, minlength=CAPACITY * NUM_STEPS).double(),
         expected_probabilities(gamma, omega).flatten(),
     )
-    assert seen[p == 0].sum() == 0
-    seen, p = seen[p > 0], p[p > 0]
-    chi_square, freedom = ((seen - count * p) ** 2 / (count * p)).sum(), len(p) - 1
+    assert counts[p == 0].sum() == 0
+    counts, p = counts[p > 0], p[p > 0]
+    chi_square, freedom = ((counts - count * p) ** 2 / (count * p)).sum(), len(p) - 1
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
 
 

@@ -195,7 +195,7 @@ class Method(L.LightningModule):
         return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Log values that are the same on every rank as `train/*`; per-sample values belong into `Loss.metrics`."""
+        """Log values that are the same on every rank as `train/*`; per-sample values belong in `Loss.metrics`."""
         self.log_dict({f"train/{name}": value for name, value in values.items()}, prog_bar=True)
 
     def check_finite(self, name: str, values: Tensor) -> None:

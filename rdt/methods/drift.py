@@ -41,8 +41,8 @@ def everything(rewards: Tensor, keep: int) -> Tensor:
 def window(rewards: Tensor, keep: int) -> Tensor:
     """Return the K of N whose largest and smallest reward are closest; on a tie, those of lowest reward."""
     values, order = rewards.sort(dim=1, stable=True)
-    spread = values[:, keep - 1 :] - values[:, : values.shape[1] - keep + 1]
-    return _ascending(order.gather(1, spread.argmin(1, keepdim=True) + torch.arange(keep, device=order.device)))
+    extent = values[:, keep - 1 :] - values[:, : values.shape[1] - keep + 1]
+    return _ascending(order.gather(1, extent.argmin(1, keepdim=True) + torch.arange(keep, device=order.device)))
 
 
 def sigma(rewards: Tensor, keep: int) -> Tensor:

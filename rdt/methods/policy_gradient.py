@@ -85,7 +85,7 @@ class Rollouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class StepChoice:
     """Choose the stochastic steps of each rollout, and which of them each update learns from."""
 
     sampling: Sampling  # of training rollouts
@@ -165,7 +165,7 @@ class PolicyGradient(Method):
             if divisor < 1 or self.batch_size % divisor:
                 raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
         sampling = replace(self.sampling, num_steps=num_steps or self.sampling.num_steps)
-        self.steps = Steps(
+        self.steps = StepChoice(
             sampling=sampling, stochastic=stochastic_steps(self.policy, sampling, min_std), seed=self.seed,
             updates_per_rollout=updates_per_rollout, window=window, window_within=window_within, fraction=step_fraction,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from rdt.training.launch import work
 from worlds import tiny_policy
 from worlds.smallest_run import adapter, minimal, rows
 
-both_processes = pytest.mark.parametrize("made", [tiny_policy.policy, tiny_policy.flow_policy])
+both_processes = pytest.mark.parametrize("make", [tiny_policy.policy, tiny_policy.flow_policy])
 
 
 def shared(policy: Any, num_steps: int = 4, **changed: Any) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def test_K_is_drawn_once_per_rollout_batch_and_depends_on_the_key_alone(truncati
 
 
 @both_processes
-def test_its_gradient_is_that_of_draft_with_the_drawn_K(made: Callable[[], Policy]) -> None:
-    policy, found = made(), []
+def test_its_gradient_is_that_of_draft_with_the_drawn_K(make: Callable[[], Policy]) -> None:
+    policy, found = make(), []
 
     def look(method: Method, _: Batch) -> None:
         found.append(torch.cat([p.grad.flatten() for p in method.trained]))
@@ -85,14 +85,14 @@ def test_its_gradient_is_that_of_draft_with_the_drawn_K(made: Callable[[], Polic
 
 
 @both_processes
-def test_a_real_policy_learns(made: Callable[..., Policy]) -> None:
-    seen: list[float] = []
+def test_a_real_policy_learns(make: Callable[..., Policy]) -> None:
+    rewards: list[float] = []
 
     def look(method: Method, _: Batch) -> None:
-        seen.append(method.trainer.callback_metrics["train/reward"].item())
+        rewards.append(method.trainer.callback_metrics["train/reward"].item())
 
-    tiny_policy.fit(alignprop(made(trained=False), num_steps=3, lr=0.02, batch_size=8), 12, tiny_policy.Probe(look))
-    assert sum(seen[-3:]) > sum(seen[:3]) + 0.02
+    tiny_policy.fit(alignprop(make(trained=False), num_steps=3, lr=0.02, batch_size=8), 12, tiny_policy.Probe(look))
+    assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.02
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ OWN: dict[type[Method], dict[str, Any]] = {
     DraftPlus: {"K": 1, "kl_coef": 0.5, "kl_min_std": 0.0},
 }
 
-both_processes = pytest.mark.parametrize("made", POLICIES.values(), ids=POLICIES)
+both_processes = pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
 
 
 def method(
@@ -126,8 +126,8 @@ def affine(view: Denoiser, policy: Gaussian) -> Affine:
 
 
 @both_processes
-def test_with_every_step_the_gradient_is_autograds_through_a_plain_rollout(made: Callable[[], Policy]) -> None:
-    policy = made()
+def test_with_every_step_the_gradient_is_autograds_through_a_plain_rollout(make: Callable[[], Policy]) -> None:
+    policy = make()
     found = gradients(method(Draft, policy, K=4, guidance=3.0))[0]
     ours = method(Draft, policy, K=4, guidance=3.0)
     expected: list[Tensor] = []
@@ -146,8 +146,8 @@ def test_with_every_step_the_gradient_is_autograds_through_a_plain_rollout(made:
 
 
 @both_processes
-def test_checkpointed_blocks_give_the_same_gradient(made: Callable[[], Policy]) -> None:
-    plain, checkpointed = made(), made()
+def test_checkpointed_blocks_give_the_same_gradient(make: Callable[[], Policy]) -> None:
+    plain, checkpointed = make(), make()
     checkpointed.checkpoint_blocks()
     for kind in (Draft, DraftPlus):  # DRaFT+ has two views in one graph
         found = [gradients(method(kind, policy, K=3, guidance=3.0))[0] for policy in (plain, checkpointed)]
@@ -171,10 +171,10 @@ def test_repeats_estimate_the_same_gradient() -> None:
     torch.testing.assert_close(*found)  # equal, since the reward's gradient is the same at every image
 
 
-@pytest.mark.parametrize("made", [late_diffusion, tiny_policy.flow_policy])
-def test_repeats_lower_the_variance_of_the_gradient(made: Callable[[], Policy]) -> None:
+@pytest.mark.parametrize("make", [late_diffusion, tiny_policy.flow_policy])
+def test_repeats_lower_the_variance_of_the_gradient(make: Callable[[], Policy]) -> None:
     """The variance is relative to the squared mean; the gain depends on how much the last step's noise matters."""
-    policy = made()
+    policy = make()
     once, repeated = (gradients(method(kind, policy, num_steps=3), 8) for kind in (Draft, DraftLV))
     assert relative_variance(repeated) < relative_variance(once)
     assert torch.cosine_similarity(repeated.mean(0), once.mean(0), 0) > 0.99
@@ -198,21 +198,21 @@ def relative_variance(found: Tensor) -> float:
     ],
 )
 def test_an_update_costs_the_passes_of_sampling_and_of_its_gradient(
-    made: Callable[[], Policy], kind: type[Method], own: dict[str, Any], forward: int, backward: int
+    make: Callable[[], Policy], kind: type[Method], own: dict[str, Any], forward: int, backward: int
 ) -> None:
-    policy = made()
+    policy = make()
     tiny_policy.fit(method(kind, policy, guidance=3.0, **own), 2)
     assert [policy.passes, policy.backward_passes] == [2 * 4 * 2 * forward, 2 * 4 * 2 * backward]
 
 
 @both_processes
-def test_with_a_coefficient_of_zero_the_kl_is_only_logged(made: Callable[[], Policy]) -> None:
-    policy = made()
+def test_with_a_coefficient_of_zero_the_kl_is_only_logged(make: Callable[[], Policy]) -> None:
+    policy = make()
     plain, plus = (method(kind, policy, K=2) for kind in (Draft, DraftPlus))
     plus.kl_coef = 0.0
     torch.testing.assert_close(gradients(plus), gradients(plain))
     assert tiny_policy.fit(plus, 1).callback_metrics["train/kl_nats"] > 0
-    assert tiny_policy.fit(method(DraftPlus, made(trained=False)), 1).callback_metrics["train/kl_nats"] == 0
+    assert tiny_policy.fit(method(DraftPlus, make(trained=False)), 1).callback_metrics["train/kl_nats"] == 0
 
 
 def test_with_every_step_the_kl_is_that_of_the_path_and_the_optimum_is_the_tilted_base() -> None:
@@ -233,8 +233,8 @@ def test_with_every_step_the_kl_is_that_of_the_path_and_the_optimum_is_the_tilte
 
 @both_processes
 @pytest.mark.parametrize("kind", OWN)
-def test_a_real_policy_learns(made: Callable[..., Policy], kind: type[Method]) -> None:
-    policy = made(trained=False)
+def test_a_real_policy_learns(make: Callable[..., Policy], kind: type[Method]) -> None:
+    policy = make(trained=False)
     before = tiny_policy.brightness(policy)
     own = {"kl_coef": 1e-4} if kind is DraftPlus else {}
     tiny_policy.fit(method(kind, policy, num_steps=3, lr=0.02, guidance=3.0, **own), 8)

@@ -23,40 +23,40 @@ STEPS = 4
 
 def metrics(method: PolicyGradient, iterations: int) -> list[dict[str, float]]:
     """Return the logged metrics of every iteration."""
-    seen: list[dict[str, float]] = []
+    found: list[dict[str, float]] = []
 
     def look(method: PolicyGradient, _: Batch) -> None:
-        seen.append({name: value.item() for name, value in method.trainer.callback_metrics.items()})
+        found.append({name: value.item() for name, value in method.trainer.callback_metrics.items()})
 
     tiny_policy.fit(method, iterations, tiny_policy.Probe(look))
-    return seen
+    return found
 
 
 def gradients(method: PolicyGradient, iterations: int = 1) -> list[Tensor]:
     """Return the gradient of each of the first updates, all weights in one vector."""
-    seen: list[Tensor] = []
+    found: list[Tensor] = []
 
     def look(method: PolicyGradient, _: Batch) -> None:
-        seen.append(torch.cat([p.grad.flatten().clone() for p in method.trained]))
+        found.append(torch.cat([p.grad.flatten().clone() for p in method.trained]))
 
     tiny_policy.fit(method, iterations, tiny_policy.Probe(look))
-    return seen
+    return found
 
 
 @pytest.mark.parametrize("guidance, uncond_grad", [(1.0, False), (3.0, False), (3.0, True)])
 @pytest.mark.parametrize("kind", POLICIES)
 def test_the_ratio_is_exactly_1_before_the_first_update(kind: str, guidance: float, uncond_grad: bool) -> None:
     """The ratio is that of the stored log-probabilities, and the policy is not the base."""
-    seen = metrics(grpo(POLICIES[kind](), guidance=guidance, uncond_grad=uncond_grad), 3)
-    assert [row["train/ratio_error"] for row in seen] == [0.0] * 3
+    found = metrics(grpo(POLICIES[kind](), guidance=guidance, uncond_grad=uncond_grad), 3)
+    assert [row["train/ratio_error"] for row in found] == [0.0] * 3
 
 
 @pytest.mark.parametrize("kind", POLICIES)
 def test_the_ratio_changes_with_later_updates(kind: str) -> None:
-    seen = metrics(grpo(POLICIES[kind](), guidance=3.0, updates_per_rollout=2, clip=1e-4), 4)
-    assert all(row["train/ratio_error"] < 1e-6 and row["train/clipped"] == 0 for row in seen[::2])
-    assert all(row["train/ratio_error"] > 1e-4 and row["train/clipped"] > 0 for row in seen[1::2])
-    assert seen[0]["train/reward"] == seen[1]["train/reward"] != seen[2]["train/reward"]
+    found = metrics(grpo(POLICIES[kind](), guidance=3.0, updates_per_rollout=2, clip=1e-4), 4)
+    assert all(row["train/ratio_error"] < 1e-6 and row["train/clipped"] == 0 for row in found[::2])
+    assert all(row["train/ratio_error"] > 1e-4 and row["train/clipped"] > 0 for row in found[1::2])
+    assert found[0]["train/reward"] == found[1]["train/reward"] != found[2]["train/reward"]
 
 
 def test_last_bits_that_batching_changes_are_not_clipped() -> None:
@@ -98,12 +98,12 @@ def gaussian(name: str, policy: Gaussian, samples: int, **changed: Any) -> Polic
 def test_the_policy_gradient_is_that_of_the_expected_reward(name: str) -> None:
     policy, samples = world(num_steps=STEPS), 128
     policy.shift.data = 0.1 * tiny_policy.normal(STEPS, 3)
-    seen: list[Tensor] = []
+    found: list[Tensor] = []
     method = gaussian(name, policy, samples, lr=0.0)
-    tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: seen.append(-policy.shift.grad.clone())), prompts=["p"])
-    made = torch.stack(seen) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
-    exact, errors = slope(policy), made.std(0) / len(made) ** 0.5
-    z = (made.mean(0) - exact) / errors
+    tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: found.append(-policy.shift.grad.clone())), prompts=["p"])
+    estimates = torch.stack(found) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
+    exact, errors = slope(policy), estimates.std(0) / len(estimates) ** 0.5
+    z = (estimates.mean(0) - exact) / errors
     assert z.abs().max() < 4 and z.square().mean().sqrt() < 1.6
     assert errors.norm() < 0.15 * exact.norm()
 
@@ -113,10 +113,12 @@ def test_training_with_kl_reaches_the_tilted_gaussian(name: str) -> None:
     """The mean of the iterates is the optimum, since each one carries noise; alpha is kl_coef per nat of the path."""
     policy = world(num_steps=6)
     base, covariance = law(policy.base, policy)
-    seen: list[Tensor] = []
+    found: list[Tensor] = []
     method = gaussian(name, policy, 128, lr=0.03, kl_coef=ALPHA)
-    tiny_policy.fit(method, 60, tiny_policy.Probe(lambda *_: seen.append(policy.shift.detach().clone())), prompts=["p"])
-    policy.shift.data = torch.stack(seen[20:]).mean(0)
+    tiny_policy.fit(
+        method, 60, tiny_policy.Probe(lambda *_: found.append(policy.shift.detach().clone())), prompts=["p"]
+    )
+    policy.shift.data = torch.stack(found[20:]).mean(0)
     mean, learned = law(policy.tuned, policy)
     assert error(policy.shift.detach(), optimum(policy)) < 0.12
     assert error(mean - base, covariance @ B / ALPHA) < 0.12
@@ -125,8 +127,8 @@ def test_training_with_kl_reaches_the_tilted_gaussian(name: str) -> None:
 
 def test_the_kl_of_later_updates_is_that_of_the_states_of_the_rollout() -> None:
     policy = tiny_policy.policy()
-    seen = metrics(grpo(policy, kl_coef=1.0, lr=0.0, updates_per_rollout=2), 2)
-    assert all(row["train/kl_nats"] > 0 for row in seen)
+    found = metrics(grpo(policy, kl_coef=1.0, lr=0.0, updates_per_rollout=2), 2)
+    assert all(row["train/kl_nats"] > 0 for row in found)
     same = metrics(grpo(tiny_policy.policy(trained=False), kl_coef=1.0, lr=0.0), 1)
     assert same[0]["train/kl_nats"] == 0
 
@@ -190,22 +192,22 @@ def test_only_stochastic_steps_are_trained(kind: str, steps: list[int]) -> None:
 
 
 def test_a_reward_without_gradient_is_enough() -> None:
-    seen = metrics(ddpo(tiny_policy.flow_policy(), Partial(*tiny_policy.PROMPTS)), 1)
-    assert seen[0]["train/reward"] > 0
+    found = metrics(ddpo(tiny_policy.flow_policy(), Partial(*tiny_policy.PROMPTS)), 1)
+    assert found[0]["train/reward"] > 0
 
 
 def test_saved_rollouts_load_on_any_number_of_ranks() -> None:
     trajectory = Trajectory(tiny_policy.normal(8, 3, 2), tiny_policy.normal(8, 2, seed=1), torch.arange(3))
     kept = torch.tensor([[0, 3], [1, 2]])
-    made = Rollouts.of(
+    rollouts = Rollouts.of(
         Batch(4, ["a", "b"]), tiny_policy.normal(2, 4), kept, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), trajectory
     )
-    assert made.kept.nonzero().flatten().tolist() == [0, 3, 5, 6]
-    assert made.advantages[:, 1].tolist() == [1, 0, 0, 2, 0, 3, 4, 0]
-    state = made.state_dict(rank=0, world=1)
+    assert rollouts.kept.nonzero().flatten().tolist() == [0, 3, 5, 6]
+    assert rollouts.advantages[:, 1].tolist() == [1, 0, 0, 2, 0, 3, 4, 0]
+    state = rollouts.state_dict(rank=0, world=1)
     halves = [Rollouts.restored(state, range(first, first + 4), torch.device("cpu")) for first in (0, 4)]
     assert torch.cat([half.trajectory.latents for half in halves]).equal(trajectory.latents)
-    assert all(half.batch == made.batch and half.advantages.equal(made.advantages) for half in halves)
+    assert all(half.batch == rollouts.batch and half.advantages.equal(rollouts.advantages) for half in halves)
 
 
 RUN = (

@@ -13,7 +13,7 @@ from rdt.rollout import Sampling, steps
 from rdt.stream import Batch
 from worlds import tiny_policy
 
-both_processes = pytest.mark.parametrize("made", [tiny_policy.policy, tiny_policy.flow_policy])
+both_processes = pytest.mark.parametrize("make", [tiny_policy.policy, tiny_policy.flow_policy])
 
 
 def refl(policy: Any, *, margin: float | None = None, num_steps: int = 8, **changed: Any) -> ReFL:
@@ -40,8 +40,8 @@ def test_it_stops_anywhere_in_the_last_quarter(num_steps: int, first: int) -> No
 
 
 @both_processes
-def test_it_stops_once_per_rollout_batch_and_runs_the_steps_up_to_there(made: Callable[[], Policy]) -> None:
-    policy, passes = made(), [[0, 0]]
+def test_it_stops_once_per_rollout_batch_and_runs_the_steps_up_to_there(make: Callable[[], Policy]) -> None:
+    policy, passes = make(), [[0, 0]]
     probe = tiny_policy.Probe(lambda method, _: passes.append([policy.passes, policy.backward_passes]))
     tiny_policy.fit(refl(policy), 5, probe)
     spent = torch.tensor(passes).diff(dim=0) // (4 * 2)
@@ -50,8 +50,8 @@ def test_it_stops_once_per_rollout_batch_and_runs_the_steps_up_to_there(made: Ca
 
 
 @both_processes
-def test_the_prediction_is_the_clean_estimate_of_the_samplers_own_step(made: Callable[[], Policy]) -> None:
-    policy = made()
+def test_the_prediction_is_the_clean_estimate_of_the_samplers_own_step(make: Callable[[], Policy]) -> None:
+    policy = make()
 
     def look(method: ReFL, batch: Batch) -> None:
         cond, noise, view = policy.encode(batch.prompts), method.noise(batch), method.guided(policy.tuned)
@@ -72,15 +72,15 @@ def test_the_loss_is_the_negative_reward_or_with_a_margin_the_papers() -> None:
 
 @both_processes
 @pytest.mark.parametrize("margin", [None, 2.0])
-def test_a_real_policy_learns(made: Callable[..., Policy], margin: float | None) -> None:
-    seen: list[float] = []
+def test_a_real_policy_learns(make: Callable[..., Policy], margin: float | None) -> None:
+    rewards: list[float] = []
 
     def look(method: Method, _: Batch) -> None:
-        seen.append(method.trainer.callback_metrics["train/reward"].item())
+        rewards.append(method.trainer.callback_metrics["train/reward"].item())
 
-    method = refl(made(trained=False), margin=margin, num_steps=3, lr=0.02, batch_size=8)
+    method = refl(make(trained=False), margin=margin, num_steps=3, lr=0.02, batch_size=8)
     tiny_policy.fit(method, 12, tiny_policy.Probe(look))
-    assert sum(seen[-3:]) > sum(seen[:3]) + 0.005
+    assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.005
 
 
 class Count(tiny_policy.Brightness):

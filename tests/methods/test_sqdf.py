@@ -209,9 +209,9 @@ def test_every_look_ahead_reaches_every_weight_of_a_real_policy(look_ahead: str)
 def test_a_real_policy_learns() -> None:
     policy = tiny_policy.policy(trained=False)
     method = sqdf(policy, tiny_policy.Brightness(), num_steps=3, batch_size=4, kl_coef=0.0, lr=0.02)
-    seen: list[float] = []
-    tiny_policy.fit(method, 8, tiny_policy.Probe(lambda *_: seen.append(tiny_policy.brightness(policy))))
-    assert seen[-1] > seen[0] + 0.005
+    rewards: list[float] = []
+    tiny_policy.fit(method, 8, tiny_policy.Probe(lambda *_: rewards.append(tiny_policy.brightness(policy))))
+    assert rewards[-1] > rewards[0] + 0.005
 
 
 class Count(tiny_policy.Brightness):
