@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from rdt import guidance
 from rdt.config.compose import conf_dir
 from rdt.policy import Denoiser
-from rdt.rollout import Noise, rollout
+from rdt.rollout import sampled
 from rdt.training.experiment import Experiment
 from rdt.training.launch import quiet
 
@@ -116,9 +116,8 @@ def points(experiment: Experiment, schedules: list[guidance.Schedule]) -> Iterab
 
 
 def roll(experiment: Experiment, view: Denoiser, count: int) -> None:
-    policy, s = experiment.policy, experiment.sampling
-    noise = Noise(seed=0, purpose="benchmark", indices=range(count), shape=policy.latent_shape, device=policy.device)
-    rollout(view, policy.process, policy.encode(["a circle"] * count), noise, s.num_steps, s.eta)
+    noise = experiment.policy.noise(0, "benchmark", range(count))
+    sampled(experiment.policy, view, ["a circle"] * count, noise, experiment.sampling)
 
 
 def paired(experiment: Experiment, rows: int) -> dict[str, Callable[[], object]]:

@@ -22,7 +22,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from rdt.config.compose import conf_dir
 from rdt.policy import Policy
-from rdt.rollout import Noise
 from rdt.training import folder, record
 from rdt.training.experiment import Experiment
 from rdt.training.launch import built, make_trainer, quiet
@@ -104,7 +103,7 @@ def measured(cfg: DictConfig) -> list[dict[str, object]]:
 
 def inputs(policy: Policy) -> tuple[Tensor, Tensor, object]:
     """Return the noise of two samples, a time and the conditions of two prompts."""
-    noise = Noise(seed=0, purpose="benchmark", indices=range(2), shape=policy.latent_shape, device=policy.device)
+    noise = policy.noise(0, "benchmark", range(2))
     return noise.initial(), policy.process.times(4)[1], policy.encode(["cat", "dog"])
 
 

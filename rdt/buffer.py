@@ -1,8 +1,7 @@
-"""Replay buffer: an in-memory ring of trajectories, latents sharded over ranks, rewards and prompts on every rank.
+"""The replay buffer, an in-memory ring of trajectories, and the strategies that choose which states are replayed.
 
-Draws of (trajectory, step) are made from what every rank knows, so they are the same at any world size.
-
-Which stored states are replayed: strategies give each (trajectory, step) a probability.
+Latents are sharded across ranks; rewards and prompts are on every rank. Every rank draws (trajectory, step) from these
+alone, so the draws are the same at any world size.
 """
 
 from collections.abc import Callable
@@ -16,31 +15,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Stock:
-    """What a sampling strategy sees of the M stored trajectories."""
+    """Hold what a strategy reads of the M stored trajectories."""
 
     rewards: Tensor  # (M,) double
-    floor: float  # the smallest reward ever added where that is negative, else 0
-    latest: Tensor  # (M,) bool: of the latest add
+    floor: float  # the smallest reward ever added if that is negative, else 0
+    latest: Tensor  # (M,) bool, True for the trajectories of the latest add
     num_steps: int
 
 
-Sampling = Callable[[Stock], Tensor]  # -> (M, T), proportional to the probability of (trajectory, step)
+Strategy = Callable[[Stock], Tensor]  # returns weights (M, T), proportional to the probability of (trajectory, step)
 
 
 def uniform(stock: Stock) -> Tensor:
-    """Every stored state alike."""
+    """Give every stored state the same weight, (M, T)."""
     return stock.rewards.new_ones(len(stock.rewards), stock.num_steps)
 
 
 def on_policy(stock: Stock) -> Tensor:
-    """Every state of the latest trajectories alike."""
+    """Give every state of the latest trajectories the same weight, (M, T), and all others 0."""
     return uniform(stock) * stock.latest[:, None]
 
 
 def prioritized(stock: Stock, *, gamma: float, omega: float) -> Tensor:
-    """max(r - floor, 0)^omega gamma^(T - 1 - i).
+    """Return the weights max(r - floor, 0)^omega gamma^(T - 1 - i), (M, T).
 
-    Where no trajectory has a positive priority all have the same one: what adding an epsilon tends to.
+    If no trajectory has a positive priority, all get the same one, the limit of adding a small epsilon to each.
     """
     priority = (stock.rewards - stock.floor).clamp(min=0)
     priority = priority**omega if priority.any() else torch.ones_like(priority)
@@ -49,7 +48,7 @@ def prioritized(stock: Stock, *, gamma: float, omega: float) -> Tensor:
 
 @dataclass(frozen=True)
 class State:
-    """Sampled states x_i, one row per draw."""
+    """Hold states x_i drawn from the buffer, one row per draw."""
 
     x: Tensor  # (count, *latent)
     i: Tensor  # (count,) step index, long, on the host
@@ -61,7 +60,7 @@ class State:
 
 
 class ReplayBuffer:
-    """Ring of `capacity` trajectories; each add replaces the oldest, and rank r holds the r-th slice of every add."""
+    """A ring of `capacity` trajectories: each add replaces the oldest, and rank r holds the r-th slice of every add."""
 
     def __init__(
         self, *, capacity: int, num_steps: int, rank: int = 0, world: int = 1, corrected: bool = False
@@ -78,12 +77,12 @@ class ReplayBuffer:
 
     @property
     def latest(self) -> Tensor:
-        """Rewards of the newest add, (B,) float64."""
+        """Return the rewards of the latest add, (B,) float64."""
         first = (self._added - self._batch) % self.capacity
         return self._rewards[first : first + self._batch]
 
     def add(self, latents: Tensor, rewards: Tensor, prompts: list[str]) -> None:
-        """Store this rank's latents (B / world, T + 1, *latent) with the GLOBAL rewards (B,) and prompts."""
+        """Store this rank's latents (B / world, T + 1, *latent) with the rewards (B,) and prompts of ALL ranks."""
         rewards = rewards.detach().cpu().double()
         self._check(latents, rewards, prompts)
         first, own = self._added % self.capacity, self._added % self.capacity // self.world
@@ -96,27 +95,27 @@ class ReplayBuffer:
         self._added, self._batch = self._added + len(prompts), len(prompts)
         self._floor = min(self._floor, float(rewards.min()))
 
-    def sample(self, count: int, sampling: Sampling, generator: torch.Generator) -> State:
-        """`count` states drawn with replacement, all rows on every rank; a generator of equal state on each."""
-        slots, i, weights = self.draw(count, sampling, generator)
+    def sample(self, count: int, strategy: Strategy, generator: torch.Generator) -> State:
+        """Return `count` states drawn with replacement, all rows on every rank; each rank passes an equal generator."""
+        slots, i, weights = self.draw(count, strategy, generator)
         x = self.own(slots, i)
         if self.world > 1:
             x = x.to(_wire())
             dist.all_reduce(x)  # every row comes from the one rank that holds it
         return State(x, i, [self._prompts[slot] for slot in slots.tolist()], weights)
 
-    def draw(self, count: int, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Ring slots, step indices and weights, (count,) each; ValueError where nothing is stored."""
+    def draw(self, count: int, strategy: Strategy, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ring slots, step indices and importance weights, (count,) each; ValueError if nothing is stored."""
         if not len(self):
-            raise ValueError(f"count={count} states asked of an empty buffer; add a rollout first")
+            raise ValueError(f"cannot draw count={count} states from an empty buffer; add a rollout first")
         latest = (torch.arange(len(self)) - self._added) % self.capacity >= self.capacity - self._batch
-        p = sampling(Stock(self._rewards[: len(self)], self._floor, latest, self.num_steps)).flatten()
+        p = strategy(Stock(self._rewards[: len(self)], self._floor, latest, self.num_steps)).flatten()
         drawn = torch.multinomial(p, count, replacement=True, generator=generator)
         weights = p.sum() / (p.count_nonzero() * p[drawn]) if self.corrected else torch.ones(count)
         return drawn // self.num_steps, drawn % self.num_steps, weights.float()
 
     def own(self, slots: Tensor, i: Tensor) -> Tensor:
-        """x_i (count, *latent) of the slots that this rank holds, 0 elsewhere."""
+        """Return x_i (count, *latent) of the slots that this rank holds, and 0 in all other rows."""
         share = self._batch // self.world
         mine = (slots % self._batch // share == self.rank).nonzero().squeeze(1)
         rows = slots // self._batch * share + slots % share
@@ -125,7 +124,7 @@ class ReplayBuffer:
         return x
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, lists and numbers, loadable at any world size; a collective: latents are whole on rank 0 alone."""
+        """Return the contents, loadable at any world size. A collective call: only rank 0 gets the latents."""
         return {
             "capacity": self.capacity, "added": self._added, "batch": self._batch, "floor": self._floor,
             "latents": self._whole(), "rewards": self._rewards[: len(self)].clone(),
@@ -133,12 +132,12 @@ class ReplayBuffer:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore; the next draws are those of the buffer that was saved. ValueError where it does not fit."""
+        """Restore the contents, so that draws continue those of the saved buffer; ValueError if they do not fit."""
         latents, batch, count = state["latents"], state["batch"], len(state["rewards"])
         wrong = count and (latents.shape[1] != self.num_steps + 1 or batch % self.world)
         if wrong or state["capacity"] != self.capacity:
-            saved = f"capacity={state['capacity']} by {batch} and latents {tuple(latents.shape)}"
-            raise ValueError(f"{saved} do not fit {self}")
+            saved = f"capacity={state['capacity']}, batch={batch} and latents {tuple(latents.shape)}"
+            raise ValueError(f"the saved {saved} do not fit {self}")
         self._added, self._batch, self._floor = state["added"], batch, state["floor"]
         self._rewards[:count], self._prompts[:count] = state["rewards"], state["prompts"]
         if count:
@@ -150,13 +149,14 @@ class ReplayBuffer:
         return f"ReplayBuffer(capacity={self.capacity}, num_steps={self.num_steps}, world={self.world})"
 
     def _whole(self) -> Tensor:
-        """Latents of all ranks (M, T + 1, *latent) in slot order on the host, one add at a time."""
+        """Return the latents of all ranks (M, T + 1, *latent) on rank 0's host, in slot order, gathered add by add."""
         own = self._latents[: len(self) // self.world]
         if self.world == 1 or not len(self):
             return own.cpu().clone()
         return torch.cat([gathered(part, self.rank, self.world) for part in own.split(self._batch // self.world)])
 
     def _check(self, latents: Tensor, rewards: Tensor, prompts: list[str]) -> None:
+        """Raise ValueError unless an add fits the ring and its rewards are finite."""
         batch = len(prompts)
         if len(rewards) != batch or len(latents) * self.world != batch:
             raise ValueError(f"{len(rewards)} rewards, {len(latents)} latents x {self.world} ranks for {batch} prompts")
@@ -169,12 +169,12 @@ class ReplayBuffer:
 
 
 def _wire() -> torch.device:
-    """Where the process group can send from."""
+    """Return the device that the process group sends from."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def gathered(part: Tensor, rank: int, world: int) -> Tensor:
-    """All ranks' parts, of one size, on rank 0's host; nothing elsewhere."""
+    """Return the parts of all ranks, equal in size, on rank 0's host, and an empty tensor on the other ranks."""
     if world == 1:
         return part.cpu().clone()
     part = part.to(_wire()).contiguous()

@@ -1,11 +1,9 @@
-"""Evaluation with paired noise: what a policy scores, how diverse it is, how far it went from the base.
+"""Evaluation on paired noise: what denoisers score, how diverse their images are, how far they are from the base.
 
-What an evaluation notes of one denoiser, prompt by prompt, each rank its share.
-
-What all ranks fill in together, prompt by prompt: a table of numbers, the features of all images.
+Every denoiser is sampled on the same noise, prompt by prompt, and each rank evaluates its share of the prompts.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +13,40 @@ from torchmetrics import Metric
 from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, Samples, Sampling, noisy, sampled
+from rdt.rollout import Sampling, path_kl, sampled
+
+Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
+
+REFERENCE = ""  # the base, sampled only because some metric compares against it
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Hold what is sampled, the same for all policies and guidances that are compared."""
+
+    prompts: Sequence[str]
+    images_per_prompt: int
+    kl_images: int  # images per prompt whose KL is measured; 0 for none
+    batch_size: int  # images sampled at a time
+    seed: int
+    grid: tuple[int, int]  # rows (prompts) and columns (seeds) of the sample grid
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold one denoiser's values per prompt, in the protocol's order, its values over all images, and a few images."""
+
+    scores: dict[str, Tensor]  # "reward/hps", "diversity/vendi", "fidelity/residual", "kl_nats" -> (P,)
+    grid: Tensor  # (rows, columns, 3, H, W)
+    totals: dict[str, float] = field(default_factory=dict)  # "fidelity/fid", ...
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over prompts, and the totals."""
+        return {name: values.mean().item() for name, values in self.scores.items()} | self.totals
 
 
 class PerPrompt(Metric):
-    """Named values of single prompts, gathered over ranks; compute() -> {name: (P,)} in prompt order."""
+    """Gather named values of single prompts over ranks; compute() returns {name: (P,)} in prompt order."""
 
     full_state_update = False
 
@@ -40,7 +67,7 @@ class PerPrompt(Metric):
 
 
 class Features(Metric):
-    """Features (n, D) of the images of single prompts, gathered over ranks; compute() -> (P n, D) in prompt order."""
+    """Gather the features (n, D) of each prompt's images over ranks; compute() returns (P n, D) in prompt order."""
 
     full_state_update = False
 
@@ -58,78 +85,65 @@ class Features(Metric):
         return features[indices.argsort()].flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Numbers, features and a few images; no more of the images is kept."""
+class Measured:
+    """Collect one denoiser's values, its features for the measures of all images, and a few images for the grid."""
 
-    table: PerPrompt
-    seen: tuple[Features, ...]  # one per measure of all images
-    grid: list[Tensor] = field(default_factory=list)
+    def __init__(self, overall: int, device: torch.device) -> None:
+        self.values = PerPrompt().to(device)
+        self.features = [Features().to(device) for _ in range(overall)]  # one per measure of all images
+        self.grid: list[Tensor] = []
 
-    @staticmethod
-    def empty(overall: int, device: torch.device) -> "Tally":
-        """Before the first prompt, with room for the features of so many measures."""
-        return Tally(PerPrompt().to(device), tuple(Features().to(device) for _ in range(overall)))
+    def add(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
+        """Add one prompt: its values, and per measure the features (n, D) of its images."""
+        self.values.update(index, values)
+        for known, new in zip(self.features, features, strict=True):
+            known.update(index, new)
 
-    def note(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
-        """One prompt's values, and per measure the features (n, D) of its images."""
-        self.table.update(index, values)
-        for kept, new in zip(self.seen, features, strict=True):
-            kept.update(index, new)
-
-    def scores(self) -> dict[str, Tensor]:
-        """By name (P,); a collective."""
-        return {name: values.view(-1).cpu() for name, values in self.table.compute().items()}  # (1,) comes as ()
-
-    def features(self) -> list[Tensor]:
-        """Per measure (P n, D); a collective."""
-        return [kept.compute() for kept in self.seen]
-
-
-def totals(
-    overall: Iterable[Overall], tallies: Mapping[str, Tally], bases: Collection[str]
-) -> dict[str, dict[str, float]]:
-    """By denoiser, what is measured of all images together, beside the base's where it is another; a collective."""
-    seen = {name: tally.features() for name, tally in tallies.items()}
-    measured: dict[str, dict[str, float]] = {name: {} for name in seen}
-    for k, measure in enumerate(overall):
-        for name in seen:
-            measured[name] |= measure(seen[name][k], None if name in bases else seen[min(bases)][k])
-    return measured
-
-
-Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
-
-UNASKED = ""  # the base, where its images are needed and its scores are not
+    def evaluation(self, totals: dict[str, float]) -> Evaluation:
+        """Return the evaluation. A collective call: every rank gets all scores."""
+        scores = {name: values.view(-1).cpu() for name, values in self.values.compute().items()}  # (1,) comes as ()
+        return Evaluation(scores, torch.stack(self.grid), totals)
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What is sampled: the same for every policy and guidance that is to be compared."""
+class PairedSampler:
+    """Sample images of a denoiser on the protocol's noise, beside the base."""
 
-    prompts: Sequence[str]
-    images_per_prompt: int
-    kl_images: int  # images per prompt whose KL is measured; 0 for none
-    batch_size: int  # images at a time
-    seed: int
-    grid: tuple[int, int]  # rows (prompts) and columns (seeds) of the sample grid
+    protocol: Protocol
+    policy: Policy
+    base: Denoiser
+    sampling: Sampling
 
+    def samples(self, view: Denoiser, chunk: range) -> tuple[Tensor, Tensor | None]:
+        """Return latents (p, n, *latent) of a chunk of p prompts, and the KL (p,) to the base if it is measured.
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Per-prompt values, in the order of the protocol's prompts, values of all images together, and a few images."""
+        An image's noise does not depend on the chunk.
+        """
+        count, size = self.protocol.images_per_prompt, self.protocol.batch_size
+        rows = range(chunk.start * count, chunk.stop * count)
+        parts = [self._sampled(view, rows[k : k + size]) for k in range(0, len(rows), size)]
+        x0, nats = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        kl = None
+        if self.protocol.kl_images and any(self.sampling.etas):  # deterministic steps have no density
+            kl = nats.unflatten(0, (len(chunk), -1)).mean(1)
+        return x0.unflatten(0, (len(chunk), -1)), kl
 
-    scores: dict[str, Tensor]  # "reward/hps", "diversity/vendi", "fidelity/residual", "kl_nats" -> (P,)
-    grid: Tensor  # (rows, columns, 3, H, W)
-    totals: dict[str, float] = field(default_factory=dict)  # "fidelity/fid", ...
-
-    def summary(self) -> dict[str, float]:
-        """Means over prompts, and the totals."""
-        return {name: values.mean().item() for name, values in self.scores.items()} | self.totals
+    def _sampled(self, view: Denoiser, rows: range) -> tuple[Tensor, Tensor]:
+        """Return the latents of some images, and the KL in nats of those whose KL is measured."""
+        protocol, policy, etas = self.protocol, self.policy, self.sampling.etas
+        prompts = [protocol.prompts[row // protocol.images_per_prompt] for row in rows]
+        noise = policy.noise(protocol.seed, "evaluation", rows)
+        rollout = sampled(policy, view, prompts, noise, self.sampling)
+        measured = [k for k, row in enumerate(rows) if row % protocol.images_per_prompt < protocol.kl_images]
+        chosen = torch.tensor(measured, dtype=torch.long, device=rollout.clean.device)
+        if view is self.base or not any(etas) or not measured:
+            return rollout.clean, rollout.clean.new_zeros(len(chosen))
+        paths = rollout.trajectory[chosen]
+        return rollout.clean, path_kl(view, self.base, policy.process, rollout.cond[chosen], paths, etas)
 
 
 class Evaluator(nn.Module):
-    """Runs a protocol; its cost is sharded over ranks by prompt."""
+    """Run a protocol; the cost is split across ranks by prompt."""
 
     def __init__(
         self,
@@ -151,83 +165,61 @@ class Evaluator(nn.Module):
     def run(
         self, policy: Policy, views: Mapping[str, Denoiser], base: Denoiser, sampling: Sampling, rank: int, world: int
     ) -> dict[str, Evaluation]:
-        """Evaluate each denoiser on the same noise, beside `base`, which is sampled too where its images are needed.
+        """Evaluate each denoiser on the same noise as `base`, which is sampled too if a metric needs its images.
 
         Every rank returns all the scores.
         """
-        protocol, wanted = self.protocol, dict(views)
-        if len(protocol.prompts) < world:
-            raise ValueError(f"prompts={len(protocol.prompts)} is fewer than devices={world}; evaluate on more prompts")
+        prompts, wanted = len(self.protocol.prompts), dict(views)
+        if prompts < world:
+            raise ValueError(f"prompts={prompts} is fewer than devices={world}; evaluate on more prompts")
         if self.overall and not any(view is base for view in views.values()):
-            wanted[UNASKED] = base
-        tallies = {name: Tally.empty(len(self.overall), policy.device) for name in wanted}
-        mine, size = _shard(len(protocol.prompts), rank, world), protocol.batch_size // protocol.images_per_prompt
-        for first in range(mine.start, mine.stop, max(1, size)):
-            chunk = range(first, min(first + max(1, size), mine.stop))
-            for name, view in wanted.items():  # inside the chunk: views which share a prefix find it remembered
-                self._fill(tallies[name], chunk, policy, (view, base), sampling)
-        together = totals(self.overall, tallies, {name for name, view in wanted.items() if view is base})
-        return {
-            name: Evaluation(tallies[name].scores(), torch.stack(tallies[name].grid), together[name]) for name in views
-        }
+            wanted[REFERENCE] = base
+        measured = {name: Measured(len(self.overall), policy.device) for name in wanted}
+        sampler = PairedSampler(self.protocol, policy, base, sampling)
+        for chunk in self._chunks(range(rank * prompts // world, (rank + 1) * prompts // world)):
+            for name, view in wanted.items():  # inside the chunk, so that views with a shared prefix reuse it
+                self._measure(measured[name], sampler, view, chunk)
+        totals = self._totals(measured, {name for name, view in wanted.items() if view is base})
+        return {name: measured[name].evaluation(totals[name]) for name in views}
 
-    def _fill(
-        self, tally: Tally, chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
-    ) -> None:
+    def _chunks(self, prompts: range) -> list[range]:
+        """Return the prompts in chunks of as many as one batch of images holds, at least one."""
+        size = max(1, self.protocol.batch_size // self.protocol.images_per_prompt)
+        return [prompts[k : k + size] for k in range(0, len(prompts), size)]
+
+    def _measure(self, measured: Measured, sampler: PairedSampler, view: Denoiser, chunk: range) -> None:
         """Sample and measure one chunk of prompts."""
-        samples = self._sample(chunk, policy, denoisers, sampling)
-        kl = self._kl(chunk, samples, sampling.eta)
-        for index, x0, nats in zip(chunk, samples.x0.unflatten(0, (len(chunk), -1)), kl, strict=True):
-            images = policy.decode(x0)
-            values = self._measure(images, self.protocol.prompts[index]) | nats | _levels(x0, images)
-            tally.note(index, values, [measure.embedder(images) for measure in self.overall])
-            if len(tally.grid) < self.protocol.grid[0]:
-                tally.grid.append(images[: self.protocol.grid[1]].cpu())
+        latents, kl = sampler.samples(view, chunk)
+        for k, index in enumerate(chunk):
+            images = sampler.policy.decode(latents[k])
+            values = self._values(images, self.protocol.prompts[index])
+            values |= {} if kl is None else {"kl_nats": kl[k].item()}
+            measured.add(index, values | _levels(latents[k], images), [m.embedder(images) for m in self.overall])
+            if len(measured.grid) < self.protocol.grid[0]:
+                measured.grid.append(images[: self.protocol.grid[1]].cpu())
 
-    def _sample(
-        self, chunk: range, policy: Policy, denoisers: tuple[Denoiser, Denoiser], sampling: Sampling
-    ) -> Samples:
-        """The samples of a chunk of prompts; an image's noise does not depend on the chunk."""
-        protocol, count = self.protocol, self.protocol.images_per_prompt
-        guided, base = denoisers
-        every = range(chunk.start * count, chunk.stop * count)
-        parts = []
-        for first in range(0, len(every), protocol.batch_size):
-            rows = every[first : first + protocol.batch_size]
-            noise = Noise(
-                seed=protocol.seed, purpose="evaluation", indices=rows, shape=policy.latent_shape, device=policy.device
-            )
-            cond = noisy(policy.encode([protocol.prompts[row // count] for row in rows]), noise)
-            apart = sampling.eta != 0 and guided is not base  # without noise there is no KL; the base's is known
-            measured = [k for k, row in enumerate(rows) if apart and row % count < protocol.kl_images]
-            parts.append(sampled(guided, base, policy.process, cond, noise, sampling, measured))
-        return Samples.cat(parts)
-
-    def _measure(self, images: Tensor, prompt: str) -> dict[str, float]:
-        """Rewards, diversity and fidelity of the images of one prompt."""
-        values = {
-            f"reward/{n}": reward(images, [prompt] * len(images)).mean().item() for n, reward in self.rewards.items()
-        }
+    def _values(self, images: Tensor, prompt: str) -> dict[str, float]:
+        """Return the rewards, diversity and fidelity of the images of one prompt."""
+        prompts = [prompt] * len(images)
+        values = {f"reward/{name}": reward(images, prompts).mean().item() for name, reward in self.rewards.items()}
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
-            values |= {
-                f"{kind}/{name}": float(v) for measure in measures for name, v in measure(images, prompt).items()
-            }
+            for measure in measures:
+                values |= {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
         return values
 
-    def _kl(self, chunk: range, samples: Samples, eta: float) -> list[dict[str, float]]:
-        """Per prompt {"kl_nats": mean over its first kl_images paths}; {} where there is no KL to measure."""
-        if self.protocol.kl_images == 0 or eta == 0:
-            return [{} for _ in chunk]
-        if len(samples.kl) == 0:
-            return [{"kl_nats": 0.0} for _ in chunk]
-        return [{"kl_nats": nats} for nats in samples.kl.unflatten(0, (len(chunk), -1)).mean(1).tolist()]
+    def _totals(self, measured: Mapping[str, Measured], bases: set[str]) -> dict[str, dict[str, float]]:
+        """Return by denoiser what is measured of all its images together, compared with the base's unless it is one.
+
+        A collective call.
+        """
+        features = {name: [known.compute() for known in one.features] for name, one in measured.items()}
+        totals: dict[str, dict[str, float]] = {name: {} for name in measured}
+        for k, measure in enumerate(self.overall):
+            for name in measured:
+                totals[name] |= measure(features[name][k], None if name in bases else features[min(bases)][k])
+        return totals
 
 
 def _levels(x0: Tensor, images: Tensor) -> dict[str, float]:
-    """Where drift shows that no score sees: the size of the latents, the brightness of the images."""
+    """Return latent RMS and brightness, which reveal drift that no reward or diversity score measures."""
     return {"latent_rms": x0.square().mean().sqrt().item(), "brightness": images.mean().item()}
-
-
-def _shard(count: int, rank: int, world: int) -> range:
-    """The contiguous rows of `count` that are this rank's."""
-    return range(rank * count // world, (rank + 1) * count // world)

@@ -1,6 +1,6 @@
-"""The policy: ONE network seen through several views (base, tuned, consistency), prompt encoding and decoding.
+"""The policy: ONE network with several views (base, tuned, consistency), prompt encoding and image decoding.
 
-The pieces of a text-to-image model that a policy is made of.
+`rdt.models` builds a model's pieces as `Parts`; a policy adds the trainable adapter to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdt.cond import Cond, Conditions, Denoiser
 from rdt.process import Process
+from rdt.randomness import Noise
 from rdt.views import CONSISTENCY, TUNED, Views
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The low-rank adapter that is trained."""
+    """Hold the shape of the low-rank adapter that is trained."""
 
     rank: int
     alpha: int
@@ -29,17 +30,18 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a model is run; the defaults are those of a small one."""
+    """Hold how a model is run; the defaults suit a small one."""
 
-    precision: str = "fp32"  # of the frozen weights; the adapter is fp32 always
-    resolution: int | None = None  # pixels of an image's side; None: what the network was configured for
+    precision: str = "fp32"  # of the frozen weights; the adapter is always fp32
+    resolution: int | None = None  # pixels along an image's side; None: as the network was configured
     channels_last: bool = False
     compile: bool = False
-    slicing: bool = False  # decode image by image, and blocks once more in the backward pass: for large images
-    embeddings: str | None = None  # a folder for conditions, so that text encoders need not stay; None: they stay
+    slicing: bool = False  # decode image by image and recompute blocks in the backward pass, for large images
+    embeddings: str | None = None  # a folder that stores conditions, so that text encoders are freed; None: they stay
 
     @property
     def dtype(self) -> torch.dtype:
+        """Return the precision of the frozen weights."""
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
 
 
@@ -48,25 +50,27 @@ PLAIN = Setup()
 
 @dataclass(frozen=True)
 class Parts:
-    """The pieces of a text-to-image model that a policy is made of; built by `rdt.models`."""
+    """Hold the pieces of a text-to-image model that a policy is made of."""
 
     network: nn.Module
-    predict: Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]  # calls the network, returns its raw output
+    predict: Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]  # calls the network and returns its raw output
     process: Process
     encode: Callable[[list[str]], Cond]  # frozen text encoders
     decode: Callable[[Tensor], Tensor]  # latents -> images (B, 3, H, W) in [0, 1], differentiable
-    frozen: nn.ModuleList  # what encode and decode run, so that it moves with the policy
+    frozen: nn.ModuleList  # the modules of encode and decode, so that they move with the policy
     latent_shape: tuple[int, ...]
     save_lora: Callable[[dict[str, Tensor], dict[str, Any], Any], None]  # (weights, metadata, folder), diffusers format
-    prepare: Callable[[Sequence[str]], None] = lambda prompts: None  # told beforehand what encode will be asked for
-    overlong: Callable[[Sequence[str]], int] = lambda prompts: 0  # how many of them it reads only the beginning of
+    prepare: Callable[[Sequence[str]], None] = lambda prompts: (
+        None
+    )  # encodes prompts ahead of time and frees the text encoders
+    overlong: Callable[[Sequence[str]], int] = lambda prompts: 0  # counts the prompts whose end is cut off
 
 
-PAIRED_ROWS = 24  # up to which one doubled batch beats two calls on a CPU; measured by benchmarks/aig.py
+PAIRED_ROWS = 24  # up to so many rows one doubled batch beats two calls on a CPU; measured by benchmarks/aig.py
 
 
 class Policy(nn.Module):
-    """One frozen network with a trainable adapter; every view is a method, so the call says what it computes."""
+    """Run one frozen network with a trainable adapter; every view is a method, so a call says what it computes."""
 
     def __init__(self, parts: Parts, adapter: Adapter) -> None:
         super().__init__()
@@ -75,21 +79,19 @@ class Policy(nn.Module):
         self._add(adapter)
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape
-        self.overlong = parts.overlong  # (prompts) -> how many are longer than the model reads
+        self.overlong = parts.overlong
         self._parts = parts
         self._views = Views(self.network)
         self._views.cast_inputs(not self._autocast)
         self._conditions = Conditions(parts.encode, parts.prepare)
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
-        self.backward_passes = 0  # of these, those a gradient went back through
+        self.backward_passes = 0  # of these, those that a gradient went back through
 
     def _add(self, adapter: Adapter) -> None:
-        """The trainable adapter, in fp32 or finer; B = 0, so the tuned view starts as the base, bit for bit."""
+        """Add the trainable adapter in at least fp32; its B is 0, so the tuned view starts as the base, bit for bit."""
+        targets = list(adapter.targets)
         config = LoraConfig(
-            r=adapter.rank,
-            lora_alpha=adapter.alpha,
-            target_modules=list(adapter.targets),
-            init_lora_weights="gaussian",
+            r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, init_lora_weights="gaussian"
         )
         self.network.add_adapter(config, adapter_name=TUNED)
         for name, weight in self.network.named_parameters():
@@ -98,32 +100,32 @@ class Policy(nn.Module):
                 weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Output of the frozen base."""
+        """Return the output of the frozen base."""
         return self._predict(None, x, t, cond)
 
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Output of the network with the trained adapter."""
+        """Return the output of the network with the trained adapter."""
         return self._predict(TUNED, x, t, cond)
 
     def pair(self, x: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        """Outputs of base and tuned from one doubled batch: theirs to rounding."""
+        """Return the outputs of base and tuned from one doubled batch, equal to two calls up to rounding."""
         with self._views.paired():
             both = self._predict(TUNED, torch.cat([x, x]), torch.cat([t, t]) if t.ndim else t, Cond.cat(cond, cond))
         base, tuned = both.chunk(2)
         return base, tuned
 
     def pairs(self, x: Tensor) -> bool:
-        """Whether `pair` is faster than two calls."""
+        """Return whether `pair` is faster than two calls."""
         return x.is_cuda or len(x) <= PAIRED_ROWS
 
     def consistency(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Output of the network with the frozen consistency adapter; ValueError where the model has none."""
+        """Return the output of the network with the frozen consistency adapter; ValueError if the model has none."""
         if not self.has_consistency:
             raise ValueError("this model has no consistency adapter; set method.look_ahead=tweedie or n_step")
         return self._predict(CONSISTENCY, x, t, cond)
 
     def scaled(self, scale: float) -> Denoiser:
-        """The tuned view with its adapter scaled; 0 is the base, 1 the tuned network."""
+        """Return the tuned view with its adapter scaled; 0 is the base, 1 the tuned network."""
 
         def denoiser(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
             with self._views.scaling(scale):
@@ -133,15 +135,17 @@ class Policy(nn.Module):
 
     @property
     def has_consistency(self) -> bool:
+        """Return whether the model has a consistency adapter."""
         return any(CONSISTENCY in layer.lora_A for layer in self._views.layers)
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the network."""
         return next(self.network.parameters()).device
 
     @cached_property
     def flops_per_pass(self) -> int:
-        """Floating-point operations of one pass of one sample, counted once."""
+        """Return the floating-point operations of one pass of one sample, counted once."""
         x = torch.zeros(1, *self.latent_shape, device=self.device)
         eager = torch.compiler.set_stance("force_eager")
         with torch.no_grad(), eager, self._precision(x), FlopCounterMode(display=False) as counter:
@@ -149,29 +153,33 @@ class Policy(nn.Module):
         return counter.get_total_flops()
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Told what will be asked for, text encoders that are not to stay encode it and go."""
+        """Encode these prompts now, then free the text encoders, unless they are kept in memory."""
         with torch.no_grad():
             self._parts.prepare(prompts)
         torch.cuda.empty_cache()
 
+    def noise(self, seed: int, purpose: str, indices: Sequence[int]) -> Noise:
+        """Return the noise of samples in the shape of their latents, on the policy's device."""
+        return Noise(seed=seed, purpose=purpose, indices=indices, shape=self.latent_shape, device=self.device)
+
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Conditions of prompts."""
+        """Return the conditions of prompts, one row per prompt."""
         return self._conditions(prompts, self.device)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""
+        """Return the images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""
         return self._parts.decode(x0)
 
     def checkpoint_blocks(self) -> None:
-        """Gradient checkpointing whose recomputation runs under the view that was active in the forward pass."""
+        """Turn on gradient checkpointing that recomputes each block under the view of its forward pass."""
         self.network.enable_gradient_checkpointing(self._views.checkpointed)
 
     def lora(self) -> dict[str, Tensor]:
-        """The trained adapter's weights, in peft's names."""
+        """Return the trained adapter's weights under peft's names."""
         return get_peft_model_state_dict(self.network, adapter_name=TUNED)
 
     def load_lora(self, weights: dict[str, Tensor]) -> None:
-        """Replace the trained adapter; ValueError where names or shapes differ."""
+        """Replace the trained adapter's weights; ValueError if names or shapes differ."""
         own = self.lora()
         wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
         if wrong:
@@ -181,7 +189,7 @@ class Policy(nn.Module):
         set_peft_model_state_dict(self.network, weights, adapter_name=TUNED)
 
     def save_lora(self, folder: Any) -> None:
-        """Write the adapter in diffusers' format into folder."""
+        """Write the adapter in diffusers' format into a folder."""
         self._parts.save_lora(self.lora(), self.network.peft_config[TUNED].to_dict(), folder)
 
     def _predict(self, view: str | None, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -192,5 +200,5 @@ class Policy(nn.Module):
             return self._parts.predict(self.network, x, t, cond)
 
     def _precision(self, x: Tensor) -> torch.autocast:
-        """A half-precision network meets its full-precision adapter under autocast."""
+        """Return the autocast under which a half-precision network runs with its full-precision adapter."""
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast)

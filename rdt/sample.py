@@ -44,14 +44,14 @@ def name(cfg: DictConfig) -> str:
 
 def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
     """Write the picture of the base and of every point of the guidance."""
-    from rdt.training.pictures import images, sheet
+    from rdt.training.pictures import images, side_by_side
     from rdt.training.record import save_image
 
     experiment = run.experiment()
     curve = {name: one.denoiser for name, one in experiment.curve().items()}
     views = {"base": experiment.base} | (curve if len(curve) > 1 else {"tuned": experiment.guided()})
     blocks = {name: images(experiment, view, prompt, count, seed) for name, view in views.items()}
-    save_image(sheet(blocks), out)
+    save_image(side_by_side(blocks), out)
     return out
 
 

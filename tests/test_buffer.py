@@ -1,4 +1,4 @@
-"""The replay buffer forgets the oldest, draws what it says, and is the same at any world size and after a restart."""
+"""The replay buffer drops the oldest, draws by its strategy, and is the same at any world size and after a restart."""
 
 import io
 from functools import partial
@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from rdt.buffer import ReplayBuffer, Sampling, State, Stock, on_policy, prioritized, uniform
+from rdt.buffer import ReplayBuffer, State, Stock, Strategy, on_policy, prioritized, uniform
 
 NUM_STEPS, BATCH, CAPACITY, LATENT = 5, 4, 12, (2, 3)
 PRIORITIZED = partial(prioritized, gamma=0.8, omega=1.5)
@@ -22,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def batch(n: int) -> tuple[Tensor, Tensor, list[str]]:
-    """The n-th rollout: latents that say which trajectory and step they are, rewards, prompts."""
+    """Return the n-th rollout: latents that encode their trajectory and step, rewards, and prompts."""
     ids = torch.arange(n * BATCH, (n + 1) * BATCH)
     latents = (ids[:, None] * 100 + torch.arange(NUM_STEPS + 1)).float()
     return (
@@ -45,10 +45,10 @@ def same(first: State, second: State) -> bool:
     return first.prompts == second.prompts and all(a.equal(b) for a, b in tensors)
 
 
-@pytest.mark.parametrize("sampling", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("adds", [1, 3, 5])
-def test_a_state_is_the_latent_of_its_prompts_trajectory_at_its_step(sampling: Sampling, adds: int) -> None:
-    state = filled(adds).sample(50, sampling, seeded())
+def test_a_state_is_the_latent_of_its_prompts_trajectory_at_its_step(strategy: Strategy, adds: int) -> None:
+    state = filled(adds).sample(50, strategy, seeded())
     ids = torch.tensor([int(prompt[1:]) for prompt in state.prompts])
     assert state.x.shape == (50, *LATENT)
     assert (state.x == (ids * 100 + state.i).view(-1, 1, 1)).all()
@@ -56,7 +56,7 @@ def test_a_state_is_the_latent_of_its_prompts_trajectory_at_its_step(sampling: S
     assert state.weights.eq(1).all()
 
 
-def test_the_oldest_are_forgotten_first() -> None:
+def test_the_oldest_trajectories_are_dropped_first() -> None:
     buffer = ReplayBuffer(capacity=CAPACITY, num_steps=NUM_STEPS)
     for n in range(8):
         buffer.add(*batch(n))
@@ -73,7 +73,7 @@ def test_on_policy_draws_from_the_latest_rollout_alone(adds: int) -> None:
 
 
 def expected_probabilities(gamma: float, omega: float) -> Tensor:
-    """(12, T) of the prioritized law over the first three rollouts, written out."""
+    """Return the prioritized probabilities (12, T) of the first three rollouts, written out."""
     rewards = torch.cat([batch(n)[1] for n in range(3)]).double()
     priority = (rewards - rewards.min().clamp(max=0)).clamp(min=0) ** omega
     p = torch.stack([priority * gamma ** (NUM_STEPS - 1 - i) for i in range(NUM_STEPS)], 1)
@@ -81,17 +81,17 @@ def expected_probabilities(gamma: float, omega: float) -> Tensor:
 
 
 @pytest.mark.parametrize(("gamma", "omega"), [(0.8, 1.5), (1.0, 1.0), (0.5, 0.0)])
-def test_prioritized_draws_follow_their_law(gamma: float, omega: float) -> None:
+def test_prioritized_draws_follow_their_probabilities(gamma: float, omega: float) -> None:
     count = 40_000
     state = filled(3).sample(count, partial(prioritized, gamma=gamma, omega=omega), seeded())
     cells = torch.tensor([int(p[1:]) for p in state.prompts]) * NUM_STEPS + state.i
-    seen, p = (
+    counts, p = (
         torch.bincount(cells, minlength=CAPACITY * NUM_STEPS).double(),
         expected_probabilities(gamma, omega).flatten(),
     )
-    assert seen[p == 0].sum() == 0
-    seen, p = seen[p > 0], p[p > 0]
-    chi_square, freedom = ((seen - count * p) ** 2 / (count * p)).sum(), len(p) - 1
+    assert counts[p == 0].sum() == 0
+    counts, p = counts[p > 0], p[p > 0]
+    chi_square, freedom = ((counts - count * p) ** 2 / (count * p)).sum(), len(p) - 1
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
 
 
@@ -108,7 +108,7 @@ def stock(*rewards: float, floor: float = 0.0) -> Stock:
     return Stock(values, floor, torch.ones(len(values), dtype=torch.bool), NUM_STEPS)
 
 
-def test_rewards_without_a_positive_priority_are_alike() -> None:
+def test_rewards_without_a_positive_priority_get_the_same_one() -> None:
     p = prioritized(stock(0.0, 0.0, 0.0), gamma=0.5, omega=1.0)
     assert p.equal(prioritized(stock(2.0, 2.0, 2.0), gamma=0.5, omega=0.0))
 
@@ -120,12 +120,12 @@ def test_positive_rewards_are_not_shifted_and_negative_ones_are_by_the_smallest_
     assert (shifted[1] / shifted[0] == 2).all()
 
 
-def test_the_smallest_reward_outlives_its_trajectory() -> None:
+def test_the_smallest_reward_is_remembered_after_its_trajectory_is_dropped() -> None:
     buffer, floors = ReplayBuffer(capacity=BATCH, num_steps=NUM_STEPS), []
 
-    def watching(seen: Stock) -> Tensor:
-        floors.append(seen.floor)
-        return uniform(seen)
+    def watching(stock: Stock) -> Tensor:
+        floors.append(stock.floor)
+        return uniform(stock)
 
     for rewards in (torch.ones(BATCH), -3 * torch.ones(BATCH), torch.ones(BATCH)):
         latents, _, prompts = batch(0)
@@ -134,12 +134,12 @@ def test_the_smallest_reward_outlives_its_trajectory() -> None:
     assert floors == [0, -3, -3]
 
 
-@pytest.mark.parametrize("sampling", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("world", [2, 4])
-def test_draws_are_the_same_at_any_world_size(world: int, sampling: Sampling) -> None:
-    whole = filled(5).sample(64, sampling, seeded(1))
+def test_draws_are_the_same_at_any_world_size(world: int, strategy: Strategy) -> None:
+    whole = filled(5).sample(64, strategy, seeded(1))
     ranks = [filled(5, rank, world) for rank in range(world)]
-    draws = [rank.draw(64, sampling, seeded(1)) for rank in ranks]
+    draws = [rank.draw(64, strategy, seeded(1)) for rank in ranks]
     parts = [rank.own(slots, i) for rank, (slots, i, _) in zip(ranks, draws, strict=True)]
     assert all(i.equal(whole.i) and weights.equal(whole.weights) for _, i, weights in draws)
     assert sum(parts).equal(whole.x)
@@ -147,7 +147,7 @@ def test_draws_are_the_same_at_any_world_size(world: int, sampling: Sampling) ->
 
 
 @pytest.mark.parametrize("adds", [0, 2, 5])
-def test_draws_after_a_restart_are_those_that_would_have_come(adds: int) -> None:
+def test_draws_after_a_restart_continue_those_before_it(adds: int) -> None:
     buffer, file = filled(adds), io.BytesIO()
     torch.save(buffer.state_dict(), file)
     file.seek(0)
@@ -155,11 +155,11 @@ def test_draws_after_a_restart_are_those_that_would_have_come(adds: int) -> None
     restored.load_state_dict(torch.load(file, weights_only=True))
     for each in (buffer, restored):
         each.add(*batch(adds))
-    for sampling in STRATEGIES:
-        assert same(buffer.sample(64, sampling, seeded()), restored.sample(64, sampling, seeded()))
+    for strategy in STRATEGIES:
+        assert same(buffer.sample(64, strategy, seeded()), restored.sample(64, strategy, seeded()))
 
 
-def test_a_saved_buffer_is_its_own_copy_and_loads_at_another_world_size() -> None:
+def test_a_saved_buffer_is_a_copy_and_loads_at_another_world_size() -> None:
     buffer = filled(4)
     state = buffer.state_dict()
     buffer.add(*batch(4))
@@ -194,7 +194,7 @@ def test_misuse_is_refused_with_the_value_seen() -> None:
 
 
 def rank_process(rank: int, folder: str) -> None:
-    """One of two ranks over gloo: what it samples, and the state it saves."""
+    """Save what one of two ranks over gloo samples, and its state."""
     torch.set_num_threads(1)  # a forked child must not enter its parent's thread pool
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     buffer = filled(5, rank, 2)

@@ -10,7 +10,8 @@ from torch import Tensor
 from rdt import guidance
 from rdt.guidance import Annealing, annealed, noised
 from rdt.policy import Cond, Policy
-from rdt.rollout import Noise, noisy, rollout
+from rdt.randomness import Noise
+from rdt.rollout import Sampling, noisy, rollout
 from worlds import tiny_policy
 
 CADS = Annealing(tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)
@@ -103,7 +104,9 @@ def test_a_rollout_holds_one_noise_and_the_same_at_every_visit(make: Callable[[]
 
     with_noise = noisy(policy.encode(tiny_policy.PROMPTS), noise(0, 1, 2))
     for _ in range(2):
-        rollout(noised(watched, policy.process, CADS), policy.process, with_noise, noise(0, 1, 2), 10, 1.0)
+        rollout(
+            noised(watched, policy.process, CADS), policy.process, with_noise, noise(0, 1, 2), Sampling(10, 1.0, 1.0)
+        )
     first, again = seen[:10], seen[10:]
     assert all(a[1].equal(b[1]) for a, b in zip(first, again, strict=True))
     early = [embeds for level, embeds in first if level >= CADS.tau2]
@@ -123,7 +126,7 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
     empty, with_noise = policy.encode([""]), noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
     views = guidance.Views(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
     denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)
-    rollout(denoiser, policy.process, with_noise, noise(0, 1), 4, 1.0)
+    rollout(denoiser, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
     for c in seen:
         assert c.noise is None and c.embeds[:2].equal(empty.embeds.expand(2, -1, -1))
     assert not seen[0].embeds[2:].equal(with_noise.embeds) and seen[-1].embeds[2:].equal(with_noise.embeds)
@@ -134,7 +137,10 @@ def test_no_scale_is_the_tuned_policy_bit_for_bit() -> None:
     views = guidance.Views(policy, policy.base, lambda view, scale: view, 4)
     with_noise = noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
     denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)
-    found, plain = (rollout(view, policy.process, with_noise, noise(0, 1), 4, 1.0) for view in (denoiser, policy.tuned))
+    found, plain = (
+        rollout(view, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
+        for view in (denoiser, policy.tuned)
+    )
     assert found.latents.equal(plain.latents)
 
 

@@ -1,4 +1,4 @@
-"""Evaluations are paired and share what they can: a point is the same bit for bit in whatever company it is."""
+"""Evaluations are paired and share passes: a denoiser's values do not depend on what is evaluated beside it."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from worlds import tiny_policy
 
 POLICIES = [tiny_policy.policy, tiny_policy.flow_policy]
 T, PROMPTS, IMAGES = 4, 2, 3
-CFG = 2  # passes of a guided call, in samples
-SAMPLED = CFG * PROMPTS * IMAGES  # passes of one sampling step
+CFG = 2  # network passes per sample of a guided call
+SAMPLED = CFG * PROMPTS * IMAGES  # network passes of one sampling step
 
 
 def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
@@ -24,7 +24,7 @@ def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
 
 
 def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
-    """The guided base and points of every guidance, all on one memory."""
+    """Return the guided base and points of every guidance, all with one shared memory of the base."""
     empty, base = policy.encode([""]), guidance.remembered(policy.base)
     views = guidance.Views(policy, base, lambda view, scale=None: guidance.cfg(view, empty, 3.0), T)
     points = {f"step {f}": guidance.aig(views, schedule=guidance.step(f)) for f in (0.25, 0.5, 0.75)}
@@ -35,7 +35,7 @@ def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
 
 
 def run(policy: Policy, names: list[str], kl_images: int = 1, batch_size: int = 6) -> tuple[dict[str, Evaluation], int]:
-    """Evaluations of the base and of points, and the network passes they took."""
+    """Return the evaluations of the base and of points, and how many network passes they took."""
     base, points = curve(policy)
     before = policy.passes
     views = {name: base if name == "base" else points[name] for name in names}
@@ -47,7 +47,7 @@ def run(policy: Policy, names: list[str], kl_images: int = 1, batch_size: int = 
     ("make", "batch_size"), [(tiny_policy.policy, 6), (tiny_policy.flow_policy, 6), (tiny_policy.flow_policy, 2)]
 )
 def test_points_of_a_curve_are_the_single_evaluations_bit_for_bit(make: Callable[[], Policy], batch_size: int) -> None:
-    """Whether prompts come together, or one in two parts."""
+    """This holds both if several prompts fill a batch and if one prompt takes two."""
     policy = make()
     names = list(curve(policy)[1])
     together, shared = run(policy, ["base", *names], batch_size=batch_size)
@@ -62,8 +62,8 @@ def test_points_of_a_curve_are_the_single_evaluations_bit_for_bit(make: Callable
 
 
 @pytest.mark.parametrize("make", POLICIES)
-def test_steps_share_the_base_prefix(make: Callable[[], Policy]) -> None:
-    """Each fraction runs the tuned view after its switch; before, only the longest prefix is run."""
+def test_step_schedules_share_the_passes_of_the_base(make: Callable[[], Policy]) -> None:
+    """Each fraction runs the tuned view after its switch; before it, the base runs once, for the longest prefix."""
     steps = ["step 0.25", "step 0.5", "step 0.75"]
     of_tuned = 3 + 2 + 1
     assert run(make(), steps, kl_images=0)[1] == SAMPLED * (3 + of_tuned)
@@ -73,8 +73,8 @@ def test_steps_share_the_base_prefix(make: Callable[[], Policy]) -> None:
 
 
 @pytest.mark.parametrize("make", POLICIES)
-def test_the_kl_shares_the_base_too(make: Callable[[], Policy]) -> None:
-    """At the T states of a path the base is run once; states up to a switch are those of the path before."""
+def test_the_kl_shares_the_passes_of_the_base_too(make: Callable[[], Policy]) -> None:
+    """The base runs once at each of a path's T states; up to a switch these are the states of the path before."""
     steps, measured = ["step 0.25", "step 0.5", "step 0.75"], CFG * PROMPTS
     of_base, of_tuned = T + (T - 2) + (T - 3), 3 + 2 + 1
     sampling = run(make(), steps, kl_images=0)[1]
@@ -82,7 +82,7 @@ def test_the_kl_shares_the_base_too(make: Callable[[], Policy]) -> None:
 
 
 @pytest.mark.parametrize("make", POLICIES)
-def test_the_kl_of_what_is_the_base_is_zero_and_grows_with_the_adapter(make: Callable[[], Policy]) -> None:
+def test_the_kl_of_the_base_is_zero_and_grows_with_the_adapter(make: Callable[[], Policy]) -> None:
     done, _ = run(make(), ["base", "scale 0.0", "scale 0.5", "power 2", "power 0", "cads 0.0"])
     nats = {name: one.scores["kl_nats"] for name, one in done.items()}
     assert nats["base"].equal(nats["scale 0.0"]) and not nats["base"].any()
@@ -102,7 +102,7 @@ def test_the_kl_is_the_sum_over_the_steps_of_the_path() -> None:
     assert all(math.isfinite(value) for value in done["power 0"].summary().values())
 
 
-def test_ranks_share_the_prompts_and_the_scores_are_theirs() -> None:
+def test_ranks_split_the_prompts_and_their_scores_add_up_to_the_whole() -> None:
     policy = tiny_policy.policy()
     base, points = curve(policy)
     whole, _ = run(policy, ["step 0.5"])

@@ -15,7 +15,7 @@ from rdt.cond import Cond as RealCond
 from rdt.config.compose import conf_dir
 from rdt.policy import PAIRED_ROWS, Adapter, Policy
 from rdt.process import Diffusion, Flow
-from rdt.rollout import Noise, noisy, rollout
+from rdt.rollout import Sampling, sampled
 from worlds import tiny_policy
 
 
@@ -175,8 +175,8 @@ def cond(policy: Policy, count: int) -> RealCond:
 
 def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tensor:
     """(count, T + 1, *latent) of a rollout whose samples bring noise for their conditions."""
-    noise = Noise(seed=0, purpose="test", indices=range(count), shape=tiny_policy.LATENT, device="cpu")
-    return rollout(denoiser, policy.process, noisy(cond(policy, count), noise), noise, NUM_STEPS, 1.0).latents
+    prompts, noise = [tiny_policy.PROMPTS[k % 3] for k in range(count)], policy.noise(0, "test", range(count))
+    return sampled(policy, denoiser, prompts, noise, Sampling(NUM_STEPS, 1.0, 1.0)).trajectory.latents
 
 
 def views(policy: Policy) -> guidance.Views:

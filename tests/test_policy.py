@@ -1,4 +1,4 @@
-"""One network, several views: each is what it says, and none disturbs another, in outputs or in gradients."""
+"""One network has several views: each gives its own output, and none changes the outputs or gradients of another."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
 
 
 def look_ahead(view: str) -> Graph:
-    """A loss through two views in one graph: a tuned step, then a look-ahead by `view`."""
+    """Return a loss through two views in one graph: a tuned step, then a look-ahead by `view`."""
     return lambda policy: run(policy, view, X - run(policy, "tuned")).square().mean()
 
 
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest relative error over the adapter's tensors."""
+    """Return the largest relative error over the adapter's tensors."""
     assert ours.keys() == theirs.keys()
     return max(((ours[k] - theirs[k]).norm() / theirs[k].norm()).item() for k in ours)
 
@@ -57,7 +57,7 @@ def test_the_base_is_the_network_without_any_adapter(policy: Policy) -> None:
     assert run(policy, "base").equal(bare.predict(bare.network.eval(), X, T, cond))
 
 
-def test_a_view_does_not_depend_on_the_one_before(policy: Policy) -> None:
+def test_a_view_does_not_depend_on_the_view_that_ran_before(policy: Policy) -> None:
     alone = {view: run(tiny_policy.policy(), view) for view in VIEWS}
     for view in (*VIEWS, *reversed(VIEWS), "tuned", "tuned", "base"):
         assert run(policy, view).equal(alone[view])
@@ -122,17 +122,17 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
 @pytest.mark.parametrize("consistency_rank", [2, 5])
 @pytest.mark.parametrize("view", VIEWS)
 def test_checkpointed_blocks_give_the_same_gradients(view: str, consistency_rank: int) -> None:
-    """Two views in one graph, of equal rank (where a mix-up is silent) and of different ranks."""
+    """The two views of one graph have adapters of equal rank, where a mix-up is silent, or of different ranks."""
     policy = tiny_policy.policy(consistency_rank=consistency_rank)
     expected = gradients(policy, look_ahead(view))
     policy.checkpoint_blocks()
     assert difference(gradients(policy, look_ahead(view)), expected) < 1e-5
 
 
-def test_plain_checkpointing_would_silently_mix_the_views_up(policy: Policy) -> None:
-    """huggingface/peft#2832: backward recomputes a block under the adapter that is active then; same loss, no error."""
+def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> None:
+    """Backward recomputes a block under the active adapter, with no error and an equal loss (huggingface/peft#2832)."""
     for weight in (p for name, p in policy.named_parameters() if f".{CONSISTENCY}." in name):
-        weight.requires_grad_()  # with both adapters trained torch sees no difference between the two passes
+        weight.requires_grad_()  # with both adapters trained, torch cannot tell the two passes apart
     graph = look_ahead("consistency")
     expected, loss = gradients(policy, graph), graph(policy)
     policy.checkpoint_blocks()
@@ -167,15 +167,15 @@ def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:
 
 def test_an_adapter_of_other_shapes_or_names_is_refused(policy: Policy) -> None:
     before = run(policy, "tuned")
-    lacking = dict(list(policy.lora().items())[1:])
-    for weights in (tiny_policy.policy(rank=3).lora(), lacking, {**policy.lora(), "other": X}):
+    incomplete = dict(list(policy.lora().items())[1:])
+    for weights in (tiny_policy.policy(rank=3).lora(), incomplete, {**policy.lora(), "other": X}):
         with pytest.raises(ValueError, match=r"^LoRA does not fit this model: .*$") as caught:
             policy.load_lora(weights)
         assert "\n" not in str(caught.value)
     assert run(policy, "tuned").equal(before)
 
 
-def test_a_missing_consistency_adapter_is_named() -> None:
+def test_the_consistency_view_is_refused_without_its_adapter() -> None:
     policy = tiny_policy.policy(consistency_rank=0)
     assert not policy.has_consistency and tiny_policy.policy().has_consistency
     with pytest.raises(ValueError, match="no consistency adapter; set method"):
@@ -183,13 +183,13 @@ def test_a_missing_consistency_adapter_is_named() -> None:
 
 
 def test_each_prompt_is_encoded_once() -> None:
-    asked: list[str] = []
+    encoded: list[str] = []
     parts = tiny_policy.parts()
-    recorded = dataclasses.replace(parts, encode=lambda prompts: (asked.extend(prompts), parts.encode(prompts))[1])
+    recorded = dataclasses.replace(parts, encode=lambda prompts: (encoded.extend(prompts), parts.encode(prompts))[1])
     policy = Policy(recorded, Adapter(2, 2, tiny_policy.TARGETS))
     a, b, c = tiny_policy.PROMPTS
     found = [policy.encode(prompts).embeds for prompts in ([a, b, a], [b, c], [c, a])]
-    assert asked == [a, b, c]
+    assert encoded == [a, b, c]
     for prompts, embeds in zip(([a, b, a], [b, c], [c, a]), found, strict=True):
         assert embeds.equal(parts.encode(prompts).embeds) and not embeds.requires_grad
 
@@ -209,7 +209,7 @@ def test_images_are_in_range_and_differentiable(policy: Policy) -> None:
     assert images.shape == (2, 3, 4, 4) and images.min() >= 0 and images.max() <= 1 and x0.grad.any()
 
 
-def test_checkpointed_blocks_remember_the_scale(policy: Policy) -> None:
+def test_checkpointed_blocks_recompute_under_the_same_scale(policy: Policy) -> None:
     cond = policy.encode(tiny_policy.PROMPTS[:2])
 
     def graph(policy: Policy) -> Tensor:
@@ -218,3 +218,10 @@ def test_checkpointed_blocks_remember_the_scale(policy: Policy) -> None:
     expected = gradients(policy, graph)
     policy.checkpoint_blocks()
     assert difference(gradients(policy, graph), expected) < 1e-5
+
+
+def test_noise_has_the_shape_of_the_latents_and_is_keyed_by_seed_purpose_and_sample(policy: Policy) -> None:
+    noise = policy.noise(3, "train", [5, 8]).initial()
+    assert noise.shape == (2, *tiny_policy.LATENT) and noise[1:].equal(policy.noise(3, "train", [8]).initial())
+    others = [policy.noise(4, "train", [5]), policy.noise(3, "other", [5]), policy.noise(3, "train", [6])]
+    assert not any(other.initial().equal(noise[:1]) for other in others)

@@ -1,1 +1,1 @@
-"""Alignment methods, one LightningModule each."""
+"""This package holds the alignment methods, one LightningModule per file."""

@@ -1,4 +1,4 @@
-"""What DRaFT, AlignProp and ReFL share: the reward's own gradient, through sampling steps that carry one."""
+"""What DRaFT, AlignProp and ReFL share: ascent of the reward's own gradient through the last sampling steps."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from torch import Tensor
 from rdt.methods.base import Loss, Method
 from rdt.policy import Cond
 from rdt.process import Transition
-from rdt.rollout import Noise, steps
+from rdt.randomness import Noise
+from rdt.rollout import steps
 from rdt.stream import Batch
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The last K steps of a rollout, with gradient."""
+    """Hold the last K steps of B rollouts, with gradient."""
 
     prompts: list[str]  # (B,)
     cond: Cond
@@ -24,34 +25,32 @@ class Tail:
 
     @property
     def clean(self) -> Tensor:
-        """(B, *latent), the samples."""
+        """Return the samples x_T, shape (B, *latent)."""
         return self.states[-1]
 
 
 class Direct(Method):
-    """Climbs the reward's gradient, which reaches the weights through the sampler."""
+    """Train by the reward's gradient, which reaches the weights through the sampler; a subclass writes `loss`."""
 
     needs_gradient = True
 
     def training_step(self, batch: Batch, _: int) -> None:
-        self.update(([self.loss(part)] for part in self.parts(batch)), self.samples(batch))
+        self.update(([self.loss(micro_batch)] for micro_batch in self.micro_batches(batch)), self.samples(batch))
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """Of the rollouts of a micro-batch."""
+        """Return the losses of a micro-batch."""
 
     def tail(self, batch: Batch, K: int) -> Tail:
-        """Rollouts of the batch's rows, the first T - K steps without gradient: T passes, as many as sampling takes."""
-        s, policy, prompts = self.sampling, self.policy, self.prompts(batch)
-        first = s.num_steps - K
-        x, cond, noise = self.sample(batch, stop=first).clean, policy.encode(prompts), self.noise(batch)
-        which = range(first, s.num_steps)
-        made = steps(self.guided(policy.tuned), policy.process, cond, x, noise, s.num_steps, s.eta, which)
-        transitions, states = zip(*made, strict=True)
-        return Tail(prompts, cond, noise, (x, *states), transitions)
+        """Return rollouts of the batch's rows whose last K steps carry gradient, at the T passes of plain sampling."""
+        first = self.sampling.num_steps - K
+        start, view, process = self.sample(batch, stop=first), self.guided(self.policy.tuned), self.policy.process
+        last_steps = steps(view, process, start.cond, start.noise, self.sampling, (first, start.clean))
+        transitions, states = zip(*last_steps, strict=True)
+        return Tail(start.prompts, start.cond, start.noise, (start.clean, *states), transitions)
 
     def scores(self, x0: Tensor, prompts: list[str]) -> Tensor:
-        """Rewards (B,) of clean latents (B, *latent), differentiable."""
+        """Return the rewards, shape (B,), of decoded clean latents (B, *latent); differentiable."""
         rewards = self.reward(self.policy.decode(x0), prompts)
         self.check_finite("reward", rewards)
         return rewards

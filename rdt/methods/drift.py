@@ -1,21 +1,19 @@
 """DRIFT: GRPO whose groups keep their diversity (Liu et al. 2601.12401).
 
-Of N candidates per prompt the K of most concentrated reward are kept. Each is sampled under its own noised prompt, as
-in CADS, the same in rollout and update. Their rewards are shaped by the potential Phi, how much a candidate's image
-differs from the group's others, stretched to [0, 1] within the group and 0 at the start:
+Of N candidates per prompt, the K whose rewards are most concentrated are kept. Each is sampled under its own noised
+prompt, as in CADS, the same in rollout and update. The kept rewards are shaped by a potential Phi: how much a
+candidate's image differs from the others of its group, stretched to [0, 1] within the group, and 0 at the start:
     r_i = r + weight u sum_{k >= i} gamma^k F_k,   F_i = gamma Phi(x_{i+1}) - Phi(x_i),
-where u is what GRPO divides advantages by (method.std): the weight is in units of the group's spread of reward, in
-reward itself where std=none. `terminal` knows Phi at the end alone, so every step gets gamma^T Phi(x_T); `stepwise`
-also on the clean estimates of a few states (the last one holds between them), which step i then subtracts.
+where u is what GRPO divides advantages by (method.std). The weight is thus in units of the group's standard deviation
+of rewards, or of the reward itself if std=none. `terminal` evaluates Phi at the end alone, so every step gets
+gamma^T Phi(x_T). `stepwise` evaluates it also on the clean estimates of a few states, holding each value until the
+next one, and step i then subtracts it.
 
-Departures: the paper fixes the ideas, the formulas are ours. Shaping leaves the optimal policy unchanged only where
-Phi(x_T) is 0 (Ng et al. 1999), here terminal_potential=zero; with the default it does not, which is what keeps
-diversity, while the paper states invariance all the same. `sigma` keeps |r - mean| <= c std with each group's own c,
-the least that keeps K, so that every group and device has as many samples.
-
-Groups, the samples of one prompt: which candidates are kept, how each differs from the rest, and shaping by that.
-
-Shaping by potentials: Ng, Harada and Russell, ICML 1999. As a baseline: Wiewiora, JAIR 2003.
+Departures: the paper fixes the ideas, the formulas are ours. Shaping leaves the optimal policy unchanged only if
+Phi(x_T) is 0 (Ng, Harada and Russell, ICML 1999; as a baseline: Wiewiora, JAIR 2003), here terminal_potential=zero.
+With the default it does not, which is what keeps diversity, while the paper states invariance all the same. `sigma`
+keeps |r - mean| <= c std with each group's own c, the smallest that keeps K, so that every group and rank has the same
+number of samples.
 """
 
 from collections.abc import Callable
@@ -28,58 +26,57 @@ from torch import Tensor
 from rdt.guidance import Annealing, noised
 from rdt.methods.base import named
 from rdt.methods.grpo import GRPO
-from rdt.methods.policy_gradient import Made
-from rdt.policy import Cond, Denoiser
-from rdt.rollout import Noise, noisy
+from rdt.policy import Denoiser
+from rdt.rollout import Rollout
 
 Concentration = Callable[[Tensor, int], Tensor]  # rewards (P, N), K -> columns (P, K), ascending
-RESOLUTION = 1e-4  # cosine distances nearer than this are alike: rounding is not stretched to [0, 1]
+RESOLUTION = 1e-4  # the smallest range of cosine distances that is stretched to [0, 1]; below it is rounding
 
 
 def everything(rewards: Tensor, keep: int) -> Tensor:
-    """All N, whatever `keep` says."""
+    """Return all N columns and ignore `keep`."""
     return torch.arange(rewards.shape[1], device=rewards.device).expand(rewards.shape)
 
 
 def window(rewards: Tensor, keep: int) -> Tensor:
-    """The K of N whose largest and smallest reward lie nearest together; of equally near ones the lowest."""
+    """Return the K of N whose largest and smallest reward are closest; on a tie, those of lowest reward."""
     values, order = rewards.sort(dim=1, stable=True)
-    spread = values[:, keep - 1 :] - values[:, : values.shape[1] - keep + 1]
-    return _ascending(order.gather(1, spread.argmin(1, keepdim=True) + torch.arange(keep, device=order.device)))
+    extent = values[:, keep - 1 :] - values[:, : values.shape[1] - keep + 1]
+    return _ascending(order.gather(1, extent.argmin(1, keepdim=True) + torch.arange(keep, device=order.device)))
 
 
 def sigma(rewards: Tensor, keep: int) -> Tensor:
-    """The K of N with |r - mean| <= c std, where c is each group's own: the least that keeps K."""
+    """Return the K of N with |r - mean| <= c std, where each group has its own c, the smallest that keeps K."""
     return _ascending((rewards - rewards.mean(1, keepdim=True)).abs().argsort(dim=1, stable=True)[:, :keep])
 
 
 def trim(rewards: Tensor, keep: int) -> Tensor:
-    """The K of N left when as many are dropped from either end; of an odd number one more from the top."""
+    """Return the K of N left after dropping equally many at both ends, and at the top one more if N - K is odd."""
     first = (rewards.shape[1] - keep) // 2
     return _ascending(rewards.argsort(dim=1, stable=True)[:, first : first + keep])
 
 
 def distinctness(features: Tensor) -> Tensor:
-    """d_j = 1 - mean_{l != j} cos(f_j, f_l) of features (P, K, D): (P, K), at the cost of one sum per group."""
+    """Return d_j = 1 - mean_{l != j} cos(f_j, f_l), shape (P, K), of features (P, K, D), by one sum per group."""
     unit = F.normalize(features.double(), dim=-1)
-    own = unit.square().sum(-1)
-    alike = (unit @ unit.sum(1).unsqueeze(-1)).squeeze(-1) - own
-    return (1 - alike / (features.shape[1] - 1)).to(features.dtype)
+    to_itself = unit.square().sum(-1)
+    to_others = (unit @ unit.sum(1).unsqueeze(-1)).squeeze(-1) - to_itself
+    return (1 - to_others / (features.shape[1] - 1)).to(features.dtype)
 
 
 def potential(d: Tensor) -> Tensor:
-    """d (P, K) stretched to [0, 1] within each group; 0 for all where they do not differ."""
+    """Return d (P, K) stretched to [0, 1] within each group; if a group's values do not differ, all are 0."""
     low, high = d.amin(1, keepdim=True), d.amax(1, keepdim=True)
     return (d - low) / (high - low).clamp(min=RESOLUTION)
 
 
 def shaping(potentials: Tensor, gamma: float) -> Tensor:
-    """F_i = gamma Phi(x_{i+1}) - Phi(x_i) of potentials (..., T + 1): (..., T)."""
+    """Return F_i = gamma Phi(x_{i+1}) - Phi(x_i), shape (..., T), of potentials (..., T + 1)."""
     return gamma * potentials[..., 1:] - potentials[..., :-1]
 
 
 def to_go(rewards: Tensor, gamma: float) -> Tensor:
-    """What step i still brings, sum_{k >= i} gamma^k F_k, of rewards F (..., T): (..., T)."""
+    """Return what is still to come at step i, sum_{k >= i} gamma^k F_k, shape (..., T), of rewards F (..., T)."""
     discounts = gamma ** torch.arange(rewards.shape[-1]).to(rewards)
     return (discounts * rewards).flip(-1).cumsum(-1).flip(-1)
 
@@ -89,7 +86,7 @@ def _ascending(columns: Tensor) -> Tensor:
 
 
 class DRIFT(GRPO):
-    """GRPO, bit for bit, where `concentrate`, `prompt_noise` and `shaping` are off."""
+    """Train by GRPO on groups that keep their diversity; with all three parts off it is GRPO, bit for bit."""
 
     def __init__(
         self, *, concentrate: str, keep: int, prompt_noise: float, tau1: float, tau2: float, psi: float,
@@ -110,48 +107,41 @@ class DRIFT(GRPO):
         self.looks = named("method.shaping", shaping, known)
 
     def select(self, rewards: Tensor) -> Tensor:
-        """The candidates whose rewards are concentrated, (P, N) -> (P, K)."""
+        """Return the candidates whose rewards are concentrated, (P, N) -> (P, K)."""
         return self.concentrate(rewards, self.keep)
 
-    def condition(self, prompts: list[str], noise: Noise) -> Cond:
-        """Prompts beside each candidate's own noise on them, which is named by its sample: an update draws it again."""
-        cond = super().condition(prompts, noise)
-        return noisy(cond, noise) if self.annealing.scale else cond
+    def condition(self, view: Denoiser) -> Denoiser:
+        """Return the view under prompts that are noised while the sample is; the noise is each sample's own."""
+        return noised(view, self.policy.process, self.annealing) if self.annealing.scale else view
 
-    def acting(self, view: Denoiser) -> Denoiser:
-        """In rollouts and updates, never in evaluation, prompts are noised while the sample is."""
-        acting = super().acting(view)
-        return noised(acting, self.policy.process, self.annealing) if self.annealing.scale else acting
-
-    def returns(self, rewards: Tensor, kept: Tensor, made: list[Made]) -> Tensor:
-        """The rewards (P, K); where they are shaped, (P, K, T)."""
+    def returns(self, rewards: Tensor, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
+        """Return the rewards (P, K), or (P, K, T) if they are shaped."""
         if not self.looks:
             return rewards
-        to_come = to_go(shaping(self.potentials(kept, made), self.gamma), self.gamma)
-        return rewards[..., None] + self.weight * self.spread(rewards)[..., None] * to_come
+        to_come = to_go(shaping(self.potentials(kept, rollouts, images), self.gamma), self.gamma)
+        return rewards[..., None] + self.weight * self.divisor(rewards)[..., None] * to_come
 
-    def potentials(self, kept: Tensor, made: list[Made]) -> Tensor:
-        """Phi of every state of the kept candidates, (P, K, T + 1)."""
+    def potentials(self, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
+        """Return Phi at every state of the kept candidates, (P, K, T + 1)."""
         phi = torch.zeros(*kept.shape, self.num_steps + 1)
         for i in self.looks:
-            d = distinctness(self.features([self.pictures(i, part) for part in made], kept))
+            pictures = images if i == self.num_steps else [self.estimates(i, rollout) for rollout in rollouts]
+            d = distinctness(self.features(pictures, kept))
             phi[..., i : max(i + 1, self.num_steps)] = potential(d)[..., None]
-        self.report(distinctness=d.mean())
+        self.log_train(distinctness=d.mean())
         return phi
 
     @torch.no_grad()
     def features(self, images: list[Tensor], kept: Tensor) -> Tensor:
-        """Of the kept (P, K) among the images of all micro-batches and ranks: (P, K, D)."""
+        """Return the features (P, K, D) of the kept (P, K) among the images of all micro-batches and ranks."""
         every = self.all_gather(torch.cat([self.embedder(part) for part in images])).flatten(0, -2).cpu()
         return every.view(len(kept), -1, every.shape[-1])[torch.arange(len(kept))[:, None], kept]
 
     @torch.no_grad()
-    def pictures(self, i: int, made: Made) -> Tensor:
-        """Samples as of state i: their clean estimates, at one more guided pass; in the end themselves."""
-        if i == self.num_steps:
-            return made.images
-        x, t, process = made.trajectory.latents[:, i], self.times[i], self.policy.process
-        return self.policy.decode(process.clean(self.acting(self.policy.tuned)(x, t, made.cond), x, t))
+    def estimates(self, i: int, rollout: Rollout) -> Tensor:
+        """Return the images (B, 3, H, W) of the clean estimates at state i, at the cost of one guided pass."""
+        x, t, process = rollout.trajectory.latents[:, i], self.times[i], self.policy.process
+        return self.policy.decode(process.clean(self.acting(self.policy.tuned)(x, t, rollout.cond), x, t))
 
 
 CONCENTRATIONS: dict[str, Concentration] = {"off": everything, "window": window, "sigma": sigma, "trim": trim}

@@ -3,19 +3,16 @@
 A stochastic step of a rollout is an action, its advantage A comes from the image's reward, and an update climbs
     sum_i min(A rho_i, A clip(rho_i, 1 - clip, 1 + clip)) - kl_coef KL(tuned || base at x_i) / dims,
     rho_i = exp(log p(x_{i+1} | x_i) - log p_old(x_{i+1} | x_i)),
-in the mean over samples. Log-probabilities are means over latent dimensions as the KL is here, so the optimum trades
-kl_coef of advantage against a nat. As in Flow-GRPO, the KL of later steps is not credited to earlier ones. Departures:
-at the first update after a rollout the policy IS the old one and stands for it, so that rho is exactly 1 whatever
-batching does to last bits (train/ratio_error says what); samples of advantage 0 are not run again, unless for their KL.
+in the mean over samples. Log-probabilities are means over latent dimensions, as the KL is here, so the optimum trades
+kl_coef of advantage against a nat. As in Flow-GRPO, earlier steps get no credit for the KL of later ones.
 
-What policy gradients learn from: the samples of a rollout, kept for several updates, and the part of one update.
-
-The clipped objective of importance-weighted policy gradients, one sampler step at a time.
+Departures: at the first update after a rollout the policy IS the old one and stands in for it, so rho is exactly 1
+even if batching changes last bits (train/ratio_error logs by how much). Samples of advantage 0 are not run again,
+unless for their KL.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,60 +21,53 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.buffer import gathered
-from rdt.methods.base import Loss, Method
-from rdt.policy import Cond, Denoiser, Policy
-from rdt.process import Process, Transition
-from rdt.rollout import Noise, Trajectory, replayed, rollout
+from rdt.methods.base import Method
+from rdt.methods.clipped_objective import ClippedObjective, MicroBatch
+from rdt.policy import Denoiser, Policy
+from rdt.randomness import generator
+from rdt.rollout import Rollout, Sampling, Trajectory, conditioned
 from rdt.stream import Batch
 
 
 @dataclass(frozen=True)
-class Made:
-    """B samples of a rollout, just made: a micro-batch."""
-
-    prompts: list[str]
-    cond: Cond  # under which they were made
-    trajectory: Trajectory
-    images: Tensor  # (B, 3, H, W) in [0, 1]
-
-
-@dataclass(frozen=True)
 class Rollouts:
-    """What every rank knows of all R = P G samples of a rollout, on the host, and this rank's own trajectories."""
+    """Hold all R = P G samples of a rollout, kept for several updates.
+
+    Every rank holds the numbers of all samples on the host, and the trajectories of its own share.
+    """
 
     batch: Batch  # its iteration and its P prompts
     rewards: Tensor  # (R,)
     kept: Tensor  # (R,) bool
-    advantages: Tensor  # (R, T), 0 where a sample was not kept
+    advantages: Tensor  # (R, T), 0 if a sample was not kept
     trajectory: Trajectory  # of R / world samples
 
     @staticmethod
     def of(batch: Batch, rewards: Tensor, kept: Tensor, advantages: Tensor, trajectory: Trajectory) -> "Rollouts":
-        """From rewards (P, G), the kept candidates (P, K) and their advantages (P, K) or (P, K, T)."""
+        """Build from rewards (P, G), the kept candidates (P, K) and their advantages (P, K) or (P, K, T)."""
         rows = (kept + torch.arange(len(kept))[:, None] * rewards.shape[1]).flatten()
-        mask, every = torch.zeros(rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
+        mask, num_steps = torch.zeros(rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
         mask[rows] = True
-        spread = torch.zeros(rewards.numel(), every)
-        spread[rows] = advantages.reshape(len(rows), -1).expand(-1, every).float()
-        return Rollouts(batch, rewards.flatten(), mask, spread, trajectory)
+        per_step = torch.zeros(rewards.numel(), num_steps)
+        per_step[rows] = advantages.reshape(len(rows), -1).expand(-1, num_steps).float()
+        return Rollouts(batch, rewards.flatten(), mask, per_step, trajectory)
 
     @property
-    def flat(self) -> Tensor:
-        """(R,) bool: of advantage 0 at every step."""
+    def zero_advantage(self) -> Tensor:
+        """Return which samples have advantage 0 at every step, (R,) bool."""
         return (self.advantages == 0).all(1)
 
-    def summary(self) -> dict[str, float]:
-        """What is logged of it; zero_advantage is the share of the kept that has nothing to teach."""
-        flat = self.flat[self.kept].float().mean().item()
-        return {"reward": self.rewards.mean().item(), "reward_std": self.rewards.std().item(), "zero_advantage": flat}
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged: the rewards, and the share of the kept samples without a training signal."""
+        share = self.zero_advantage[self.kept].float().mean().item()
+        return {"reward": self.rewards.mean().item(), "reward_std": self.rewards.std().item(), "zero_advantage": share}
 
-    def trajectory_of(self, own: Tensor) -> Trajectory:
-        """Of some of this rank's samples."""
-        whole = self.trajectory
-        return Trajectory(whole.latents[own], whole.log_probs[own], whole.times)
+    def of_update(self, phase: int, updates: int) -> Tensor:
+        """Return the kept samples that belong to update `phase` of `updates`, (R,) bool."""
+        return self.kept & (torch.arange(len(self.kept)) % updates == phase)
 
     def state_dict(self, rank: int, world: int) -> dict[str, Any]:
-        """Loadable at any world size; a collective: trajectories are whole on rank 0 alone."""
+        """Return the contents, loadable at any world size. A collective call: only rank 0 gets the trajectories."""
         latents, log_probs = self.trajectory.latents, self.trajectory.log_probs
         return {
             "iteration": self.batch.iteration, "prompts": self.batch.prompts, "rewards": self.rewards,
@@ -86,198 +76,191 @@ class Rollouts:
         }  # fmt: skip
 
     @staticmethod
-    def restored(state: dict[str, Any], mine: range, device: torch.device) -> "Rollouts":
-        """With this rank's rows `mine` of the saved trajectories."""
-        latents, log_probs = (state[key][mine.start : mine.stop].to(device) for key in ("latents", "log_probs"))
+    def restored(state: dict[str, Any], share: range, device: torch.device) -> "Rollouts":
+        """Return the saved rollouts with the trajectories of this rank's `share` of the rows."""
+        latents, log_probs = (state[key][share.start : share.stop].to(device) for key in ("latents", "log_probs"))
         trajectory = Trajectory(latents, log_probs, state["times"])
         batch = Batch(state["iteration"], state["prompts"])
         return Rollouts(batch, state["rewards"], state["kept"], state["advantages"], trajectory)
 
 
-@dataclass(frozen=True)
-class Part:
-    """B samples of one update, those of a micro-batch that teach something."""
+@dataclass(frozen=True, kw_only=True)
+class StepChoice:
+    """Choose the stochastic steps of each rollout, and which of them each update learns from."""
 
-    cond: Cond
-    trajectory: Trajectory
-    advantages: Tensor  # (B, T)
-    etas: list[float]  # (T,)
-    steps: list[int]  # the trained ones
-    acts: int  # stochastic steps of the rollout
-    on_policy: bool  # no update since the rollout
+    sampling: Sampling  # of training rollouts
+    stochastic: list[int]  # the steps with more noise than method.min_std
+    seed: int
+    updates_per_rollout: int
+    window: int | None  # how many consecutive stochastic steps a rollout has among ODE steps; None: all
+    window_within: float  # the share of the stochastic steps, from the first one on, that the window lies in
+    fraction: float  # of a rollout's stochastic steps, drawn for every update
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"method.step_fraction={self.fraction} must be above 0 and at most 1")
+        if self.window is not None and not 1 <= self.window <= self._within:
+            limit = f"the {self._within} stochastic steps that method.window_within={self.window_within} leaves it"
+            raise ValueError(f"method.window={self.window} must be from 1 to {limit}")
+
+    def rollout_sampling(self, iteration: int) -> Sampling:
+        """Return the sampler of the rollout that this iteration learns from: outside its window, eta is 0."""
+        if self.window is None:
+            return self.sampling
+        rollout = iteration - iteration % self.updates_per_rollout
+        starts = self._within - self.window + 1
+        start = torch.randint(starts, (), generator=generator(self.seed, "window", rollout))
+        inside = self.stochastic[start : start + self.window]
+        return replace(self.sampling, eta=[eta if i in inside else 0.0 for i, eta in enumerate(self.sampling.etas)])
+
+    def candidates(self, iteration: int) -> list[int]:
+        """Return the stochastic steps of the rollout that this iteration learns from."""
+        etas = self.rollout_sampling(iteration).etas
+        return [i for i in self.stochastic if etas[i]]
+
+    def trained(self, iteration: int) -> list[int]:
+        """Return the steps that this iteration's update learns from: a fraction of the candidates, at least one."""
+        steps = self.candidates(iteration)
+        drawn = torch.randperm(len(steps), generator=generator(self.seed, "steps", iteration))
+        return sorted(steps[k] for k in drawn[: max(round(self.fraction * len(steps)), 1)].tolist())
+
+    @property
+    def _within(self) -> int:
+        return round(self.window_within * len(self.stochastic))
 
 
-def stochastic(policy: Policy, num_steps: int, eta: float, min_std: float) -> list[int]:
-    """The sampler's steps of more noise than `min_std`; ValueError where there are none."""
-    x, times = torch.zeros(1, *policy.latent_shape), policy.process.times(num_steps)
-    steps = [policy.process.transition(x, x, t, t_next, eta) for t, t_next in pairwise(times)]
-    chosen = [i for i, step in enumerate(steps) if step.std.item() > min_std]
-    if not chosen:
-        raise ValueError(f"model.sampling.eta={eta} and method.min_std={min_std} leave no step of chance to learn from")
-    return chosen
-
-
-@dataclass(frozen=True)
-class ClippedObjective:
-    """- min(A rho, A clip(rho, 1 - clip, 1 + clip)) + kl_coef KL(tuned || base) / dims."""
-
-    process: Process
-    tuned: Denoiser
-    base: Denoiser
-    clip: float
-    kl_coef: float  # 0 does not run the base
-
-    def losses(self, part: Part) -> Iterator[Loss]:
-        """Of each trained step; the network is not run where there are no samples."""
-        for i in part.steps:
-            yield self.loss(part, i) if len(part.cond) else self.seen(*torch.zeros(4, 0).unbind(), part=part)
-
-    def loss(self, part: Part, i: int) -> Loss:
-        """At step i."""
-        tuned, A = self.step(self.tuned, part, i), part.advantages[:, i]
-        log_prob = tuned.log_prob(part.trajectory.latents[:, i + 1])
-        since = log_prob - part.trajectory.log_probs[:, i]
-        rho = (log_prob - log_prob.detach() if part.on_policy else since).exp()
-        gain = torch.minimum(A * rho, A * rho.clamp(1 - self.clip, 1 + self.clip))
-        kl = self.kl(tuned, part, i) if self.kl_coef else torch.zeros_like(gain)
-        loss = self.kl_coef * kl / tuned.mean[0].numel() - gain
-        return self.seen(loss, (since.exp() - 1).abs(), (gain < A * rho).float(), kl, part=part)
-
-    def seen(self, loss: Tensor, error: Tensor, clipped: Tensor, kl: Tensor, *, part: Part) -> Loss:
-        """With means over the steps: |rho - 1| by the stored log-probabilities, the clipped share, the rollout's KL."""
-        means = {"ratio_error": error, "clipped": clipped} | ({"kl_nats": kl * part.acts} if self.kl_coef else {})
-        return Loss(loss, {name: values / len(part.steps) for name, values in means.items()})
-
-    def kl(self, tuned: Transition, part: Part, i: int) -> Tensor:
-        """(B,) nats."""
-        with torch.no_grad():
-            base = self.step(self.base, part, i)
-        return tuned.kl(base)
-
-    def step(self, view: Denoiser, part: Part, i: int) -> Transition:
-        """Step i of a view from the states of the rollout."""
-        return replayed(view, self.process, part.cond, part.trajectory, i, part.etas[i])
+def stochastic_steps(policy: Policy, sampling: Sampling, min_std: float) -> list[int]:
+    """Return the sampler's steps with more noise than `min_std`; ValueError if there are none."""
+    x, times = torch.zeros(1, *policy.latent_shape), policy.process.times(sampling.num_steps)
+    steps = [
+        policy.process.transition(x, x, t, t_next, eta)
+        for (t, t_next), eta in zip(pairwise(times), sampling.etas, strict=True)
+    ]
+    found = [i for i, step in enumerate(steps) if step.std.item() > min_std]
+    if not found:
+        raise ValueError(
+            f"model.sampling.eta={sampling.eta} and method.min_std={min_std} leave no stochastic step to learn from"
+        )
+    return found
 
 
 class PolicyGradient(Method):
-    """Every k = `updates_per_rollout` updates roll out `batch_size` images; the j-th learns from samples j, j + k, ...
+    """Train by policy gradients: every k = `updates_per_rollout` updates it rolls out `batch_size` images.
 
-    A subclass says what the advantages are; any of the methods before `training_step` may be its own too.
+    The j-th update learns from samples j, j + k, ... A subclass writes `advantages`, and may replace three more hooks:
+    `select`, `condition` and `returns`.
     """
 
     rollouts: Rollouts
 
     def __init__(
         self, *, clip: float, kl_coef: float, min_std: float, uncond_grad: bool, updates_per_rollout: int,
-        num_steps: int | None, **shared: Any,
+        num_steps: int | None, window: int | None = None, window_within: float = 1.0, step_fraction: float = 1.0,
+        **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         self.clip, self.kl_coef, self.uncond_grad = clip, kl_coef, uncond_grad
-        self.updates_per_rollout, self.num_steps = updates_per_rollout, num_steps or self.sampling.num_steps
+        self.updates_per_rollout = updates_per_rollout
         for key, divisor in {"updates_per_rollout": updates_per_rollout, "group": self.images_per_prompt}.items():
             if divisor < 1 or self.batch_size % divisor:
                 raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
-        self.times = self.policy.process.times(self.num_steps)
-        self.stochastic = stochastic(self.policy, self.num_steps, self.sampling.eta, min_std)
+        sampling = replace(self.sampling, num_steps=num_steps or self.sampling.num_steps)
+        self.steps = StepChoice(
+            sampling=sampling, stochastic=stochastic_steps(self.policy, sampling, min_std), seed=self.seed,
+            updates_per_rollout=updates_per_rollout, window=window, window_within=window_within, fraction=step_fraction,
+        )  # fmt: skip
+        self.num_steps, self.times = sampling.num_steps, self.policy.process.times(sampling.num_steps)
         self.restored: dict[str, Any] | None = None
 
     @property
     def prompts_per_iteration(self) -> int:
-        """`batch_size` is the images of a rollout, over all ranks."""
+        """Return how many prompts a rollout takes; `batch_size` counts its images, over all ranks."""
         return self.batch_size // self.images_per_prompt
+
+    def select(self, rewards: Tensor) -> Tensor:
+        """Return the candidates to learn from, (P, G) -> (P, K)."""
+        return torch.arange(rewards.shape[1]).expand(rewards.shape)
+
+    def condition(self, view: Denoiser) -> Denoiser:
+        """Return a view that changes its conditions, in rollouts and in updates but never in evaluation."""
+        return view
+
+    def returns(self, rewards: Tensor, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
+        """Return what the kept candidates' rewards (P, K) become before the advantages, (P, K) or (P, K, T).
+
+        `rollouts` and their `images` are this rank's, one of each per micro-batch.
+        """
+        return rewards
 
     @abstractmethod
     def advantages(self, returns: Tensor, prompts: list[str]) -> Tensor:
-        """In the shape of the returns, (P, K), or (P, K, T) where every step has its own; prompts (P,)."""
-
-    def select(self, rewards: Tensor) -> Tensor:
-        """Which candidates are learnt from, (P, G) -> (P, K)."""
-        return torch.arange(rewards.shape[1]).expand(rewards.shape)
-
-    def returns(self, rewards: Tensor, kept: Tensor, made: list[Made]) -> Tensor:
-        """What the kept candidates' rewards (P, K) are turned into before the advantages: (P, K) or (P, K, T)."""
-        return rewards
-
-    def condition(self, prompts: list[str], noise: Noise) -> Cond:
-        """What rollouts are conditioned on, the same again in their updates; `noise` is theirs."""
-        return self.policy.encode(prompts)
+        """Return the advantages in the shape of the returns, (P, K), or (P, K, T) per step; prompts (P,)."""
 
     def acting(self, view: Denoiser) -> Denoiser:
-        """A view of the policy as rollouts and updates run it."""
+        """Return a view of the policy as rollouts and updates run it."""
         if self.uncond_grad:
-            return self.guided(view)
-        return guidance.cfg_detached(view, self.policy.encode([""]), self.sampling.guidance_scale)
-
-    def etas(self, iteration: int) -> list[float]:
-        """(T,), of the rollout made at this iteration."""
-        return [self.sampling.eta] * self.num_steps
-
-    def trained_steps(self, iteration: int) -> list[int]:
-        """The steps that this iteration's update learns from: the stochastic ones of its rollout."""
-        etas = self.etas(iteration - iteration % self.updates_per_rollout)
-        return [i for i in self.stochastic if etas[i]]
+            return self.condition(self.guided(view))
+        empty = self.policy.encode([""])
+        return self.condition(guidance.cfg_detached(view, empty, self.sampling.guidance_scale))
 
     def training_step(self, batch: Batch, _: int) -> None:
         phase = batch.iteration % self.updates_per_rollout
         if phase == 0:
             self.rollouts = self.collect(batch)
-        tuned, base, learnt = self.acting(self.policy.tuned), self.acting(self.policy.base), self.learnt(phase)
-        objective = ClippedObjective(self.policy.process, tuned, base, self.clip, self.kl_coef)
-        self.report(**self.rollouts.summary())
-        parts = (self.part(batch, learnt, phase) for batch in self.parts(self.rollouts.batch))
-        self.update(map(objective.losses, parts), max(int(learnt.sum()), 1))
+        self.log_train(**self.rollouts.metrics())
+        samples = self.rollouts.of_update(phase, self.updates_per_rollout)
+        informative = samples if self.kl_coef else samples & ~self.rollouts.zero_advantage
+        objective = self.objective(batch.iteration, on_policy=phase == 0)
+        micro_batches = (self.micro_batch(part, informative) for part in self.micro_batches(self.rollouts.batch))
+        self.update(map(objective.losses, micro_batches), max(int(samples.sum()), 1))
 
     def collect(self, batch: Batch) -> Rollouts:
-        """Roll out the tuned policy, score the images, turn the scores of all ranks into advantages."""
-        made = [self.made(part) for part in self.parts(batch)]
+        """Roll out the tuned policy, score its images, and turn the scores of all ranks into advantages."""
+        tuned, sampling = self.acting(self.policy.tuned), self.steps.rollout_sampling(batch.iteration)
+        rollouts = [
+            self.counted_rollout(tuned, self.prompts(part), self.noise(part), sampling)
+            for part in self.micro_batches(batch)
+        ]
         with torch.no_grad():
-            scored = torch.cat([self.reward.parts(part.images, part.prompts) for part in made])
+            images = [self.policy.decode(rollout.clean) for rollout in rollouts]
+            scored = torch.cat([self.reward.parts(x, r.prompts) for x, r in zip(images, rollouts, strict=True)])
         scores = self.all_gather(scored).flatten(0, -2).cpu()
         self.check_finite("reward", scores)
         parts = scores.view(len(batch.prompts), -1, scores.shape[-1])  # (P, G, R)
         rewards = self.reward.total(parts)
         kept = self.select(rewards)
         compared = self.reward.relative(parts[torch.arange(len(kept))[:, None], kept])
-        advantages = self.advantages(self.returns(compared, kept, made), batch.prompts)
-        trajectory = Trajectory.cat([part.trajectory for part in made])
+        advantages = self.advantages(self.returns(compared, kept, rollouts, images), batch.prompts)
+        trajectory = Trajectory.cat([rollout.trajectory for rollout in rollouts])
         return Rollouts.of(batch, rewards, kept, advantages, trajectory)
 
-    @torch.no_grad()
-    def made(self, batch: Batch) -> Made:
-        """The rollouts of the batch's rows and their images."""
-        prompts, noise, process = self.prompts(batch), self.noise(batch), self.policy.process
-        self.images += len(prompts)
-        view, cond, etas = self.acting(self.policy.tuned), self.condition(prompts, noise), self.etas(batch.iteration)
-        trajectory = rollout(view, process, cond, noise, self.num_steps, etas)
-        return Made(prompts, cond, trajectory, self.policy.decode(trajectory.clean))
+    def objective(self, iteration: int, on_policy: bool) -> ClippedObjective:
+        """Return the objective of this iteration's update."""
+        return ClippedObjective(
+            process=self.policy.process, tuned=self.acting(self.policy.tuned), base=self.acting(self.policy.base),
+            clip=self.clip, kl_coef=self.kl_coef, etas=self.steps.rollout_sampling(iteration).etas,
+            steps=self.steps.trained(iteration), stochastic_steps=len(self.steps.candidates(iteration)),
+            on_policy=on_policy,
+        )  # fmt: skip
 
-    def learnt(self, phase: int) -> Tensor:
-        """The samples of update `phase`, (R,) bool."""
-        kept = self.rollouts.kept
-        return kept & (torch.arange(len(kept)) % self.updates_per_rollout == phase)
-
-    def part(self, batch: Batch, learnt: Tensor, phase: int) -> Part:
-        """Of a micro-batch of the rollouts, the samples of update `phase` whose advantage, or KL, teaches something."""
-        whole, rows, etas = self.rollouts, self.rows(batch), self.etas(batch.iteration)
-        teaching = learnt if self.kl_coef else learnt & ~whole.flat
-        own = teaching[rows.start : rows.stop].nonzero().squeeze(1)
-        return Part(
-            cond=self.condition(self.prompts(batch), self.noise(batch))[own],
-            trajectory=whole.trajectory_of(own + rows.start - self.share(len(learnt)).start),
-            advantages=whole.advantages[own + rows.start].to(self.device),
-            etas=etas,
-            steps=self.trained_steps(batch.iteration + phase),
-            acts=sum(etas[i] > 0 for i in self.stochastic),
-            on_policy=phase == 0,
+    def micro_batch(self, batch: Batch, chosen: Tensor) -> MicroBatch:
+        """Return those of the batch's rows that are `chosen`, a mask (R,) over all samples of the rollout."""
+        rows, first = self.rows(batch), self.share.rows(len(chosen)).start
+        own = chosen[rows.start : rows.stop].nonzero().squeeze(1)
+        return MicroBatch(
+            cond=conditioned(self.policy, self.prompts(batch), self.noise(batch))[own],
+            trajectory=self.rollouts.trajectory[own + rows.start - first],
+            advantages=self.rollouts.advantages[own + rows.start].to(self.device),
         )
 
     def on_fit_start(self) -> None:
         if self.restored is not None:
-            self.rollouts = Rollouts.restored(self.restored, self.share(len(self.restored["kept"])), self.device)
+            share = self.share.rows(len(self.restored["kept"]))
+            self.rollouts = Rollouts.restored(self.restored, share, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.iteration % self.updates_per_rollout:  # else the next update makes new ones
+        if self.iteration % self.updates_per_rollout:  # otherwise the next update starts with new rollouts
             checkpoint["rollouts"] = self.rollouts.state_dict(self.global_rank, self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """SQDF: soft-Q diffusion fine-tuning (Kang et al., ICLR 2026, arXiv 2512.04559).
 
-Maximises, over states x_i of replayed or on-policy rollouts,
-    gamma^(T-1-i) r(decode(x0(x_{i+1}))) - kl_coef KL(tuned || base at x_i) / dims
-where x_{i+1} is reparameterised from the tuned transition at x_i and x0 is a training-free look-ahead: the gradient
-runs reward -> decode -> look-ahead -> x_{i+1} -> tuned. Departures from the official code: the KL carries its factor
-1/2 (their alpha 2.0 is our kl_coef 4.0), the look-ahead is not run with a doubled batch, negative rewards are shifted
-rather than masked (`mask_nonpositive=true` restores the mask), and gradients are all-reduced.
+SQDF maximises, over states x_i of replayed or on-policy rollouts,
+    gamma^(T-1-i) r(decode(x0(x_{i+1}))) - kl_coef KL(tuned || base at x_i) / dims,
+where x_{i+1} is reparameterised from the tuned transition at x_i, and x0 is a training-free look-ahead. The gradient
+runs reward -> decode -> look-ahead -> x_{i+1} -> tuned.
+
+Departures from the official code: the KL carries its factor 1/2 (their alpha 2.0 is our kl_coef 4.0). The look-ahead
+is not run with a doubled batch. Negative rewards are shifted rather than masked (`mask_nonpositive=true` restores the
+mask). Gradients are all-reduced.
 """
 
 import itertools
@@ -16,18 +18,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdt import buffer as strategies
-from rdt.buffer import ReplayBuffer, State
+from rdt import buffer
 from rdt.methods.base import Loss, Method, named
-from rdt.policy import Cond, Denoiser
+from rdt.policy import Cond, Denoiser, Policy
 from rdt.process import Transition
 from rdt.randomness import generator
-from rdt.rollout import Noise
 from rdt.stream import Batch
+
+LookAhead = Callable[[Policy, Denoiser, Tensor, Tensor, Cond], Tensor]  # (policy, guided base, x, t, cond) -> x0
+
+
+def consistency(policy: Policy, base: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """Return x0 (B, *latent) by one step of the frozen consistency adapter, whose guidance is built in: one pass."""
+    return policy.process.consistency(policy.consistency(x, t, cond), x, t)
+
+
+def tweedie(policy: Policy, base: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """Return x0 (B, *latent) as the posterior mean under the guided base: two passes."""
+    return policy.process.clean(base(x, t, cond), x, t)
+
+
+def n_step(policy: Policy, base: Denoiser, x: Tensor, t: Tensor, cond: Cond, *, n: int) -> Tensor:
+    """Return x0 (B, *latent) by n deterministic steps of the guided base, evenly spaced from t (B,) to the end."""
+    end = policy.process.times(1)[-1].to(t)
+    grid = [(t + (end - t) * k / n).to(t.dtype) for k in range(n + 1)]
+    for now, after in itertools.pairwise(grid):
+        now = now.clamp(min=0)
+        x = policy.process.transition(base(x, now, cond), x, now, after, 0.0).mean
+    return x
 
 
 class SQDF(Method):
-    """Soft-Q diffusion fine-tuning; the paper's innovations: `look_ahead`, `gamma`, `replay`, `replay_ratio`."""
+    """Train by the soft Q value of replayed states.
+
+    The paper's innovations are `look_ahead`, `gamma`, `replay` and `replay_ratio`.
+    """
 
     needs_gradient = True
 
@@ -43,76 +68,71 @@ class SQDF(Method):
                 f"method.capacity={capacity} must be a multiple of batch_size={self.batch_size}; take {whole}"
             )
         self.gamma, self.kl_coef, self.kl_min_std = gamma, kl_coef, kl_min_std
-        self.look_ahead = named("method.look_ahead", look_ahead, LOOK_AHEADS)
-        self.n_step, self.replay_ratio, self.mask_nonpositive = n_step, replay_ratio, mask_nonpositive
-        replays: dict[str, strategies.Sampling] = {
-            "prioritized": partial(strategies.prioritized, gamma=gamma, omega=omega),
-            "uniform": strategies.uniform,
-            "on_policy": strategies.on_policy,
-        }  # fmt: skip
-        self.replay = named("method.replay", replay, replays)
-        self.buffer_options: dict[str, Any] = {
-            "capacity": capacity, "num_steps": self.sampling.num_steps, "corrected": importance_correction
-        }  # fmt: skip
+        self.look_ahead = named("method.look_ahead", look_ahead, look_aheads(n_step))
+        self.replay = named("method.replay", replay, strategies(gamma, omega))
+        self.replay_ratio, self.mask_nonpositive = replay_ratio, mask_nonpositive
+        self.capacity, self.importance_correction = capacity, importance_correction
         self.restored: dict[str, Any] | None = None
+
+    def training_step(self, batch: Batch, _: int) -> None:
+        if self.iteration % self.replay_ratio == 0 or not len(self.buffer):
+            self.collect(batch)  # a whole batch every few iterations, since small batches leave the device idle
+        self.log_train(reward=self.buffer.latest.mean())
+        state = self.buffer.sample(self.batch_size, self.replay, generator(self.seed, "replay", self.iteration))
+        micro_batches = self.share.micro_batches(self.batch_size)
+        self.update(([self.loss(state, rows)] for rows in micro_batches), self.batch_size)
+
+    def collect(self, batch: Batch) -> None:
+        """Roll out the tuned policy, score its images, and store both."""
+        latents, scored = zip(*map(self.scored, self.micro_batches(batch)), strict=True)
+        scores = self.all_gather(torch.cat(scored)).flatten()
+        self.check_finite("reward", scores)
+        self.buffer.add(torch.cat(latents), scores, batch.prompts)
+
+    @torch.no_grad()
+    def scored(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the states (B, T + 1, *latent) of on-policy rollouts and the rewards (B,) of their images."""
+        rollout = self.sample(batch)
+        return rollout.trajectory.latents, self.reward(self.policy.decode(rollout.clean), rollout.prompts)
+
+    def loss(self, state: buffer.State, rows: range) -> Loss:
+        """Return the negative objective of a micro-batch of the sampled states."""
+        state = state[rows.start : rows.stop]
+        cond, i = self.policy.encode(state.prompts), state.i.to(self.device)
+        t, t_next = self.times[torch.stack([state.i, state.i + 1])].to(self.device, non_blocking=True)
+        base = self.guided(self.policy.base)
+        tuned_step = self.step(self.guided(self.policy.tuned), state.x, t, t_next, cond)
+        with torch.no_grad():
+            base_step = self.step(base, state.x, t, t_next, cond)
+        x_next = tuned_step.sample(self.update_noise(rows))
+        is_last = (i + 1 == self.sampling.num_steps).view(-1, *[1] * (x_next.ndim - 1))
+        x0 = torch.where(is_last, x_next, self.look_ahead(self.policy, base, x_next, t_next.clamp(min=0), cond))
+        q = self.reward(self.policy.decode(x0), state.prompts)
+        discount = self.gamma ** (self.sampling.num_steps - 1 - i)
+        kl = tuned_step.kl(base_step, self.kl_min_std)
+        objective = discount * q - self.kl_coef * kl / x_next[0].numel()
+        weight = state.weights.to(self.device) * ((q > 0) if self.mask_nonpositive else 1)
+        return Loss(-weight * objective, {"q": q, "kl_nats": kl * self.sampling.num_steps})
+
+    def step(self, view: Denoiser, x: Tensor, t: Tensor, t_next: Tensor, cond: Cond) -> Transition:
+        """Return a view's sampler step at per-sample times (B,); eta is the same at every step."""
+        return self.policy.process.transition(view(x, t, cond), x, t, t_next, self.sampling.etas[0])
+
+    def update_noise(self, rows: range) -> Tensor:
+        """Return this iteration's reparameterisation noise, (B, *latent), keyed by the global sample."""
+        return self.policy.noise(self.seed, f"update{self.iteration}", rows).initial()
+
+    def empty_buffer(self) -> buffer.ReplayBuffer:
+        """Return a buffer for this rank's share of the trajectories."""
+        return buffer.ReplayBuffer(
+            capacity=self.capacity, num_steps=self.sampling.num_steps, rank=self.share.rank, world=self.share.world,
+            corrected=self.importance_correction,
+        )  # fmt: skip
 
     def on_fit_start(self) -> None:
         self.buffer = self.empty_buffer()
         if self.restored is not None:
             self.buffer.load_state_dict(self.restored)
-
-    def empty_buffer(self) -> ReplayBuffer:
-        """A buffer for this rank's share of the trajectories."""
-        return ReplayBuffer(rank=self.global_rank, world=self.trainer.world_size, **self.buffer_options)
-
-    def training_step(self, batch: Batch, _: int) -> None:
-        if self.iteration % self.replay_ratio == 0 or not len(self.buffer):  # a whole batch at once: small ones idle
-            self.collect(batch)
-        self.report(reward=self.buffer.latest.mean())
-        state = self.buffer.sample(self.batch_size, self.replay, generator(self.seed, "replay", self.iteration))
-        self.update(([self.loss(state, rows)] for rows in self.micro_batches(self.batch_size)), self.batch_size)
-
-    def collect(self, batch: Batch) -> None:
-        """Roll out the tuned policy, score the images, store both."""
-        trajectories, scored = zip(*map(self.scored, self.parts(batch)), strict=True)
-        scores = self.all_gather(torch.cat(scored)).flatten()
-        self.check_finite("reward", scores)
-        self.buffer.add(torch.cat(trajectories), scores, batch.prompts)
-
-    @torch.no_grad()
-    def scored(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The states (B, T + 1, *latent) of on-policy rollouts and the rewards (B,) of their images."""
-        trajectory = self.sample(batch)
-        return trajectory.latents, self.reward(self.policy.decode(trajectory.clean), self.prompts(batch))
-
-    def loss(self, state: State, rows: range) -> Loss:
-        """Negative objective of a micro-batch of the sampled states (B, *latent)."""
-        state = state[rows.start : rows.stop]
-        cond, i = self.policy.encode(state.prompts), state.i.to(self.device)
-        t, t_next = self.times[torch.stack([state.i, state.i + 1])].to(self.device, non_blocking=True)
-        tuned = self.transition(self.policy.tuned, state.x, t, t_next, cond)
-        with torch.no_grad():
-            base = self.transition(self.policy.base, state.x, t, t_next, cond)
-        x_next = tuned.sample(self.update_noise(rows))
-        is_last = (i + 1 == self.sampling.num_steps).view(-1, *[1] * (x_next.ndim - 1))
-        x0 = torch.where(is_last, x_next, self.look_ahead(self, x_next, t_next.clamp(min=0), cond))
-        q = self.reward(self.policy.decode(x0), state.prompts)
-        discount = self.gamma ** (self.sampling.num_steps - 1 - i)
-        kl = tuned.kl(base, self.kl_min_std)
-        objective = discount * q - self.kl_coef * kl / x_next[0].numel()
-        weight = state.weights.to(self.device) * ((q > 0) if self.mask_nonpositive else 1)
-        return Loss(-weight * objective, {"q": q, "kl_nats": kl * self.sampling.num_steps})
-
-    def transition(self, view: Denoiser, x: Tensor, t: Tensor, t_next: Tensor, cond: Cond) -> Transition:
-        """The guided sampler step of a view at per-sample times (B,)."""
-        return self.policy.process.transition(self.guided(view)(x, t, cond), x, t, t_next, self.sampling.eta)
-
-    def update_noise(self, rows: range) -> Tensor:
-        """Reparameterisation noise of this iteration's update, (B, *latent), keyed by the global sample."""
-        return Noise(
-            seed=self.seed, purpose=f"update{self.iteration}", indices=rows,
-            shape=self.policy.latent_shape, device=self.device,
-        ).initial()  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -123,26 +143,12 @@ class SQDF(Method):
         self.restored = checkpoint["buffer"]
 
 
-def consistency(method: SQDF, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """One step of the frozen consistency adapter, whose guidance is folded in: one pass."""
-    process, view = method.policy.process, method.policy.consistency
-    return process.consistency(view(x, t, cond), x, t)
+def look_aheads(n: int) -> dict[str, LookAhead]:
+    """Return the look-aheads by name, `n_step` with n steps."""
+    return {"consistency": consistency, "tweedie": tweedie, "n_step": partial(n_step, n=n)}
 
 
-def tweedie(method: SQDF, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The posterior mean under the guided base: two passes."""
-    return method.policy.process.clean(method.guided(method.policy.base)(x, t, cond), x, t)
-
-
-def n_step(method: SQDF, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """`n_step` deterministic steps of the guided base, evenly from t (B,) to the clean end."""
-    process, base = method.policy.process, method.guided(method.policy.base)
-    end = method.times[-1].to(t)
-    grid = [(t + (end - t) * k / method.n_step).to(t.dtype) for k in range(method.n_step + 1)]
-    for now, after in itertools.pairwise(grid):
-        x = process.transition(base(x, now.clamp(min=0), cond), x, now.clamp(min=0), after, 0.0).mean
-    return x
-
-
-LookAhead = Callable[[SQDF, Tensor, Tensor, Cond], Tensor]  # (method, x, t, cond) -> x0 (B, *latent)
-LOOK_AHEADS: dict[str, LookAhead] = {"consistency": consistency, "tweedie": tweedie, "n_step": n_step}
+def strategies(gamma: float, omega: float) -> dict[str, buffer.Strategy]:
+    """Return the replay strategies by name."""
+    prioritized = partial(buffer.prioritized, gamma=gamma, omega=omega)
+    return {"prioritized": prioritized, "uniform": buffer.uniform, "on_policy": buffer.on_policy}

@@ -224,7 +224,7 @@ class Sentinels(L.Callback):
         """A step of dual ascent; of descent where the budget is not used up."""
         method.kl_coef *= math.exp(budget.rate * budget.overdrawn(self.seen[budget.name]))
         self.kl_coef = method.kl_coef
-        method.report(kl_coef=method.kl_coef)
+        method.log_train(kl_coef=method.kl_coef)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen, "good": self.good, "kl_coef": self.kl_coef}

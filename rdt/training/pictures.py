@@ -1,4 +1,4 @@
-"""One picture of base and tuned at equal noise: the same seeds at the same places."""
+"""Pictures of samples: images of several denoisers side by side, the same seeds at the same places."""
 
 import math
 
@@ -7,29 +7,28 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rdt.policy import Denoiser
-from rdt.rollout import Noise, noisy, rollout
+from rdt.rollout import sampled
 from rdt.training.experiment import Experiment
 from rdt.training.record import grid_image
 
-GAP, HEAD = 16, 26  # pixels between the blocks, and for the words over them
+GAP, HEAD = 16, 26  # pixels between the blocks, and of the line of text above them
 
 
 @torch.no_grad()
 def images(experiment: Experiment, denoiser: Denoiser, prompt: str, count: int, seed: int) -> Tensor:
-    """(count, 3, H, W) in [0, 1] of one prompt; image k depends on the seed and k alone."""
-    policy, sampling, size = experiment.policy, experiment.sampling, experiment.cfg.evaluation.batch_size
-    made = []
+    """Return images (count, 3, H, W) in [0, 1] of one prompt; image k depends only on the seed and k."""
+    policy, size = experiment.policy, experiment.cfg.evaluation.batch_size
+    parts = []
     for first in range(0, count, size):
         rows = range(first, min(first + size, count))
-        noise = Noise(seed=seed, purpose="sample", indices=rows, shape=policy.latent_shape, device=policy.device)
-        cond = noisy(policy.encode([prompt] * len(rows)), noise)
-        x0 = rollout(denoiser, policy.process, cond, noise, sampling.num_steps, sampling.eta).clean
-        made.append(policy.decode(x0).cpu())
-    return torch.cat(made)
+        noise = policy.noise(seed, "sample", rows)
+        rollout = sampled(policy, denoiser, [prompt] * len(rows), noise, experiment.sampling)
+        parts.append(policy.decode(rollout.clean).cpu())
+    return torch.cat(parts)
 
 
-def sheet(blocks: dict[str, Tensor]) -> Image.Image:
-    """Blocks of images (n, 3, H, W) beside each other, as square as n allows, each under its name."""
+def side_by_side(blocks: dict[str, Tensor]) -> Image.Image:
+    """Return one picture of blocks of images (n, 3, H, W), each as square as n allows and under its name."""
     pictures = {name: grid_image(square(block)) for name, block in blocks.items()}
     width = sum(picture.width for picture in pictures.values()) + GAP * (len(pictures) - 1)
     canvas = Image.new("RGB", (width, HEAD + max(picture.height for picture in pictures.values())), "white")
@@ -42,7 +41,7 @@ def sheet(blocks: dict[str, Tensor]) -> Image.Image:
 
 
 def square(block: Tensor) -> Tensor:
-    """(n, 3, H, W) -> (rows, columns, 3, H, W), white where there is no image left."""
+    """Return images (n, 3, H, W) as a grid (rows, columns, 3, H, W), filled up with white images."""
     columns = math.ceil(math.sqrt(len(block)))
     rows = math.ceil(len(block) / columns)
     white = torch.ones(rows * columns - len(block), *block.shape[1:])

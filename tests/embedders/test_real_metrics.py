@@ -12,7 +12,7 @@ from rdt import evaluate
 from rdt.config.plan import plan, sources
 from rdt.diversity import Diversity, vendi
 from rdt.embedders.vision import clip, dinov2
-from rdt.evaluation import Evaluator, Protocol
+from rdt.evaluation import Evaluator, PairedSampler, Protocol
 from rdt.fidelity import Overall, cmmd, coverage, fid
 from rdt.rollout import Sampling
 from rdt.training import saved
@@ -80,8 +80,9 @@ def test_points_are_compared_with_the_bases_images(folders):
     assert set(done["tuned"].totals) == {"fidelity/fid", "fidelity/coverage", "fidelity/cmmd"}
     embedder, features = dinov2(checkpoint=folders["dino"]), {}
     for name in ("base", "tuned"):
-        samples = evaluator(folders)._sample(range(2), policy, (getattr(policy, name), policy.base), SAMPLING)
-        features[name] = embedder(policy.decode(samples.x0))
+        sampler = PairedSampler(evaluator(folders).protocol, policy, policy.base, SAMPLING)
+        latents = sampler.samples(getattr(policy, name), range(2))[0].flatten(0, 1)
+        features[name] = embedder(policy.decode(latents))
     assert done["tuned"].totals["fidelity/fid"] == pytest.approx(
         float(fid(features["tuned"], features["base"])), rel=1e-3
     )

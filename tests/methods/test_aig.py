@@ -1,4 +1,4 @@
-"""method=aig is DRaFT+ and brings its guidance: a curve along the annealing schedule, from the tuned policy on."""
+"""method=aig is DRaFT+ with its own guidance, a curve along the annealing schedule that begins at the tuned policy."""
 
 import json
 
@@ -13,7 +13,7 @@ from worlds.smallest_run import minimal
 
 
 def test_it_tunes_as_draft_plus_does(tmp_path):
-    """But for the name and for what is evaluated."""
+    """Only the name and the evaluation differ."""
     aig, plus = (minimal(tmp_path, f"method={name}") for name in ("aig", "draft_plus"))
     assert (aig.guidance.name, plus.guidance.name) == ("aig", "cfg")
     assert dict(aig.method) == dict(plus.method) | {"name": "aig", "curves": aig.method.curves}
@@ -33,7 +33,7 @@ def test_it_tunes_as_draft_plus_does(tmp_path):
         (["guidance=lora_scale", "guidance.curve=[0,1]"], "lora_scale", [0, 1]),
     ],
 )
-def test_what_is_given_on_the_command_line_wins(overrides, name, curve, tmp_path):
+def test_the_command_line_takes_precedence(overrides, name, curve, tmp_path):
     guidance = minimal(tmp_path, "method=aig", *overrides).guidance
     assert (guidance.name, guidance.curve) == (name, curve)
 

@@ -1,4 +1,4 @@
-"""What DDPO and GRPO share: exact ratios, the true gradient, the tilted Gaussian, and no pass without a use."""
+"""DDPO and GRPO share exact ratios, the true gradient, the tilted Gaussian, and no superfluous pass."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -14,81 +14,82 @@ from rdt.rollout import Trajectory
 from rdt.stream import Batch
 from rdt.training.launch import launch, work
 from worlds import tiny_policy
-from worlds.gaussian import ALPHA, B, error, law, optimum, world
+from worlds.gaussian import ALPHA, B, Gaussian, Linear, error, law, optimum, world
 from worlds.policy_gradients import METHODS, POLICIES, ddpo, grpo
 from worlds.smallest_run import adapter, minimal
 
 STEPS = 4
 
 
-def told(method: PolicyGradient, iterations: int) -> list[dict[str, float]]:
-    """The metrics of every iteration."""
-    seen: list[dict[str, float]] = []
-    look = tiny_policy.Probe(
-        lambda method, _: seen.append({k: v.item() for k, v in method.trainer.callback_metrics.items()})
-    )
-    tiny_policy.fit(method, iterations, look)
-    return seen
+def metrics(method: PolicyGradient, iterations: int) -> list[dict[str, float]]:
+    """Return the logged metrics of every iteration."""
+    found: list[dict[str, float]] = []
+
+    def look(method: PolicyGradient, _: Batch) -> None:
+        found.append({name: value.item() for name, value in method.trainer.callback_metrics.items()})
+
+    tiny_policy.fit(method, iterations, tiny_policy.Probe(look))
+    return found
 
 
 def gradients(method: PolicyGradient, iterations: int = 1) -> list[Tensor]:
-    """What each of the first updates goes down by, flat."""
-    seen: list[Tensor] = []
-    tiny_policy.fit(
-        method,
-        iterations,
-        tiny_policy.Probe(lambda method, _: seen.append(torch.cat([p.grad.flatten().clone() for p in method.trained]))),
-    )
-    return seen
+    """Return the gradient of each of the first updates, all weights in one vector."""
+    found: list[Tensor] = []
+
+    def look(method: PolicyGradient, _: Batch) -> None:
+        found.append(torch.cat([p.grad.flatten().clone() for p in method.trained]))
+
+    tiny_policy.fit(method, iterations, tiny_policy.Probe(look))
+    return found
 
 
 @pytest.mark.parametrize("guidance, uncond_grad", [(1.0, False), (3.0, False), (3.0, True)])
 @pytest.mark.parametrize("kind", POLICIES)
 def test_the_ratio_is_exactly_1_before_the_first_update(kind: str, guidance: float, uncond_grad: bool) -> None:
-    """By the log-probabilities that the rollout stored, for a policy that is not the base."""
-    seen = told(grpo(POLICIES[kind](), guidance=guidance, uncond_grad=uncond_grad), 3)
-    assert [row["train/ratio_error"] for row in seen] == [0.0] * 3
+    """The ratio is that of the stored log-probabilities, and the policy is not the base."""
+    found = metrics(grpo(POLICIES[kind](), guidance=guidance, uncond_grad=uncond_grad), 3)
+    assert [row["train/ratio_error"] for row in found] == [0.0] * 3
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_the_ratio_moves_with_the_updates_after_it(kind: str) -> None:
-    seen = told(grpo(POLICIES[kind](), guidance=3.0, updates_per_rollout=2, clip=1e-4), 4)
-    assert all(row["train/ratio_error"] < 1e-6 and row["train/clipped"] == 0 for row in seen[::2])
-    assert all(row["train/ratio_error"] > 1e-4 and row["train/clipped"] > 0 for row in seen[1::2])
-    assert seen[0]["train/reward"] == seen[1]["train/reward"] != seen[2]["train/reward"]
+def test_the_ratio_changes_with_later_updates(kind: str) -> None:
+    found = metrics(grpo(POLICIES[kind](), guidance=3.0, updates_per_rollout=2, clip=1e-4), 4)
+    assert all(row["train/ratio_error"] < 1e-6 and row["train/clipped"] == 0 for row in found[::2])
+    assert all(row["train/ratio_error"] > 1e-4 and row["train/clipped"] > 0 for row in found[1::2])
+    assert found[0]["train/reward"] == found[1]["train/reward"] != found[2]["train/reward"]
 
 
-def test_what_batching_does_to_last_bits_is_not_clipped() -> None:
-    """Half of the samples are run at once in the update: their ratio is 1 all the same, and no clip is too narrow."""
+def test_last_bits_that_batching_changes_are_not_clipped() -> None:
+    """The update runs half of the samples at once: their ratio is still 1, and no clip range is too narrow."""
     wide, narrow = (
         gradients(grpo(tiny_policy.policy(), guidance=3.0, updates_per_rollout=2, clip=c))[0] for c in (1e9, 0.0)
     )
     assert wide.equal(narrow) and wide.norm() > 0
 
 
-def test_the_updates_of_a_rollout_share_its_samples() -> None:
-    """While the policy stands still, their mean is the one update of all of them."""
+def test_the_updates_of_a_rollout_split_its_samples() -> None:
+    """If the policy does not change, the mean of their gradients is that of one update on all samples."""
     whole = gradients(grpo(tiny_policy.policy(), lr=0.0))[0]
     parts = gradients(grpo(tiny_policy.policy(), lr=0.0, updates_per_rollout=4), iterations=4)
     torch.testing.assert_close(torch.stack(parts).mean(0), whole, rtol=1e-4, atol=1e-7)
     assert all(not a.allclose(b) for a, b in pairwise(parts))
 
 
-def slope(policy: tiny_policy.Gaussian) -> Tensor:
-    """The exact gradient of E[b . x_T] with respect to the shifts (T, 3), in which it is linear."""
+def slope(policy: Gaussian) -> Tensor:
+    """Return the exact gradient (T, 3) of E[b . x_T] with respect to the shifts, in which it is linear."""
     found = torch.zeros_like(policy.shift)
     at = law(policy.tuned, policy)[0]
     for i, d in torch.cartesian_prod(*map(torch.arange, policy.shift.shape)).tolist():
         policy.shift.data[i, d] += 1
-        found[i, d] = (law(policy.tuned, policy)[0] - at) @ torch.tensor(B)
+        found[i, d] = (law(policy.tuned, policy)[0] - at) @ B
         policy.shift.data[i, d] -= 1
     return found
 
 
-def gaussian(name: str, policy: tiny_policy.Gaussian, samples: int, **changed: Any) -> PolicyGradient:
-    """On the Gaussian world; what baselines that hold the sample itself take from its advantage is given back."""
+def gaussian(name: str, policy: Gaussian, samples: int, **changed: Any) -> PolicyGradient:
+    """Return a method on the Gaussian world, corrected for baselines that contain the sample itself."""
     group = {"group": samples} if name == "grpo" else {}
-    method = METHODS[name](policy, tiny_policy.Linear(B), len(policy.shift), batch_size=samples, **group, **changed)
+    method = METHODS[name](policy, Linear(), len(policy.shift), batch_size=samples, **group, **changed)
     method.kl_coef *= 1 - 1 / samples
     return method
 
@@ -97,41 +98,43 @@ def gaussian(name: str, policy: tiny_policy.Gaussian, samples: int, **changed: A
 def test_the_policy_gradient_is_that_of_the_expected_reward(name: str) -> None:
     policy, samples = world(num_steps=STEPS), 128
     policy.shift.data = 0.1 * tiny_policy.normal(STEPS, 3)
-    seen: list[Tensor] = []
+    found: list[Tensor] = []
     method = gaussian(name, policy, samples, lr=0.0)
-    tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: seen.append(-policy.shift.grad.clone())), prompts=["p"])
-    made = torch.stack(seen) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
-    exact, errors = slope(policy), made.std(0) / len(made) ** 0.5
-    z = (made.mean(0) - exact) / errors
+    tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: found.append(-policy.shift.grad.clone())), prompts=["p"])
+    estimates = torch.stack(found) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
+    exact, errors = slope(policy), estimates.std(0) / len(estimates) ** 0.5
+    z = (estimates.mean(0) - exact) / errors
     assert z.abs().max() < 4 and z.square().mean().sqrt() < 1.6
     assert errors.norm() < 0.15 * exact.norm()
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "ddpo")) for n in METHODS])
 def test_training_with_kl_reaches_the_tilted_gaussian(name: str) -> None:
-    """In the mean of the iterates, which Monte Carlo noise moves about it; alpha is kl_coef per nat of the path."""
+    """The mean of the iterates is the optimum, since each one carries noise; alpha is kl_coef per nat of the path."""
     policy = world(num_steps=6)
     base, covariance = law(policy.base, policy)
-    seen: list[Tensor] = []
+    found: list[Tensor] = []
     method = gaussian(name, policy, 128, lr=0.03, kl_coef=ALPHA)
-    tiny_policy.fit(method, 60, tiny_policy.Probe(lambda *_: seen.append(policy.shift.detach().clone())), prompts=["p"])
-    policy.shift.data = torch.stack(seen[20:]).mean(0)
+    tiny_policy.fit(
+        method, 60, tiny_policy.Probe(lambda *_: found.append(policy.shift.detach().clone())), prompts=["p"]
+    )
+    policy.shift.data = torch.stack(found[20:]).mean(0)
     mean, learned = law(policy.tuned, policy)
     assert error(policy.shift.detach(), optimum(policy)) < 0.12
-    assert error(mean - base, covariance @ torch.tensor(B) / ALPHA) < 0.12
+    assert error(mean - base, covariance @ B / ALPHA) < 0.12
     assert error(learned, covariance) < 1e-4
 
 
 def test_the_kl_of_later_updates_is_that_of_the_states_of_the_rollout() -> None:
     policy = tiny_policy.policy()
-    seen = told(grpo(policy, kl_coef=1.0, lr=0.0, updates_per_rollout=2), 2)
-    assert all(row["train/kl_nats"] > 0 for row in seen)
-    same = told(grpo(tiny_policy.policy(trained=False), kl_coef=1.0, lr=0.0), 1)
+    found = metrics(grpo(policy, kl_coef=1.0, lr=0.0, updates_per_rollout=2), 2)
+    assert all(row["train/kl_nats"] > 0 for row in found)
+    same = metrics(grpo(tiny_policy.policy(trained=False), kl_coef=1.0, lr=0.0), 1)
     assert same[0]["train/kl_nats"] == 0
 
 
 class Partial(tiny_policy.Brightness):
-    """Brightness for some prompts, the same score for all others."""
+    """Score brightness for some prompts, and 0.1 for all others."""
 
     differentiable = False
 
@@ -145,36 +148,36 @@ class Partial(tiny_policy.Brightness):
 
 
 @pytest.mark.parametrize("std", ["group", "global", "none"])
-def test_groups_of_equal_reward_give_exactly_no_gradient_and_cost_no_pass(std: str) -> None:
+def test_groups_of_equal_reward_give_no_gradient_and_cost_no_pass(std: str) -> None:
     method = grpo(tiny_policy.policy(), Partial(), std=std, group=8, batch_size=24)
     assert not gradients(method)[0].any()
     assert method.policy.passes == 24 * STEPS and method.policy.backward_passes == 0
 
 
-def test_groups_of_equal_reward_leave_the_others_gradient_alone() -> None:
+def test_groups_of_equal_reward_do_not_change_the_gradient_of_others() -> None:
     method = grpo(tiny_policy.policy(), Partial(tiny_policy.PROMPTS[0]), batch_size=24)
     found = gradients(method)[0]
     prompts = method.rollouts.batch.prompts
-    teaching = 4 * prompts.count(tiny_policy.PROMPTS[0])
-    assert 0 < teaching < 24 and found.norm() > 0
-    assert method.policy.passes == (24 + teaching) * STEPS and method.policy.backward_passes == teaching * STEPS
+    informative = 4 * prompts.count(tiny_policy.PROMPTS[0])
+    assert 0 < informative < 24 and found.norm() > 0
+    assert method.policy.passes == (24 + informative) * STEPS and method.policy.backward_passes == informative * STEPS
 
 
-def test_with_a_kl_groups_of_equal_reward_still_feel_it() -> None:
+def test_groups_of_equal_reward_still_have_the_gradient_of_the_kl() -> None:
     method = grpo(tiny_policy.policy(), Partial(), kl_coef=1.0)
     assert gradients(method)[0].norm() > 0
     assert method.policy.backward_passes == 8 * STEPS
 
 
 @pytest.mark.parametrize("uncond_grad, backward", [(False, 1), (True, 2)])
-def test_the_unconditional_branch_costs_a_backward_pass_only_where_asked(uncond_grad: bool, backward: int) -> None:
-    """5 passes a step and sample instead of 6: 1.2 times cheaper."""
+def test_the_unconditional_branch_costs_a_backward_pass_only_with_uncond_grad(uncond_grad: bool, backward: int) -> None:
+    """A step of a sample takes 5 passes instead of 6, which is 1.2 times cheaper."""
     method = grpo(tiny_policy.policy(), guidance=3.0, uncond_grad=uncond_grad)
     gradients(method)
     assert method.policy.passes == 8 * STEPS * (2 + 2) and method.policy.backward_passes == 8 * STEPS * backward
 
 
-def test_training_rollouts_may_have_fewer_steps_than_the_models() -> None:
+def test_training_rollouts_may_have_fewer_steps_than_the_model() -> None:
     method = grpo(tiny_policy.policy(), steps=9, num_steps=3)
     gradients(method)
     assert method.rollouts.trajectory.log_probs.shape == (8, 3) and method.policy.passes == 8 * 3 * 2
@@ -182,29 +185,29 @@ def test_training_rollouts_may_have_fewer_steps_than_the_models() -> None:
 
 
 @pytest.mark.parametrize("kind, steps", [("ddim", [0, 1, 2, 3]), ("flow_sde", [0, 1, 2, 3]), ("cps", [0, 1, 2])])
-def test_only_steps_of_chance_are_trained(kind: str, steps: list[int]) -> None:
-    """The last step of CPS has none; of DDIM's, the last two have little."""
-    assert grpo(POLICIES[kind]()).trained_steps(0) == steps
-    assert grpo(POLICIES[kind](), min_std=0.05).trained_steps(0) == (steps[:2] if kind == "ddim" else steps)
+def test_only_stochastic_steps_are_trained(kind: str, steps: list[int]) -> None:
+    """The last step of CPS has no noise, and the last two of DDIM have little."""
+    assert grpo(POLICIES[kind]()).steps.trained(0) == steps
+    assert grpo(POLICIES[kind](), min_std=0.05).steps.trained(0) == (steps[:2] if kind == "ddim" else steps)
 
 
-def test_any_reward_will_do() -> None:
-    seen = told(ddpo(tiny_policy.flow_policy(), Partial(*tiny_policy.PROMPTS)), 1)
-    assert seen[0]["train/reward"] > 0
+def test_a_reward_without_gradient_is_enough() -> None:
+    found = metrics(ddpo(tiny_policy.flow_policy(), Partial(*tiny_policy.PROMPTS)), 1)
+    assert found[0]["train/reward"] > 0
 
 
-def test_a_saved_rollout_is_shared_out_to_any_number_of_ranks() -> None:
+def test_saved_rollouts_load_on_any_number_of_ranks() -> None:
     trajectory = Trajectory(tiny_policy.normal(8, 3, 2), tiny_policy.normal(8, 2, seed=1), torch.arange(3))
     kept = torch.tensor([[0, 3], [1, 2]])
-    made = Rollouts.of(
+    rollouts = Rollouts.of(
         Batch(4, ["a", "b"]), tiny_policy.normal(2, 4), kept, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), trajectory
     )
-    assert made.kept.nonzero().flatten().tolist() == [0, 3, 5, 6]
-    assert made.advantages[:, 1].tolist() == [1, 0, 0, 2, 0, 3, 4, 0]
-    state = made.state_dict(rank=0, world=1)
+    assert rollouts.kept.nonzero().flatten().tolist() == [0, 3, 5, 6]
+    assert rollouts.advantages[:, 1].tolist() == [1, 0, 0, 2, 0, 3, 4, 0]
+    state = rollouts.state_dict(rank=0, world=1)
     halves = [Rollouts.restored(state, range(first, first + 4), torch.device("cpu")) for first in (0, 4)]
     assert torch.cat([half.trajectory.latents for half in halves]).equal(trajectory.latents)
-    assert all(half.batch == made.batch and half.advantages.equal(made.advantages) for half in halves)
+    assert all(half.batch == rollouts.batch and half.advantages.equal(rollouts.advantages) for half in halves)
 
 
 RUN = (
@@ -214,28 +217,28 @@ RUN = (
 
 
 def config(out: Path, name: str, *overrides: str) -> DictConfig:
-    """Six updates of four from a rollout: the checkpoint after three is in the middle of one."""
+    """Return a run of six updates, four per rollout: its checkpoint after three lies within a rollout."""
     own = ("method.group=2",) if name == "grpo" else ("method.stat_min=1",)
     return minimal(out, f"method={name}", *RUN, *own, *overrides)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
-    """DDPO has more to remember."""
+def test_a_run_resumes_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
+    """DDPO also has to save the prompts' latest rewards."""
     work(config(tmp_path / "whole", "ddpo"))
-    work(config(tmp_path / "on", "ddpo", f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
-    whole, on = adapter(tmp_path / "whole"), adapter(tmp_path / "on")
-    assert all(tensor.equal(whole[key]) for key, tensor in on.items())
+    work(config(tmp_path / "resumed", "ddpo", f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
+    whole, resumed = adapter(tmp_path / "whole"), adapter(tmp_path / "resumed")
+    assert all(tensor.equal(whole[key]) for key, tensor in resumed.items())
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does_and_one_goes_on_from_them(tmp_path: Path) -> None:
-    """Each update has one sample, so that one of the processes has none."""
+def test_two_ranks_train_what_one_does_and_one_resumes_from_them(tmp_path: Path) -> None:
+    """Each update has one sample, so that one of the ranks has none."""
     work(config(tmp_path / "alone", "grpo"))
-    launch(config(tmp_path / "spread", "grpo", "devices=2"))
-    work(config(tmp_path / "on", "grpo", f"resume={tmp_path / 'spread' / 'checkpoints' / '000003'}"))
+    launch(config(tmp_path / "two ranks", "grpo", "devices=2"))
+    work(config(tmp_path / "resumed", "grpo", f"resume={tmp_path / 'spread' / 'checkpoints' / '000003'}"))
     alone = adapter(tmp_path / "alone")
     assert max(tensor.abs().max() for key, tensor in alone.items() if "lora.up" in key) > 1e-3  # from 0
-    for other in ("spread", "on"):
+    for other in ("two ranks", "resumed"):
         for key, tensor in adapter(tmp_path / other).items():
             torch.testing.assert_close(tensor, alone[key], rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rdt.guidance import cfg
 from rdt.models import flux, lora, sd3, sd15, sdxl
 from rdt.policy import Adapter, Policy, Setup
-from rdt.rollout import Noise, rollout
+from rdt.rollout import Sampling, sampled
 from worlds import model_checkpoints, tiny_policy
 
 MODELS = tuple(model_checkpoints.MAKERS)
@@ -65,10 +65,10 @@ def images(name: str, pipe: Any, x: Tensor) -> Tensor:
 
 def ours(name: str, policy: Policy, view: Any = None) -> tuple[Tensor, Tensor]:
     """Return noise and our images of it, sampled deterministically."""
-    noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
+    noise = policy.noise(0, "test", range(2))
     guided = cfg(view or policy.base, policy.encode([""]), 1.0 if name == "flux" else 5.0)
     with torch.no_grad():
-        x0 = rollout(guided, policy.process, policy.encode(PROMPTS), noise, STEPS, 0.0).clean
+        x0 = sampled(policy, guided, PROMPTS, noise, Sampling(STEPS, 0.0, 1.0)).clean
         return noise.initial(), policy.decode(x0)
 
 

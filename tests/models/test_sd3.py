@@ -14,7 +14,7 @@ from rdt.models.lora import read_lora
 from rdt.models.text import Text
 from rdt.policy import TUNED, Adapter, Policy
 from rdt.process import Flow
-from rdt.rollout import Noise, replayed, rollout
+from rdt.rollout import Sampling, replayed, sampled
 from rdt.shapes.pretrain import flow
 from rdt.weights import BUNDLE
 from worlds import tiny_policy
@@ -82,8 +82,8 @@ def test_the_output_depends_on_the_pooled_prompt() -> None:
 def test_replayed_steps_have_the_log_probs_of_the_rollout(sampler: str, eta: float) -> None:
     policy = tiny_policy.flow_policy(sampler=sampler)
     cond = policy.encode(tiny_policy.PROMPTS)
-    noise = Noise(seed=0, purpose="test", indices=range(3), shape=tiny_policy.LATENT, device="cpu")
-    trajectory = rollout(policy.tuned, policy.process, cond, noise, 5, eta)
+    noise, sampling = policy.noise(0, "test", range(3)), Sampling(5, eta, 1.0)
+    trajectory = sampled(policy, policy.tuned, tiny_policy.PROMPTS, noise, sampling).trajectory
     for i in range(5):
         step = replayed(policy.tuned, policy.process, cond, trajectory, i, eta)
         assert step.log_prob(trajectory.latents[:, i + 1]).equal(trajectory.log_probs[:, i])
@@ -132,9 +132,8 @@ def test_pretraining_starts_from_velocity_zero_and_times_inside_0_and_1() -> Non
 def test_the_bundled_flow_model_samples_images(tmp_path: Path) -> None:
     cfg = minimal(tmp_path / "out", "model=shapes_flow")
     policy = instantiate(cfg.model.policy, _partial_=True)(adapter=Adapter(**cfg.model.lora))
-    noise = Noise(seed=0, purpose="test", indices=range(2), shape=policy.latent_shape, device="cpu")
-    cond = policy.encode(["a circle", "a small blue ring"])
-    images = policy.decode(rollout(policy.base, policy.process, cond, noise, 3, cfg.model.sampling.eta).clean)
+    noise, sampling = policy.noise(0, "test", range(2)), Sampling(3, cfg.model.sampling.eta, 1.0)
+    images = policy.decode(sampled(policy, policy.base, ["a circle", "a small blue ring"], noise, sampling).clean)
     assert images.shape == (2, 3, 32, 32) and images.std() > 0.05
 
 

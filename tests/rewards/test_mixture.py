@@ -10,7 +10,7 @@ from rdt.methods.grpo import GRPO
 from rdt.rewards.base import Reward
 from rdt.rewards.jpeg import JpegReward, kilobytes, proxy
 from rdt.rewards.mixture import Mixture, Term, mixture
-from rdt.rollout import Noise, Sampling, rollout
+from rdt.rollout import Sampling, sampled
 from rdt.shapes.limit import Limit
 from rdt.shapes.proxy import tabulate
 from rdt.stream import subset
@@ -185,10 +185,9 @@ def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
     world = Experiment(cfg)
     prompts = subset(prompts=instantiate(cfg.prompts.train, _convert_="all"), count=32, seed=1)
     policy, sampling = world.policy, world.sampling
-    noise = Noise(seed=1, purpose="constants", indices=range(32), shape=policy.latent_shape, device=policy.device)
+    noise = policy.noise(1, "constants", range(32))
     with torch.no_grad():
-        path = rollout(world.base, policy.process, policy.encode(prompts), noise, sampling.num_steps, sampling.eta)
-        pictures = policy.decode(path.clean)
+        pictures = policy.decode(sampled(policy, world.base, prompts, noise, sampling).clean)
         scores = world.reward.parts(pictures, prompts)
     for column, constants in zip(scores.T, cfg.reward.parts.values(), strict=True):
         assert abs(column.mean() - constants.mean) < 4 * constants.std / 32**0.5

@@ -210,7 +210,7 @@ def test_an_exported_preference_model_is_read_by_the_production_path(name, token
     tokenizer.save_pretrained(tmp_path)
     heads = {"vision_heads": stage.vision["num_attention_heads"], "text_heads": stage.text["num_attention_heads"]}
     built = clip.hps(weights=files(tmp_path / "x.safetensors", tmp_path, **heads))
-    batch = annotator.comparisons(annotator.Words(), 0, torch.Generator().manual_seed(0))
+    batch = annotator.comparisons(annotator.TokenisedPrompts(), 0, torch.Generator().manual_seed(0))
     prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.ids]
     with torch.no_grad():
         expected = preference.score(model, batch.images, batch.ids).diagonal()

@@ -1,4 +1,4 @@
-"""Policy-gradient methods, plain unless told otherwise: undivided advantages, no clipping, one update a rollout."""
+"""Policy-gradient methods in their plainest form: undivided advantages, no clipping, one update per rollout."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,18 +24,18 @@ SHARED = {
 
 
 def grpo(policy: Any, reward: Reward | None = None, steps: int = 4, guidance: float = 1.0, **changed: Any) -> GRPO:
+    """Return GRPO with groups of 4; `changed` replaces options."""
     options: dict[str, Any] = SHARED | {"group": 4, "std": "none", "window": None, "window_within": 1.0} | changed
-    return GRPO(
-        policy=policy, reward=reward or tiny_policy.Brightness(), sampling=Sampling(steps, 1.0, guidance), **options
-    )
+    sampling = Sampling(steps, 1.0, guidance)
+    return GRPO(policy=policy, reward=reward or tiny_policy.Brightness(), sampling=sampling, **options)
 
 
 def ddpo(policy: Any, reward: Reward | None = None, steps: int = 4, guidance: float = 1.0, **changed: Any) -> DDPO:
+    """Return DDPO on all steps; `changed` replaces options."""
     own = {"std": "none", "stat_size": 32, "stat_min": 16, "advantage_clip": 1e9, "step_fraction": 1.0}
     options: dict[str, Any] = SHARED | own | changed
-    return DDPO(
-        policy=policy, reward=reward or tiny_policy.Brightness(), sampling=Sampling(steps, 1.0, guidance), **options
-    )
+    sampling = Sampling(steps, 1.0, guidance)
+    return DDPO(policy=policy, reward=reward or tiny_policy.Brightness(), sampling=sampling, **options)
 
 
 METHODS: dict[str, Callable[..., Any]] = {"grpo": grpo, "ddpo": ddpo}

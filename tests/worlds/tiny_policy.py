@@ -1,4 +1,4 @@
-"""Real classes at tiny size: a policy over a small UNet, and a Gaussian world whose network is exact."""
+"""Real classes at tiny size: policies over a small UNet or transformer, and a trainer to fit methods with."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from rdt.models import sd3
 from rdt.policy import CONSISTENCY, Adapter, Cond, Parts, Policy
 from rdt.process import Diffusion, Flow
 from rdt.rewards.base import Reward
-from rdt.rollout import Noise, rollout
+from rdt.rollout import Sampling, sampled
 from rdt.stream import Batch, PromptData, PromptStream
 
 LATENT, TOKENS, WIDTH, WORDS = (4, 4, 4), 5, 16, 64
@@ -25,13 +25,13 @@ BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.double) ** 2 
 
 
 def diffusion(*, set_alpha_to_one: bool = False) -> Diffusion:
-    """Stable Diffusion's process."""
+    """Return Stable Diffusion's process."""
     alphas = (1 - BETAS).cumprod(0).float()
     return Diffusion(alphas_cumprod=alphas, prediction="epsilon", set_alpha_to_one=set_alpha_to_one)
 
 
 def unet() -> UNet2DConditionModel:
-    """Stable Diffusion's network, two levels of 8 and 16 channels."""
+    """Return Stable Diffusion's network with two levels of 8 and 16 channels."""
     return UNet2DConditionModel(
         sample_size=LATENT[1], in_channels=LATENT[0], out_channels=LATENT[0], block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -40,10 +40,10 @@ def unet() -> UNet2DConditionModel:
 
 
 def parts(*, consistency_rank: int = 2) -> Parts:
-    """Pieces of random weights; consistency_rank 0 leaves the consistency adapter out."""
+    """Return pieces with random weights; consistency_rank 0 leaves the consistency adapter out."""
     torch.manual_seed(0)
     network, words, colours = unet(), nn.Embedding(WORDS, WIDTH), nn.Conv2d(LATENT[0], 3, 1)
-    if consistency_rank:  # init_lora_weights=False: both factors random, as after distillation
+    if consistency_rank:  # init_lora_weights=False makes both factors random, as after distillation
         lora = LoraConfig(r=consistency_rank, target_modules=list(TARGETS), init_lora_weights=False)
         network.add_adapter(lora, adapter_name=CONSISTENCY)
     return Parts(
@@ -64,15 +64,15 @@ def _ids(prompt: str) -> list[int]:
 
 
 def policy(*, rank: int = 2, consistency_rank: int = 2, trained: bool = True) -> Policy:
-    """A policy; `trained` gives its adapter random weights, where a fresh one does nothing."""
-    made = Policy(parts(consistency_rank=consistency_rank), Adapter(rank, rank, TARGETS))
+    """Return a policy; `trained` gives its adapter random weights, since a fresh adapter has no effect."""
+    policy = Policy(parts(consistency_rank=consistency_rank), Adapter(rank, rank, TARGETS))
     if trained:
-        disturb(made)
-    return made
+        disturb(policy)
+    return policy
 
 
 def transformer() -> SD3Transformer2DModel:
-    """Stable Diffusion 3's network, two joint layers of width 16."""
+    """Return Stable Diffusion 3's network with two joint layers of width 16."""
     return SD3Transformer2DModel(
         sample_size=LATENT[1], patch_size=2, in_channels=LATENT[0], out_channels=LATENT[0], num_layers=2,
         num_attention_heads=2, attention_head_dim=8, joint_attention_dim=WIDTH, caption_projection_dim=16,
@@ -81,7 +81,7 @@ def transformer() -> SD3Transformer2DModel:
 
 
 def flow_parts(*, sampler: str = "sde", shift: float = 1.0) -> Parts:
-    """The pieces with a rectified flow in place of the diffusion; it has no consistency adapter."""
+    """Return the pieces with a rectified flow in place of the diffusion, and no consistency adapter."""
     torch.manual_seed(0)
     others, network = parts(consistency_rank=0), transformer()
 
@@ -100,83 +100,27 @@ def flow_parts(*, sampler: str = "sde", shift: float = 1.0) -> Parts:
 
 
 def flow_policy(*, rank: int = 2, sampler: str = "sde", shift: float = 1.0, trained: bool = True) -> Policy:
-    """`policy` on a rectified flow."""
-    made = Policy(flow_parts(sampler=sampler, shift=shift), Adapter(rank, rank, TARGETS))
+    """Return `policy` on a rectified flow."""
+    policy = Policy(flow_parts(sampler=sampler, shift=shift), Adapter(rank, rank, TARGETS))
     if trained:
-        disturb(made)
-    return made
+        disturb(policy)
+    return policy
 
 
 @torch.no_grad()
 def disturb(policy: nn.Module, seed: int = 1) -> None:
-    """Random weights for what is trained."""
+    """Give the trained weights random values."""
     for weight in (p for p in policy.parameters() if p.requires_grad):
         weight.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal, the same at every call."""
+    """Return standard normal values, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Gaussian(nn.Module):
-    """What a method sees of a policy where the data are N(mean, covariance) in (3, 1, 1), base and consistency exact.
-
-    epsilon(x, t) = s (a^2 Sigma + s^2)^-1 (x - a mean); tuned adds to it a trained shift per sampling step.
-    """
-
-    latent_shape = (3, 1, 1)
-    width = 60.0  # decode maps latents in +-30 to [0, 1], so that a linear reward of the image is one of the latent
-
-    def __init__(self, *, mean: Tensor, covariance: Tensor, num_steps: int, process: Diffusion) -> None:
-        super().__init__()
-        self.process, self.passes, self.backward_passes = process, 0, 0
-        self.mean = mean
-        self.variances, self.axes = torch.linalg.eigh(covariance)
-        self.shift = nn.Parameter(torch.zeros(num_steps, 3))
-        self.base_shift = torch.zeros(3)  # an error of the base that a test may put in
-        self.index = torch.zeros(1000, dtype=torch.long)
-        self.index[process.times(num_steps)[:-1]] = torch.arange(num_steps)
-
-    def consistency(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The exact epsilon (B, 3, 1, 1)."""
-        self.passes += len(x)
-        a, s = scales(self.process, t)
-        along = (x.flatten(1) - a * self.mean) @ self.axes / (a**2 * self.variances + s**2)
-        return (s * along @ self.axes.T).view_as(x)
-
-    def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.consistency(x, t, cond) + self.base_shift.view(1, 3, 1, 1)
-
-    def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.consistency(x, t, cond) + self.shift[self.index[t]].view(-1, 3, 1, 1)
-
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        return Cond(torch.zeros(len(prompts), 1, 1))
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return 0.5 + x0 / self.width
-
-
-def scales(process: Diffusion, t: Tensor) -> tuple[Tensor, Tensor]:
-    """a_t and s_t, (B, 1) or (1, 1)."""
-    one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    return process.perturb(one, zero, t), process.perturb(zero, one, t)
-
-
-class Linear(Reward):
-    """b . x of the latent x that the Gaussian world decoded."""
-
-    def __init__(self, b: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("b", torch.tensor(b))
-
-    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return (images.mean((2, 3)) - 0.5) @ self.b * Gaussian.width
-
-
 class Brightness(Reward):
-    """Mean of all pixels."""
+    """Score an image by the mean of its pixels."""
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return images.mean((1, 2, 3))
@@ -184,14 +128,14 @@ class Brightness(Reward):
 
 @torch.no_grad()
 def brightness(policy: Policy) -> float:
-    """Mean reward of eight images of the tuned policy, from the same noise at every call."""
-    noise = Noise(seed=0, purpose="look", indices=range(8), shape=LATENT, device="cpu")
-    clean = rollout(policy.tuned, policy.process, policy.encode(["a circle"] * 8), noise, 3, 1.0).clean
-    return policy.decode(clean).mean().item()
+    """Return the mean reward of eight images of the tuned policy, from the same noise at every call."""
+    noise = policy.noise(0, "look", range(8))
+    rollout = sampled(policy, policy.tuned, ["a circle"] * 8, noise, Sampling(3, 1.0, 1.0))
+    return policy.decode(rollout.clean).mean().item()
 
 
 class Probe(L.Callback):
-    """Looks at a method after each of its steps, inside the running trainer."""
+    """Call a function with the method after each of its steps, inside the running trainer."""
 
     def __init__(self, look: Callable[[Method, Batch], None]) -> None:
         self.look = look
@@ -203,7 +147,7 @@ class Probe(L.Callback):
 
 
 def fit(method: Method, iterations: int, *callbacks: L.Callback, prompts: Sequence[str] = PROMPTS) -> L.Trainer:
-    """Train with Lightning's trainer, as a run does."""
+    """Train a method with Lightning's trainer, as a run does, and return the trainer."""
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, callbacks=list(callbacks), enable_checkpointing=False,
         enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False,

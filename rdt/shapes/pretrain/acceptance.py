@@ -11,7 +11,7 @@ from rdt import guidance
 from rdt.models import sd3, sd15
 from rdt.models.text import Text
 from rdt.policy import Adapter, Policy
-from rdt.rollout import Noise, rollout
+from rdt.rollout import Sampling, sampled
 from rdt.shapes.grammar import split, stated
 from rdt.shapes.oracle import Oracle
 from rdt.shapes.pretrain import preference
@@ -87,11 +87,10 @@ def print_table(folder: Path, work: Path, seed: int) -> None:
 def guided_images(model: Model, prompt: str, count: int, index: int) -> Tensor:
     """Return images (count, 3, 32, 32) of the guided base for the prompt of this index."""
     policy = model.policy
-    rows = range(index * count, (index + 1) * count)
-    noise = Noise(seed=0, purpose="acceptance", indices=rows, shape=policy.latent_shape, device="cpu")
+    noise = policy.noise(0, "acceptance", range(index * count, (index + 1) * count))
     view = guidance.cfg(policy.base, policy.encode([""]), GUIDANCE)
-    trajectory = rollout(view, policy.process, policy.encode([prompt] * count), noise, STEPS, model.eta)
-    return policy.decode(trajectory.clean)
+    sampling = Sampling(STEPS, model.eta, GUIDANCE)
+    return policy.decode(sampled(policy, view, [prompt] * count, noise, sampling).clean)
 
 
 def corrected_entropy(modes: Tensor, wanted: Tensor) -> float:
