@@ -110,7 +110,7 @@ def test_a_perfect_denoiser_of_one_point_ends_there(process: Process) -> None:
 
     def exact(x: Tensor, t: Tensor, _: Cond) -> Tensor:
         at = process._at(t, x)
-        e = (x - at.a * point) / at.s
+        e = (x - at.alpha * point) / at.sigma
         return e if isinstance(process, Diffusion) else e - point
 
     trajectory = rollout(exact, process, cond(1), noise(1), Sampling(40, 0.5, 1.0))

@@ -5,9 +5,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rdt.config.compose import conf_dir
-from rdt.config.curve import modules
+from rdt.config.curve import described, modules
 from rdt.errors import UsageError
-from rdt.result import described, label
+from rdt.result import label
 from worlds.smallest_run import minimal
 
 
