@@ -25,7 +25,8 @@ from rdt.policy import Policy
 from rdt.rollout import Noise
 from rdt.training import folder, record
 from rdt.training.experiment import Experiment
-from rdt.training.launch import built, make_trainer, quiet
+from rdt.training.launch import build, evaluate, make_trainer
+from rdt.training.silence import silence_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -87,17 +88,18 @@ def stopwatch(policy: Policy) -> Callable[[], dict[str, float]]:
 
 def measured(cfg: DictConfig) -> list[dict[str, object]]:
     """A row for the SQDF iteration, one for the evaluation of base and AIG."""
-    experiment, last, out = built(cfg), Last(), Path(cfg.output_dir)
+    parts, last, out = build(cfg), Last(), Path(cfg.output_dir)
     folder.begin(cfg, out)
-    trainer = make_trainer(experiment, out)
+    trainer = make_trainer(parts, out)
     trainer.callbacks.append(last)
-    trainer.fit(experiment.method, experiment.data)
-    experiment.method.to(trainer.strategy.root_device)  # Lightning moved it to the host
-    evaluation = stopwatch(experiment.policy)
-    record.write(experiment, trainer, out)
+    trainer.fit(parts.method, parts.data)
+    cost = record.training_cost(parts.method, trainer.world_size)
+    parts.method.to(trainer.strategy.root_device)  # Lightning moved it to the host
+    evaluation = stopwatch(parts.method.policy)
+    record.write(parts.experiment, parts.curve, evaluate(parts, trainer), cost, out)
     images = 2 * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
     done = {"sqdf": (cfg.batch_size, last.taken), "aig": (images, evaluation())}
-    ran = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(experiment.policy)}
+    ran = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(parts.method.policy)}
     rows = [{"images": n, "images_per_second": n / taken["seconds"]} | taken for n, taken in done.values()]
     told = [{name: f"{value:.4g}" for name, value in row.items()} for row in rows]
     return [{"model": cfg.model.name, "work": work} | ran | row for work, row in zip(done, told, strict=True)]
@@ -137,7 +139,7 @@ def apart(half: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, float]:
 
 def main() -> int:
     """Exit status 0 where bf16 is as near to fp32 as it should be."""
-    quiet()
+    silence_libraries()
     if not GPU:
         print("no CUDA GPU: tiny random checkpoints in the published formats stand in, and nothing is recorded")
     torch.backends.cudnn.allow_tf32 = False  # so that fp32 is fp32

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.config.compose import conf_dir
 from rdt.config.plan import plan
-from rdt.training.launch import quiet
+from rdt.training.silence import silence_libraries
 
 RESULT = Path(__file__).with_name("cost.md")
 NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("*.yaml"))
@@ -129,7 +129,7 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    quiet()
+    silence_libraries()
     print(made := text())
     if sys.argv[1:] == ["write"]:
         RESULT.write_text(f"{made}\n", encoding="utf-8")
