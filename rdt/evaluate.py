@@ -74,7 +74,7 @@ def check_same_base(run: finished.FinishedRun, experiment: "Experiment") -> None
     prompts = list(experiment.evaluator.protocol.prompts)
     if list(run.result.base.prompts) != prompts:
         raise UsageError(
-            f"run={run.folder} was evaluated on other prompts than its config names now, {prompts[0]!r} and so on;"
+            f"run={run.folder} was evaluated on other prompts than its config selects now (first: {prompts[0]!r});"
             " run it again"
         )
     weights = fingerprint(experiment.policy, experiment.evaluator.rewards)

@@ -38,7 +38,7 @@ def reached(out: Path) -> tuple[float, float]:
     from rdt.result import read
 
     result = read(out)
-    means = result.own.means()
+    means = result.tuned.means()
     return means[f"reward/{result.reward}"], next(mean for name, mean in means.items() if name.startswith("diversity/"))
 
 

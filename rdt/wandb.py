@@ -26,22 +26,16 @@ class Job:
     id: str | None = None  # of the run to continue; None for a new one
 
 
-def start(wanted: Mapping[str, Any], out: Path, job: Job) -> Any:
-    """Return a W&B run of the wanted project, entity, group and mode; UsageError if W&B refuses it.
-
-    Its files are written to `out`/wandb.
-    """
+def start(section: Mapping[str, Any], out: Path, job: Job) -> Any:
+    """Return a W&B run of a config section `logger.wandb`, with files in `out`/wandb; UsageError if W&B refuses it."""
     import wandb
 
-    chosen = wanted["mode"] or os.environ.get("WANDB_MODE")
-    mode: Any = chosen or ("online" if has_account() else "offline")
-    if chosen is None and mode == "offline":
-        print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
+    mode = _mode(section["mode"])
     try:
         return wandb.init(
-            project=wanted["project"],
-            entity=wanted["entity"],
-            group=wanted["group"],
+            project=section["project"],
+            entity=section["entity"],
+            group=section["group"],
             job_type=job.kind,
             name=job.name,
             tags=job.tags,
@@ -55,6 +49,16 @@ def start(wanted: Mapping[str, Any], out: Path, job: Job) -> Any:
         )
     except wandb.errors.Error as error:
         raise UsageError(f"logger.wandb: {error}; logger.wandb.mode=offline or logger=csv need no account") from None
+
+
+def _mode(chosen: str | None) -> Any:
+    """Return the chosen mode, or that of WANDB_MODE, or "online" if there is an account and "offline" if not."""
+    if mode := chosen or os.environ.get("WANDB_MODE"):
+        return mode
+    if has_account():
+        return "online"
+    print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
+    return "offline"
 
 
 def start_from_config(cfg: DictConfig, out: Path, kind: str) -> Any:

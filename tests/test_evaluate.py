@@ -60,6 +60,12 @@ def guidance(*overrides):
     return described(OmegaConf.to_container(cfg.guidance))
 
 
+def titles(run):
+    """Return, by title, the names of the pictures that the report shows."""
+    (comparison,) = compare(read_runs([run])[0])
+    return {grid.title: grid.path.stem for grid in grids_of(comparison, most=9)}
+
+
 @pytest.mark.slow
 def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     before = result(run)
@@ -76,15 +82,12 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     pictures = {path.stem: path.read_bytes() for path in (run / "samples").glob("*.png")}
     assert pictures["aig-constant-weight-0"] == pictures["base"]
     assert pictures["aig-constant-weight-1"] == pictures["tuned"]
-    (comparison,) = compare(read_runs([run])[0])
-    shown = {grid.title: grid.path.stem for grid in grids_of(comparison, most=9)}
-    assert shown == {
+    assert titles(run) == {
         "base": "base", "sqdf cfg": "tuned",
         "sqdf aig constant weight=0": "aig-constant-weight-0", "sqdf aig constant weight=1": "aig-constant-weight-1",
         "sqdf aig constant weight=0.5": "aig-constant-weight-0.5",
     }  # fmt: skip
-    page = (run / "report.html").read_text()
-    assert all(point["label"] in page for point in after["points"])
+    assert all(point["label"] in (run / "report.html").read_text() for point in after["points"])
     logged = runs(run)  # one of job type "eval" for each job
     assert [found["run"][0]["job_type"] for found in logged] == ["eval", "eval"]
     assert merged(logged[1], "summary")["final/kl_nats"] == pytest.approx(half["kl_nats"]["mean"])
@@ -113,7 +116,7 @@ def test_an_invalid_curve_leaves_the_run_as_it_was(run, typed, capfd, overrides,
 
 
 def test_points_added_at_the_same_time_are_all_kept(run):
-    own = read(run).own
+    own = read(run).tuned
     new = [replace(own, guidance={"name": str(k)}) for k in range(16)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda point: add_points(run, [point]), new))
@@ -124,9 +127,9 @@ def test_points_added_at_the_same_time_are_all_kept(run):
 
 def test_a_point_replaces_the_point_of_the_same_guidance(run):
     found = read(run)
-    first, other = replace(found.own, n_per_prompt=7), replace(found.own, guidance={"name": "b"})
+    first, other = replace(found.tuned, n_per_prompt=7), replace(found.tuned, guidance={"name": "b"})
     assert found.with_point(first).points == (first,)
-    assert found.with_point(other).points == (found.own, other)
+    assert found.with_point(other).points == (found.tuned, other)
 
 
 def test_guidance_is_described_without_settings_that_have_no_effect():

@@ -50,7 +50,7 @@ def test_training_is_logged_by_iteration(read, run_folder):
 
 def test_final_scalars_are_those_of_the_result(read, result):
     summary = merged(read, "summary")
-    for group, point in (("final", result.own), ("base", result.base)):
+    for group, point in (("final", result.tuned), ("base", result.base)):
         for name, value in point.means().items():
             assert summary[f"{group}/{name}"] == pytest.approx(value)
     assert summary["compute/images"] == result.compute["images"]
@@ -65,7 +65,7 @@ def test_the_pictures_the_table_and_the_charts_are_logged(read, run_folder, resu
     table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row.pop("point") for row in rows] == ["base", "cfg"]
-    assert rows == [pytest.approx(result.base.means()), pytest.approx(result.own.means())]
+    assert rows == [pytest.approx(result.base.means()), pytest.approx(result.tuned.means())]
     charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
     axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}
     assert axes == {("diversity/entropy", name) for name in result.base.scores if name.startswith("reward/")}
@@ -77,7 +77,7 @@ def test_the_adapter_is_an_artifact_with_its_origin_and_scores(read, run_folder,
     assert sizes == {path.name: path.stat().st_size for path in (run_folder / "lora").iterdir()}
     metadata = json.loads(model["metadata"])
     assert metadata["point"].pop("guidance") == "cfg"
-    assert metadata.pop("point") == pytest.approx(result.own.means())
+    assert metadata.pop("point") == pytest.approx(result.tuned.means())
     assert metadata == {
         "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
         "base_model": "bundled:base", "rank": 2, "alpha": 2,
@@ -125,7 +125,7 @@ def test_jobs_of_a_sweep_and_its_pareto_run_are_one_group(run_folder, tmp_path, 
     table = json.loads(next(media.glob("table/pareto/table_*.json")).read_text())
     base, *points = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert {name: base[name] for name in result.base.means()} == pytest.approx(result.base.means())
-    assert {name: points[0][name] for name in result.own.means()} == pytest.approx(result.own.means())
+    assert {name: points[0][name] for name in result.tuned.means()} == pytest.approx(result.tuned.means())
     assert len(points) == len(result.points) * 2 and all(point["on front of reward/hps"] for point in points)
     charts = [value for key, value in merged(front, "config").items() if "visualize" in key]
     axes = {tuple(chart["panel_config"]["fieldSettings"].values()) for chart in charts}

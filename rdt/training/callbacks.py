@@ -97,7 +97,7 @@ class Checkpoints(L.Callback):
             )
 
     def on_save_checkpoint(self, trainer: L.Trainer, method: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let a run with more iterations continue from here: what is the last batch now is not the last one then."""
+        """Mark the batch as not the last one, so that a run with more iterations can continue from here."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_exception(self, trainer: L.Trainer, method: L.LightningModule, exception: BaseException) -> None:
@@ -107,7 +107,7 @@ class Checkpoints(L.Callback):
             exception.args = (f"{exception.args[0]}; last good checkpoint: {good}",)
 
 
-class EvaluateEvery(L.Callback):
+class SmallEvaluations(L.Callback):
     """Runs a small evaluation every `every` iterations, 0 for never, and logs its means as `eval/*`.
 
     With `beside_base`, the base is evaluated once too, for constraints that compare with it.
@@ -148,7 +148,7 @@ class EvaluateEvery(L.Callback):
 class Progress(RichProgressBar):
     """Shows Rich's bar with the training metrics and the headline scores of the newest small evaluation."""
 
-    def __init__(self, evaluations: EvaluateEvery, reward: str) -> None:
+    def __init__(self, evaluations: SmallEvaluations, reward: str) -> None:
         super().__init__()
         self.evaluations, self.reward = evaluations, reward
 

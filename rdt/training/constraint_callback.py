@@ -12,17 +12,17 @@ import lightning as L
 from torch import Tensor
 
 from rdt.methods.base import Method
-from rdt.training.callbacks import EvaluateEvery
+from rdt.training.callbacks import SmallEvaluations
 from rdt.training.constraints import Constraint
 
 
-class WatchConstraints(L.Callback):
+class ConstraintWatch(L.Callback):
     """Checks each constrained quantity when it has a new value.
 
     All ranks decide alike, because they decide on values that all ranks know.
     """
 
-    def __init__(self, constraints: list[Constraint], evaluations: EvaluateEvery, reward: str, judge: str) -> None:
+    def __init__(self, constraints: list[Constraint], evaluations: SmallEvaluations, reward: str, judge: str) -> None:
         self.constraints, self.evaluations = constraints, evaluations
         self.reward, self.judge = reward, judge
         self.keeps_adapter = any(constraint.action == "rollback" for constraint in constraints)

@@ -1,7 +1,7 @@
 """Constraints on quantities that are measured while training: the bounds in the `constraint` section of a config.
 
 This module imports neither torch nor Lightning, because a dry run checks constraints too. The callback that acts on
-them is `rdt.training.constraint_callback.WatchConstraints`.
+them is `rdt.training.constraint_callback.ConstraintWatch`.
 """
 
 import re

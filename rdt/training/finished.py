@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LORA = "lora/pytorch_lora_weights.safetensors"
 NEEDED = {  # the files of a finished run, and what it means if one is missing
     "config.yaml": "no run wrote here",
-    "result.json": "the run is unfinished or broke off",
+    "result.json": "the run did not finish",
     LORA: "it was moved or deleted",
 }
 

@@ -22,8 +22,8 @@ from rdt.prompts import notices
 from rdt.stream import PromptData
 from rdt.training import folder, processes, record
 from rdt.training.abort import explain_out_of_memory, stop_on_sigterm
-from rdt.training.callbacks import Checkpoints, EvaluateEvery, Progress
-from rdt.training.constraint_callback import WatchConstraints
+from rdt.training.callbacks import Checkpoints, Progress, SmallEvaluations
+from rdt.training.constraint_callback import ConstraintWatch
 from rdt.training.constraints import constraints_of
 from rdt.training.experiment import Experiment, Guided
 from rdt.training.loggers import loggers
@@ -36,7 +36,7 @@ def launch(cfg: DictConfig) -> None:
     if cfg.devices * cfg.num_nodes == 1 or "LOCAL_RANK" in os.environ:
         work(cfg)
     else:
-        processes.start(cfg, "rdt.training.launch")
+        processes.start_per_device(cfg, "rdt.training.launch")
 
 
 def work(cfg: DictConfig) -> None:
@@ -115,8 +115,8 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     """Return the callbacks in the order in which they run: constraints read evaluations, checkpoints come last."""
     cfg, own = parts.experiment.cfg, next(iter(parts.curve.values()))
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
-    evaluations = EvaluateEvery(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
-    watch = [WatchConstraints(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
+    evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
+    watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
     checkpoints = Checkpoints(out, cfg.trainer.checkpoint_every, cfg.max_passes)
     return [evaluations, *watch, checkpoints, Progress(evaluations, cfg.reward.name)]
 

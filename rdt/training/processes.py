@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PATIENCE = 3.0  # seconds in which the agent ends a process whose peer failed
 
 
-def start(cfg: DictConfig, module: str) -> None:
+def start_per_device(cfg: DictConfig, module: str) -> None:
     """Run `python -m <module> <resolved config>` once per device; UsageError with the reason of the first failure."""
     with tempfile.TemporaryDirectory(prefix="rdt-") as scratch:
         file = Path(scratch) / "config.yaml"
@@ -36,7 +36,7 @@ def start(cfg: DictConfig, module: str) -> None:
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Leave the reason for which this process fails to the agent, which reports it once for all processes."""
+    """Leave the reason of a failure of this process to the agent, which reports it once for all processes."""
     try:
         with one_line(_leave_reason):
             yield
@@ -70,7 +70,7 @@ def _run_agent(cfg: DictConfig, *arguments: str) -> None:
 
 @contextmanager
 def _restored_handlers() -> Iterator[None]:
-    """Restore this process's signal handlers afterwards; the agent replaces them and does not."""
+    """Restore this process's signal handlers afterwards; the agent replaces them."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

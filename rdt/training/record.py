@@ -69,7 +69,7 @@ def result_of(experiment: Experiment, base: Point, points: tuple[Point, ...], co
 
 
 def add_points(folder: Path, new: Sequence[Point]) -> Result:
-    """Return the result of a run with more points, once it is in result.json; several processes may add at once."""
+    """Add points to a run's result.json and return the new result; several processes may do so at once."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,7 +85,7 @@ def add_points(folder: Path, new: Sequence[Point]) -> Result:
 def fingerprint(*modules: nn.Module) -> str:
     """Return the CRC-32, in hexadecimal, of all weights that are not trained.
 
-    A point can be paired with a base only if both were evaluated on the same frozen weights.
+    A point is paired with a base only if both were evaluated on the same frozen weights.
     """
     crc = 0
     for module in modules:

@@ -1,4 +1,4 @@
-"""Silencing of libraries that print about themselves; training, evaluation, sampling and benchmarks call it."""
+"""Silences libraries that print about themselves, for training, evaluation, sampling and benchmarks."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ import transformers
 
 
 def silence_libraries() -> None:
-    """Turn off the logs, warnings and progress bars of libraries; what is wrong they raise as an error too."""
+    """Turn off the logs, warnings and progress bars of libraries; errors are still raised."""
     transformers.logging.set_verbosity(logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     diffusers.logging.set_verbosity(logging.CRITICAL)

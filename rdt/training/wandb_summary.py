@@ -22,7 +22,7 @@ def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
-            show(run, out, result.own)
+            show(run, out, result.tuned)
             run.log_artifact(artifact(cfg, result, out / "lora"))
             run.finish()
 
@@ -82,7 +82,7 @@ def fronts(result: Result) -> dict[str, Any]:
     import wandb
 
     points = [result.base, *result.points]
-    names = list(result.own.scores)
+    names = list(result.tuned.scores)
     means = [point.means() for point in points]
     rows = [[point.label, *map(found.get, names)] for point, found in zip(points, means, strict=True)]
     table = wandb.Table(["point", *names], rows)
@@ -106,7 +106,7 @@ def artifact(cfg: DictConfig, result: Result, folder: Path) -> Any:
         "base_model": cfg.model.policy.source,
         "rank": cfg.model.lora.rank,
         "alpha": cfg.model.lora.alpha,
-        "point": result.own.means() | {"guidance": result.own.label},
+        "point": result.tuned.means() | {"guidance": result.tuned.label},
     }
     model = wandb.Artifact(name, type="model", metadata=metadata)
     for file in sorted(folder.iterdir()):  # add_dir prints a line about it

@@ -79,7 +79,7 @@ def test_two_processes_evaluate_as_one_does(one, two, tmp_path):
     """Both the base and the adapter that two processes trained are evaluated."""
     assert_close_points(result.read(one).base, result.read(two).base)
     work(config(tmp_path / "out", f"resume={two / 'checkpoints' / '000005'}"))
-    assert_close_points(result.read(tmp_path / "out").own, result.read(two).own)
+    assert_close_points(result.read(tmp_path / "out").tuned, result.read(two).tuned)
 
 
 def test_rollouts_that_do_not_divide_over_the_devices_are_refused_before_anything_is_written(tmp_path):
