@@ -18,7 +18,7 @@ from rdt.config.compose import conf_dir
 from rdt.policy import Denoiser
 from rdt.rollout import sampled
 from rdt.training.experiment import Experiment
-from rdt.training.launch import quiet
+from rdt.training.silence import silence_libraries
 
 SCHEDULES = {
     "power 2": guidance.power(2),
@@ -47,7 +47,7 @@ class Cost:
 
 def main() -> None:
     """Print the ratios."""
-    quiet()
+    silence_libraries()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 16
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         experiment = Experiment(compose("config", ["logger=none"]))

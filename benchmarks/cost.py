@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from rdt.training.experiment import Experiment
-from rdt.training.launch import quiet
+from rdt.training.silence import silence_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/cost.csv"
@@ -57,7 +57,7 @@ def row(method: str, model: str) -> dict[str, str]:
 
 def main() -> None:
     """Print the table, and write it if it has every method."""
-    quiet()
+    silence_libraries()
     every = sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml"))
     wanted, rows = sys.argv[1:] or every, []
     print(",".join(HEAD))

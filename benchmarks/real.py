@@ -24,7 +24,8 @@ from rdt.config.compose import conf_dir
 from rdt.policy import Policy
 from rdt.training import folder, record
 from rdt.training.experiment import Experiment
-from rdt.training.launch import built, make_trainer, quiet
+from rdt.training.launch import build, evaluate, make_trainer
+from rdt.training.silence import silence_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -85,17 +86,18 @@ def stopwatch(policy: Policy) -> Callable[[], dict[str, float]]:
 
 def measured(cfg: DictConfig) -> list[dict[str, object]]:
     """Return a row for the SQDF iteration and one for the evaluation of base and AIG."""
-    experiment, last, out = built(cfg), LastIteration(), Path(cfg.output_dir)
+    parts, last, out = build(cfg), LastIteration(), Path(cfg.output_dir)
     folder.begin(cfg, out)
-    trainer = make_trainer(experiment, out)
+    trainer = make_trainer(parts, out)
     trainer.callbacks.append(last)
-    trainer.fit(experiment.method, experiment.data)
-    experiment.method.to(trainer.strategy.root_device)  # Lightning moved it to the host
-    evaluation = stopwatch(experiment.policy)
-    record.write(experiment, trainer, out)
+    trainer.fit(parts.method, parts.data)
+    cost = record.training_cost(parts.method, trainer.world_size)
+    parts.method.to(trainer.strategy.root_device)  # Lightning moved it to the host
+    evaluation = stopwatch(parts.method.policy)
+    record.write(parts.experiment, parts.curve, evaluate(parts, trainer), cost, out)
     images = 2 * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
     done = {"sqdf": (cfg.batch_size, last.measured), "aig": (images, evaluation())}
-    setup = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(experiment.policy)}
+    setup = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(parts.method.policy)}
     rows = [{"images": n, "images_per_second": n / cost["seconds"]} | cost for n, cost in done.values()]
     cells = [{name: f"{value:.4g}" for name, value in row.items()} for row in rows]
     return [{"model": cfg.model.name, "work": work} | setup | row for work, row in zip(done, cells, strict=True)]
@@ -135,7 +137,7 @@ def distances(half: dict[str, Tensor], full: dict[str, Tensor]) -> dict[str, flo
 
 def main() -> int:
     """Run both models; return the number of bf16 outputs that are too far from fp32, the exit status."""
-    quiet()
+    silence_libraries()
     if not GPU:
         print("no CUDA GPU: tiny random checkpoints in the published formats are measured, and nothing is recorded")
     torch.backends.cudnn.allow_tf32 = False  # TF32 would round the fp32 reference

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from rdt.policy import Policy
 from rdt.training.experiment import Experiment
-from rdt.training.launch import quiet
+from rdt.training.silence import silence_libraries
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 COMMON = ["batch_size=16", "method.capacity=256", "model.sampling.num_steps=15", "evaluation.every=0", "logger=none"]
@@ -82,7 +82,7 @@ def measure(replay_ratio: int, published: bool, iterations: int) -> tuple[float,
 
 def main() -> None:
     """Print the ratios."""
-    quiet()
+    silence_libraries()
     iterations = CYCLE * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
     seconds, size = measure(1, True, iterations)
     print(f"as published, k = 1: {seconds:.3f} s per 16 gradient samples, {size / 1e6:.1f} MB of network parameters")

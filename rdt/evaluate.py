@@ -1,8 +1,8 @@
-"""`python -m rdt.evaluate run=<output_dir> guidance=aig guidance.power=2`: a saved run under another guidance.
+"""Evaluate a finished run under another guidance: `python -m rdt.evaluate run=<output_dir> guidance=aig`.
 
-`guidance.curve=[1,2,4]` evaluates several values of the guidance's knob together, which share what they have in common.
+`guidance.curve=[1,2,4]` evaluates several values of the guidance's knob together, which saves the passes they share.
 The prompts and the noise are those of the run, so that new points are paired with the base's values in result.json.
-They are put there beside the run's own, and the report is drawn anew.
+The points are added to result.json beside the run's own, and the report is drawn again.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rdt.config.check import types
 from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
-from rdt.training import saved
+from rdt.training import finished
 
 if TYPE_CHECKING:
     from rdt.result import Point
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """One point, or a curve of them."""
+    """Evaluate one point or a curve."""
     with alone(HydraConfig.get()):
         types(cfg, HydraConfig.get())
-        evaluate(saved.read(cfg.run, cfg.get("guidance")))
+        extend(finished.read(cfg.run, cfg.get("guidance")))
 
 
-def evaluate(run: saved.Saved) -> Path:
-    """Evaluate the run under its config's guidance, put the points into its record; the path of the new report.
+def extend(run: finished.FinishedRun) -> Path:
+    """Evaluate the run under its config's guidance, add the points to its result, and return the path of the report.
 
-    Where the run was logged to W&B, this is too: a run of job type eval beside it.
+    If the run was logged to W&B, the points are too: as a run of job type "eval" beside it.
     """
     from rdt.report.write import report
-    from rdt.training import loggers
+    from rdt.training import wandb_summary
 
     experiment = run.experiment()
-    check(run, experiment)
+    check_same_base(run, experiment)
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
-    curve = experiment.curve()
-    with loggers.evaluation(run.cfg, run.folder) as logged:
-        points = measured(run, experiment, curve)
+    curve = experiment.curve()  # raises ValueError for a value out of range, before a W&B run is started
+    with wandb_summary.evaluation_run(run.cfg, run.folder) as logged:
+        points = add_curve(run, experiment, curve)
         page = report([run.folder], run.folder)
         if logged is not None:
-            loggers.show(logged, run.folder, points[0])
+            wandb_summary.show(logged, run.folder, points[0])
     return page
 
 
-def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guided"]) -> list["Point"]:
-    """The points of a curve, which are in the record by now, as their samples are."""
-    from rdt.result import slug
+def add_curve(run: finished.FinishedRun, experiment: "Experiment", curve: dict[str, "Guided"]) -> list["Point"]:
+    """Evaluate the points of a curve, write them and their samples into the run's folder, and return them."""
+    from rdt.result import sample_names
     from rdt.training import record
 
     done = experiment.evaluator.to(experiment.method.device).run(
@@ -61,29 +61,32 @@ def measured(run: saved.Saved, experiment: "Experiment", curve: dict[str, "Guide
     )  # fmt: skip
     protocol, base = experiment.evaluator.protocol, run.result.base
     points = [record.point(done[name], one.described, protocol, base) for name, one in curve.items()]
-    for point in points:
-        record.add_point(run.folder, point)
-    record.save_samples(run.folder, list(run.result.base.prompts), {slug(name): one for name, one in done.items()})
+    known = record.add_points(run.folder, points).points
+    names = {point.label: name for point, name in zip(known, sample_names(known), strict=True)}
+    record.save_samples(run.folder, base.prompts, {names[label]: one for label, one in done.items()})
     return points
 
 
-def check(run: saved.Saved, experiment: "Experiment") -> None:
-    """UsageError where the recorded base is not what this installation would evaluate."""
+def check_same_base(run: finished.FinishedRun, experiment: "Experiment") -> None:
+    """Raise UsageError if the base in the run's result is not the base that this installation would evaluate."""
     from rdt.training.record import fingerprint
 
     prompts = list(experiment.evaluator.protocol.prompts)
     if list(run.result.base.prompts) != prompts:
-        raise UsageError(f"run={run.folder} was evaluated on other prompts than {prompts[0]!r} ..., its config's now")
+        raise UsageError(
+            f"run={run.folder} was evaluated on other prompts than its config selects now (first: {prompts[0]!r});"
+            " run it again"
+        )
     weights = fingerprint(experiment.policy, experiment.evaluator.rewards)
     if run.result.weights != weights:
         raise UsageError(
-            f"run={run.folder} was evaluated on weights {run.result.weights}, model={run.cfg.model.name} and its"
-            f" rewards are {weights} now: the points could not be compared; run it again"
+            f"run={run.folder} was evaluated on weights {run.result.weights}, but model={run.cfg.model.name} and its"
+            f" rewards have weights {weights} now, so that points cannot be compared; run it again"
         )
 
 
 def entry() -> None:
-    """The command."""
+    """Run the command."""
     with command():
         main()
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
+"""Files and folders that appear complete or not at all: written under a temporary name, then renamed."""
 
 import json
 import os
@@ -11,19 +11,24 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there, a file or a folder, then takes its place.
+    """Yield a temporary path beside `path`; the file or folder written there then replaces `path`.
 
     If the body raises, the temporary is removed and `path` stays as it was.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    _remove(unfinished)
+    remove(unfinished)
     try:
         yield unfinished
-        if path.is_dir():
-            _remove(path)
-        os.replace(unfinished, path)
+        replace(unfinished, path)
     finally:
-        _remove(unfinished)
+        remove(unfinished)
+
+
+def replace(finished: Path, path: Path) -> None:
+    """Rename a finished file or folder to `path`, in place of what is there."""
+    if path.is_dir():
+        remove(path)
+    os.replace(finished, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,8 +42,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False))
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""`result.json`: what a run measured. The one schema, written and read here.
+"""`result.json` holds what a run measured. Its schema is defined, written and read here alone.
 
 A point is a model under one guidance, evaluated on held-out prompts. Its scores are named "<kind>/<name>", such as
 "reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "brightness" without a kind. The
@@ -23,12 +23,12 @@ FILE = "result.json"
 SCHEMA = 2
 KINDS = ("reward", "diversity", "fidelity")  # sections of a point, in the order in which they are shown
 REQUIRED = ("method", "reward", "model", "seed", "iterations", "base", "points")
-BASE = {"name": "base"}  # the guidance that result.json states for the base
+BASE = {"name": "base"}  # the guidance that result.json gives for the base
 
 
 @dataclass(frozen=True)
 class Score:
-    """A measured quantity and its paired difference to the base model, if it has one."""
+    """Holds a measured quantity and its paired difference to the base model, if it has one."""
 
     value: Interval
     diff: Interval | None = None
@@ -47,12 +47,12 @@ class Point:
 
     @property
     def n_prompts(self) -> int:
-        """The number of prompts, P."""
+        """Return the number of prompts, P."""
         return len(self.prompts)
 
     @property
     def label(self) -> str:
-        """What a legend calls the point."""
+        """Return the name of the point in legends."""
         return label(self.guidance)
 
     def means(self) -> dict[str, float]:
@@ -62,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """Holds all that result.json says of a run."""
+    """Holds everything that result.json records of a run."""
 
     method: str
     reward: str
@@ -78,8 +78,8 @@ class Result:
     versions: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def own(self) -> Point:
-        """The point that stands for the run: the one under its own guidance, whose pictures are named "tuned"."""
+    def tuned(self) -> Point:
+        """Return the point of the run under its own guidance, whose pictures are named "tuned" too."""
         return self.points[0]
 
     def with_point(self, new: Point) -> "Result":
@@ -101,7 +101,7 @@ def measured(
 
 
 def label(guidance: Mapping[str, Any]) -> str:
-    """Return a legend's name of a guidance, such as "aig power exponent=2"."""
+    """Return the name of a guidance in legends, such as "aig power exponent=2"."""
     words = ((k, f"{v:g}" if isinstance(v, float) else str(v)) for k, v in guidance.items())
     return " ".join(word if isinstance(guidance[key], str) else f"{key}={word}" for key, word in words)
 
@@ -148,6 +148,7 @@ def _over_prompts(values: np.ndarray, base: Sequence[float] | None) -> Score:
 
 
 def _parsed(file: Path) -> dict[str, Any]:
+    """Return the content of a result.json of this schema; ValueError otherwise."""
     if not file.is_file():
         raise ValueError(f"no {file.name}: the run is unfinished or broke off")
     try:
@@ -171,22 +172,23 @@ def _point_json(point: Point) -> dict[str, Any]:
     sections: dict[str, Any] = {kind: {} for kind in KINDS}
     for name, score in (point.scores | point.levels).items():
         kind, _, short = name.rpartition("/")
-        (sections[kind] if kind else sections)[short] = _score_json(score)
+        (sections[kind] if kind else sections)[short] = _score_json(score, total=name not in point.per_prompt)
     return {"label": point.label, "guidance": point.guidance} | sections | {
         "n_prompts": point.n_prompts, "n_per_prompt": point.n_per_prompt,
         "per_prompt": point.per_prompt, "prompts": list(point.prompts),
     }  # fmt: skip
 
 
-def _score_json(score: Score) -> dict[str, Any]:
+def _score_json(score: Score, total: bool) -> dict[str, Any]:
+    """Return the JSON of a score; a total over all images has no interval over prompts."""
+    if total:
+        return {"mean": score.value.mean}
     value = _interval_json(score.value)
     return value if score.diff is None else value | {"diff": _interval_json(score.diff)}
 
 
 def _interval_json(interval: Interval) -> dict[str, Any]:
-    """A total has no spread over prompts, so it is written without an interval."""
-    exact = interval.lo == interval.hi == interval.mean
-    return {"mean": interval.mean} if exact else {"mean": interval.mean, "ci95": [interval.lo, interval.hi]}
+    return {"mean": interval.mean, "ci95": [interval.lo, interval.hi]}
 
 
 def _point(entry: dict[str, Any], where: str) -> Point:

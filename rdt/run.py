@@ -16,7 +16,7 @@ from rdt.config.compose import alone, command, conf_dir
 from rdt.config.plan import plan
 from rdt.errors import FORESEEN, flat
 from rdt.training import folder
-from rdt.training.constraints import spelt_out
+from rdt.training.constraints import expand_shorthand
 from rdt.training.sweep import SweepReport
 
 
@@ -38,7 +38,7 @@ def reached(out: Path) -> tuple[float, float]:
     from rdt.result import read
 
     result = read(out)
-    means = result.own.means()
+    means = result.tuned.means()
     return means[f"reward/{result.reward}"], next(mean for name, mean in means.items() if name.startswith("diversity/"))
 
 
@@ -46,7 +46,7 @@ def one_of_many(cfg: DictConfig, hydra_config: Any) -> None:
     """A sweep's job: not run again where it is finished; one that fails leaves its line for the sweep's report."""
     out = Path(cfg.output_dir)
     try:
-        if folder.finished(cfg, out):
+        if folder.is_finished(cfg, out):
             print(f"finished {out}")
         else:
             job(cfg, hydra_config)
@@ -90,7 +90,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
 
 def entry() -> None:
     """The command."""
-    sys.argv[1:] = [word for argument in sys.argv[1:] for word in spelt_out(argument)]
+    sys.argv[1:] = [word for argument in sys.argv[1:] for word in expand_shorthand(argument)]
     with command():
         try:
             main()

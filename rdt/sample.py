@@ -1,6 +1,6 @@
-"""`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: look at a saved run beside its base.
+"""`python -m rdt.sample run=<output_dir> prompt="a circle" n=16`: draw images of a finished run beside its base's.
 
-With `guidance=aig guidance.curve=[1,2,4]` there is one block of images per value beside the base's.
+`guidance=aig guidance.curve=[1,2,4]` draws one block of images per value beside the base's.
 """
 
 from pathlib import Path
@@ -13,37 +13,37 @@ from rdt.config import check
 from rdt.config.compose import alone, command, conf_dir
 from rdt.errors import UsageError
 from rdt.result import slug
-from rdt.training import saved
+from rdt.training import finished
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
 def main(cfg: DictConfig) -> None:
-    """One picture."""
+    """Draw one picture and print its path."""
     with alone(HydraConfig.get()):
         check.types(cfg, HydraConfig.get())
         print(sample(cfg))
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Check, then draw; the path of the picture."""
+    """Check the config, then draw the picture and return its path."""
     if cfg.prompt is None:
         raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
     if cfg.n <= 0:
         raise UsageError(f"n={cfg.n} must be greater than 0")
-    run = saved.read(cfg.run, cfg.get("guidance"))
-    out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{name(cfg)}.png"
+    run = finished.read(cfg.run, cfg.get("guidance"))
+    out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{file_name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    return draw(run, str(cfg.prompt), cfg.n, cfg.seed, out)
+    return write_picture(run, str(cfg.prompt), cfg.n, cfg.seed, out)
 
 
-def name(cfg: DictConfig) -> str:
-    """A file name of what is drawn."""
+def file_name(cfg: DictConfig) -> str:
+    """Return a file name for the picture."""
     guided = f" {cfg.guidance.name}" if cfg.get("guidance") else ""
     return slug(f"{cfg.prompt}{guided} s{cfg.seed}")
 
 
-def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Path:
-    """Write the picture of the base and of every point of the guidance."""
+def write_picture(run: finished.FinishedRun, prompt: str, count: int, seed: int, out: Path) -> Path:
+    """Write the picture of the base and every point of the guidance curve, and return its path."""
     from rdt.training.pictures import images, side_by_side
     from rdt.training.record import save_image
 
@@ -56,7 +56,7 @@ def draw(run: saved.Saved, prompt: str, count: int, seed: int, out: Path) -> Pat
 
 
 def entry() -> None:
-    """The command."""
+    """Run the command."""
     with command():
         main()
 

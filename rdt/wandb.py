@@ -1,7 +1,4 @@
-"""W&B: a run there, online where an account is configured, else offline.
-
-What a run shows on W&B: final scalars, sample grids, its front, and once trained the adapter as an artifact.
-"""
+"""Starting W&B runs: online if an account is configured, otherwise offline; run ids and accounts."""
 
 import netrc
 import os
@@ -12,35 +9,33 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import files
 from rdt.errors import UsageError
 
-ID = "wandb_id"  # in the output folder of a run that logs to W&B
+ID = "wandb_id"  # the file in an output folder that holds the id of its W&B run
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a W&B run says of itself."""
+    """Describes a W&B run: its kind, name, tags and config."""
 
     kind: str  # train, eval or pareto
     name: str
     tags: tuple[str, ...]
     config: Any
-    id: str | None = None  # of the run to go on in; None: a new one
+    id: str | None = None  # of the run to continue; None for a new one
 
 
-def start(wanted: Mapping[str, Any], out: Path, job: Job) -> Any:
-    """A W&B run of that project, entity, group and mode, kept below out; UsageError where it is refused."""
+def start(section: Mapping[str, Any], out: Path, job: Job) -> Any:
+    """Return a W&B run of a config section `logger.wandb`, with files in `out`/wandb; UsageError if W&B refuses it."""
     import wandb
 
-    asked = wanted["mode"] or os.environ.get("WANDB_MODE")
-    mode: Any = asked or ("online" if has_account() else "offline")
-    if asked is None and mode == "offline":
-        print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
+    mode = _mode(section["mode"])
     try:
         return wandb.init(
-            project=wanted["project"],
-            entity=wanted["entity"],
-            group=wanted["group"],
+            project=section["project"],
+            entity=section["entity"],
+            group=section["group"],
             job_type=job.kind,
             name=job.name,
             tags=job.tags,
@@ -49,15 +44,25 @@ def start(wanted: Mapping[str, Any], out: Path, job: Job) -> Any:
             id=job.id,
             mode=mode,
             resume="allow" if mode == "online" else None,
-            reinit="finish_previous",  # a job of this process that broke off
+            reinit="finish_previous",  # that of a job of this process that failed
             settings=wandb.Settings(silent=True),
         )
     except wandb.errors.Error as error:
         raise UsageError(f"logger.wandb: {error}; logger.wandb.mode=offline or logger=csv need no account") from None
 
 
-def of_config(cfg: DictConfig, out: Path, kind: str) -> Any:
-    """The W&B run of a config: one that trains goes on where it was resumed, and all is drawn over iterations."""
+def _mode(chosen: str | None) -> Any:
+    """Return the chosen mode, or that of WANDB_MODE, or "online" if there is an account and "offline" if not."""
+    if mode := chosen or os.environ.get("WANDB_MODE"):
+        return mode
+    if has_account():
+        return "online"
+    print("wandb: no account configured, logging offline; `wandb login` once, or `wandb sync` the folder later")
+    return "offline"
+
+
+def start_from_config(cfg: DictConfig, out: Path, kind: str) -> Any:
+    """Return the W&B run of a config, drawn over iterations; a resumed training continues its own W&B run."""
     job = Job(
         kind=kind,
         name=f"{cfg.method.name}-{cfg.reward.name}-kl{cfg.method.get('kl_coef', '')}-s{cfg.seed}",
@@ -72,7 +77,7 @@ def of_config(cfg: DictConfig, out: Path, kind: str) -> Any:
 
 
 def has_account() -> bool:
-    """Whether W&B would find a key: in the environment or in netrc."""
+    """Return whether W&B would find an API key, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -82,8 +87,8 @@ def has_account() -> bool:
 
 
 def kept_id(file: Path) -> str:
-    """The id in the file, made where there is none: what writes it again goes on in the same W&B run."""
+    """Return the run id in the file, writing a new one if there is no file; runs of the same id are one W&B run."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(os.urandom(4).hex(), encoding="utf-8")
+        files.write_text(file, os.urandom(4).hex())
     return file.read_text(encoding="utf-8")

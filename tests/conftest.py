@@ -1,4 +1,4 @@
-"""One real run of minimal size, made once and shared: training, evaluation, record, W&B offline."""
+"""One real run of minimal size, which all tests share; the order of the tests."""
 
 import os
 from pathlib import Path
@@ -7,19 +7,21 @@ import pytest
 
 from worlds.smallest_run import minimal
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests start processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests run in parallel
 
-LONG = ("test_worker", "test_tracking", "test_launch", "test_evaluate", "test_extension", "test_conf", "test_real_runs")
+LONG = (
+    "test_resume", "test_wandb", "test_launch", "test_evaluate", "test_extension", "test_choices", "test_real_runs",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process is left with one of them at the end."""
+    """Run the longest files first, so that parallel processes end at about the same time."""
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
-    """The output folder of a finished run; copy it before changing anything in it."""
+    """Return the output folder of a finished run; copy it before changing anything in it."""
     from rdt.training.launch import launch
 
     out = tmp_path_factory.mktemp("run") / "out"

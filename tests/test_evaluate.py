@@ -1,4 +1,4 @@
-"""Laws of evaluating a saved run: what the run recorded comes back bit for bit, and nothing is lost or doubled."""
+"""Evaluating a finished run again returns its values bit for bit, and loses or doubles no point."""
 
 import json
 import shutil
@@ -21,9 +21,9 @@ from rdt.report.compare import compare
 from rdt.report.grids import grids_of
 from rdt.report.read import read_runs
 from rdt.result import label, read
-from rdt.training import saved
+from rdt.training import finished
 from rdt.training.pictures import GAP, HEAD
-from rdt.training.record import add_point
+from rdt.training.record import add_points
 from worlds.wandb_files import merged, runs
 
 CONSTANT = ("guidance=aig", "guidance.schedule=constant")
@@ -31,14 +31,14 @@ CONSTANT = ("guidance=aig", "guidance.schedule=constant")
 
 @pytest.fixture
 def run(run_folder, tmp_path):
-    """A copy of the finished run."""
+    """Return a copy of the finished run's folder."""
     ignored = shutil.ignore_patterns("wandb*", "checkpoints")
     return shutil.copytree(run_folder, tmp_path / "run", ignore=ignored)
 
 
 @pytest.fixture
 def typed(monkeypatch, tmp_path):
-    """Runs a command's entry in an empty folder as if typed."""
+    """Return a function that runs a command in an empty folder as if its arguments were typed."""
 
     def call(module, *arguments):
         monkeypatch.chdir(tmp_path)
@@ -60,6 +60,12 @@ def guidance(*overrides):
     return described(OmegaConf.to_container(cfg.guidance))
 
 
+def titles(run):
+    """Return, by title, the names of the pictures that the report shows."""
+    (comparison,) = compare(read_runs([run])[0])
+    return {grid.title: grid.path.stem for grid in grids_of(comparison, most=9)}
+
+
 @pytest.mark.slow
 def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     before = result(run)
@@ -76,26 +82,23 @@ def test_annealing_by_1_is_the_run_and_by_0_is_its_base_bit_for_bit(run, typed):
     pictures = {path.stem: path.read_bytes() for path in (run / "samples").glob("*.png")}
     assert pictures["aig-constant-weight-0"] == pictures["base"]
     assert pictures["aig-constant-weight-1"] == pictures["tuned"]
-    (comparison,) = compare(read_runs([run])[0])
-    shown = {grid.title: grid.path.stem for grid in grids_of(comparison, most=9)}
-    assert shown == {
+    assert titles(run) == {
         "base": "base", "sqdf cfg": "tuned",
         "sqdf aig constant weight=0": "aig-constant-weight-0", "sqdf aig constant weight=1": "aig-constant-weight-1",
         "sqdf aig constant weight=0.5": "aig-constant-weight-0.5",
     }  # fmt: skip
-    page = (run / "report.html").read_text()
-    assert all(point["label"] in page for point in after["points"])
-    logged = runs(run)  # one of type eval for each job
+    assert all(point["label"] in (run / "report.html").read_text() for point in after["points"])
+    logged = runs(run)  # one of job type "eval" for each job
     assert [found["run"][0]["job_type"] for found in logged] == ["eval", "eval"]
     assert merged(logged[1], "summary")["final/kl_nats"] == pytest.approx(half["kl_nats"]["mean"])
     assert {"front/table._type", "samples/aig-constant-weight-0.5._type"} <= set(merged(logged[1], "history"))
 
 
 @pytest.mark.slow
-def test_the_same_guidance_is_replaced_not_doubled(run, typed):
-    before = result(run)
+def test_a_point_of_the_same_guidance_is_replaced_together_with_its_pictures(run, typed):
+    before, pictures = result(run), sorted((run / "samples").iterdir())
     typed(evaluate, f"run={run}", "guidance=cfg")
-    assert result(run) == before
+    assert result(run) == before and sorted((run / "samples").iterdir()) == pictures
 
 
 @pytest.mark.parametrize(
@@ -106,17 +109,17 @@ def test_the_same_guidance_is_replaced_not_doubled(run, typed):
         (["guidance=cads", "guidance.curve=[-1]"], "scale=-1 must not be below 0"),
     ],
 )
-def test_a_curve_that_cannot_be_meant_leaves_the_run_as_it_was(run, typed, capfd, overrides, words):
+def test_an_invalid_curve_leaves_the_run_as_it_was(run, typed, capfd, overrides, words):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     one_line(lambda: typed(evaluate, f"run={run}", *overrides), capfd, words)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_points_of_processes_at_the_same_time_are_all_kept(run):
-    own = read(run).own
+def test_points_added_at_the_same_time_are_all_kept(run):
+    own = read(run).tuned
     new = [replace(own, guidance={"name": str(k)}) for k in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda point: add_point(run, point), new))
+        list(pool.map(lambda point: add_points(run, [point]), new))
     points = read(run).points
     assert points[0] == own
     assert sorted(int(point.label) for point in points[1:]) == list(range(16))
@@ -124,12 +127,12 @@ def test_points_of_processes_at_the_same_time_are_all_kept(run):
 
 def test_a_point_replaces_the_point_of_the_same_guidance(run):
     found = read(run)
-    first, other = replace(found.own, n_per_prompt=7), replace(found.own, guidance={"name": "b"})
+    first, other = replace(found.tuned, n_per_prompt=7), replace(found.tuned, guidance={"name": "b"})
     assert found.with_point(first).points == (first,)
-    assert found.with_point(other).points == (found.own, other)
+    assert found.with_point(other).points == (found.tuned, other)
 
 
-def test_guidance_is_what_it_does_without_knobs_that_are_not_in_force():
+def test_guidance_is_described_without_settings_that_have_no_effect():
     power = guidance("guidance=aig", "guidance.power=2")
     assert power == guidance("guidance=aig", "guidance.power=2.0", "guidance.constant=0.1", "guidance.fraction=0.9")
     assert power != guidance("guidance=aig", "guidance.power=3")
@@ -146,26 +149,26 @@ def changed(run, section, value):
 
 
 def reshaped(run):
-    tensors = load_file(run / saved.LORA)
-    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / saved.LORA)
+    tensors = load_file(run / finished.LORA)
+    save_file({key: value[:1].contiguous() for key, value in tensors.items()}, run / finished.LORA)
 
 
 def renamed(run):
-    tensors = load_file(run / saved.LORA)
-    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / saved.LORA)
+    tensors = load_file(run / finished.LORA)
+    save_file({f"text_encoder.{key}": value for key, value in tensors.items()}, run / finished.LORA)
 
 
 BREAKS = {
     "no config.yaml": lambda run: (run / "config.yaml").unlink(),
     "no result.json": lambda run: (run / "result.json").unlink(),
     "no lora": lambda run: shutil.rmtree(run / "lora"),
-    "is no folder": shutil.rmtree,
+    "is not a folder": shutil.rmtree,
     "config.yaml is not the config": lambda run: overwritten(run, "config.yaml", b"[1, 2]"),
     "result.json: result.json is corrupt": lambda run: overwritten(run, "result.json", b'{"schema": 2'),
     "result.json: result.json lacks method": lambda run: overwritten(
         run, "result.json", b'{"schema": 2, "points": []}'
     ),
-    "not a readable file of tensors": lambda run: overwritten(run, saved.LORA, b"\x00" * 40),
+    "not a readable file of tensors": lambda run: overwritten(run, finished.LORA, b"\x00" * 40),
     "not a LoRA in diffusers' format": renamed,
     "LoRA does not fit": reshaped,
     "weights 00000000": lambda run: changed(run, "weights", "00000000"),
@@ -174,7 +177,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("words", BREAKS)
-def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
+def test_a_run_that_cannot_be_evaluated_is_refused_in_one_line(run, typed, capfd, words):
     BREAKS[words](run)
     one_line(lambda: typed(evaluate, f"run={run}"), capfd, words)
 
@@ -194,13 +197,13 @@ def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
         (run_command, ["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "has nothing to turn"),
         (run_command, ["guidance=cads", "guidance.curve=[x]"], "guidance.curve=['x'] holds x, which is no number"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.pwer=1"], "guidance.pwer"),
-        (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is no folder"),
+        (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is not a folder"),
         (sample, ["run=nowhere"], "prompt= is missing"),
         (sample, ["run=nowhere", "prompt=a", "n=0"], "n=0 must be greater than 0"),
-        (sample, ["run=nowhere", "prompt=a"], "run=nowhere is no folder"),
+        (sample, ["run=nowhere", "prompt=a"], "run=nowhere is not a folder"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(typed, capfd, module, arguments, words):
+def test_invalid_arguments_are_refused_in_one_line(typed, capfd, module, arguments, words):
     one_line(lambda: typed(module, *arguments), capfd, words)
 
 
@@ -214,14 +217,14 @@ def one_line(call, capfd, words):
 
 
 def blocks(file, count=2):
-    """The equal parts of a sample sheet, without the words over them."""
+    """Return the equally wide parts of a picture of samples, without the words above them."""
     pixels = np.asarray(Image.open(file))[HEAD:]
     width = (pixels.shape[1] + GAP) // count
     return [pixels[:, k * width : (k + 1) * width - GAP] for k in range(count)]
 
 
 @pytest.mark.slow
-def test_sample_draws_both_at_equal_noise_and_says_where(run, typed, capfd, tmp_path):
+def test_sample_draws_base_and_tuned_at_equal_noise_and_prints_the_path(run, typed, capfd, tmp_path):
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3")
     file = run / "samples" / "a-small-blue-ring-s0.png"
     assert capfd.readouterr().out.split() == [str(file)]

@@ -1,4 +1,4 @@
-"""Laws of tracking: all of a run's record can be read back from W&B's own file, and every job has a run of its own."""
+"""All that a run logs can be read back from W&B's own file, and every job has its own W&B run."""
 
 import json
 import shutil
@@ -9,14 +9,16 @@ from omegaconf import OmegaConf
 
 from rdt import result as results
 from rdt.run import name_outputs
-from rdt.training import loggers
+from rdt.training.loggers import Metrics, loggers
 from rdt.training.sweep import SweepReport
+from rdt.training.wandb_summary import conclude
 from worlds.smallest_run import minimal
 from worlds.wandb_files import merged, records, runs
 
 
 @pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
+def data_folder(monkeypatch, tmp_path):
+    """Let W&B write into the test's own folder, in the mode that the config names."""
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
@@ -46,15 +48,15 @@ def test_training_is_logged_by_iteration(read, run_folder):
     assert any(m.get("glob_name") == "*" and m["step_metric"] == "iteration" for m in read["metric"])
 
 
-def test_final_scalars_are_those_of_the_record(read, result):
+def test_final_scalars_are_those_of_the_result(read, result):
     summary = merged(read, "summary")
-    for group, point in (("final", result.own), ("base", result.base)):
+    for group, point in (("final", result.tuned), ("base", result.base)):
         for name, value in point.means().items():
             assert summary[f"{group}/{name}"] == pytest.approx(value)
     assert summary["compute/images"] == result.compute["images"]
 
 
-def test_pictures_table_and_charts_are_there(read, run_folder, result):
+def test_the_pictures_the_table_and_the_charts_are_logged(read, run_folder, result):
     history, (media,) = merged(read, "history"), run_folder.glob("wandb/offline-run-*/files/media")
     for key, name in {"base": "samples/base.png", "tuned": "samples/tuned.png", "picture": "front.png"}.items():
         (logged,) = media.glob(f"images/*/{key}_*.png")
@@ -63,32 +65,32 @@ def test_pictures_table_and_charts_are_there(read, run_folder, result):
     table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row.pop("point") for row in rows] == ["base", "cfg"]
-    assert rows == [pytest.approx(result.base.means()), pytest.approx(result.own.means())]
+    assert rows == [pytest.approx(result.base.means()), pytest.approx(result.tuned.means())]
     charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
     axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}
     assert axes == {("diversity/entropy", name) for name in result.base.scores if name.startswith("reward/")}
 
 
-def test_the_adapter_is_an_artifact_that_says_what_it_is(read, run_folder, result):
+def test_the_adapter_is_an_artifact_with_its_origin_and_scores(read, run_folder, result):
     (model,) = [artifact for artifact in read["artifact"] if artifact["type"] == "model"]
     sizes = {entry["path"]: int(entry["size"]) for entry in model["manifest"]["contents"]}
     assert sizes == {path.name: path.stat().st_size for path in (run_folder / "lora").iterdir()}
     metadata = json.loads(model["metadata"])
     assert metadata["point"].pop("guidance") == "cfg"
-    assert metadata.pop("point") == pytest.approx(result.own.means())
+    assert metadata.pop("point") == pytest.approx(result.tuned.means())
     assert metadata == {
         "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
         "base_model": "bundled:base", "rank": 2, "alpha": 2,
     }  # fmt: skip
 
 
-def test_jobs_of_one_process_are_runs_of_their_own_also_after_one_broke_off(run_folder, tmp_path):
+def test_jobs_of_one_process_have_runs_of_their_own_even_after_one_failed(run_folder, tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     shutil.copytree(run_folder, whole, ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
     left, kept = minimal(broken), minimal(whole)
-    for logger in loggers.loggers(left, broken):
+    for logger in loggers(left, broken):
         logger.log_metrics({"train/left": 1.0}, step=0)
-    loggers.conclude(loggers.loggers(kept, whole), kept, whole)
+    conclude(loggers(kept, whole), kept, whole)
     first, second = records(broken), records(whole)
     assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
     assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
@@ -96,18 +98,18 @@ def test_jobs_of_one_process_are_runs_of_their_own_also_after_one_broke_off(run_
 
 
 def job(run_folder, sweep, number):
-    """A finished job of a sweep, named and logged as `rdt.run -m` does."""
+    """Return the W&B records of a finished job of a sweep, named and logged as `rdt.run -m` does."""
     out = shutil.copytree(run_folder, sweep / str(number), ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
     multirun = {"overrides": {"task": [f"seed={number}"]}, "runtime": {"output_dir": str(out)}}
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
-    loggers.conclude(loggers.loggers(cfg, out), cfg, out)
+    conclude(loggers(cfg, out), cfg, out)
     return records(out)
 
 
 @pytest.mark.slow
-def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_folder, tmp_path, monkeypatch, result):
+def test_jobs_of_a_sweep_and_its_pareto_run_are_one_group(run_folder, tmp_path, monkeypatch, result):
     sweep = tmp_path / "sweep"
     jobs = [job(run_folder, sweep, number) for number in (0, 1)]
     monkeypatch.setattr(SweepReport, "folder", sweep)
@@ -123,16 +125,16 @@ def test_jobs_of_a_sweep_are_runs_of_one_group_that_ends_in_a_pareto_run(run_fol
     table = json.loads(next(media.glob("table/pareto/table_*.json")).read_text())
     base, *points = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert {name: base[name] for name in result.base.means()} == pytest.approx(result.base.means())
-    assert {name: points[0][name] for name in result.own.means()} == pytest.approx(result.own.means())
+    assert {name: points[0][name] for name in result.tuned.means()} == pytest.approx(result.tuned.means())
     assert len(points) == len(result.points) * 2 and all(point["on front of reward/hps"] for point in points)
     charts = [value for key, value in merged(front, "config").items() if "visualize" in key]
     axes = {tuple(chart["panel_config"]["fieldSettings"].values()) for chart in charts}
     assert axes == {("diversity/entropy", "reward/hps"), ("diversity/entropy", "reward/gold")}
-    SweepReport.draw()  # again: the same run goes on
+    SweepReport.draw()  # again: it continues the same W&B run
     assert {found["run"][0]["run_id"] for found in runs(sweep)} == {described[-1]["run_id"]}
 
 
-def test_a_sweep_that_wandb_refuses_has_its_report_and_a_warning(run_folder, tmp_path, monkeypatch, capsys):
+def test_a_sweep_that_wandb_refuses_gets_its_report_and_a_warning(run_folder, tmp_path, monkeypatch, capsys):
     sweep = tmp_path / "sweep"
     out = shutil.copytree(run_folder, sweep / "0", ignore=shutil.ignore_patterns("wandb", "checkpoints"))
     OmegaConf.save(minimal(out, "logger=wandb", "logger.wandb.mode=online"), out / "config.yaml")
@@ -141,8 +143,8 @@ def test_a_sweep_that_wandb_refuses_has_its_report_and_a_warning(run_folder, tmp
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(SweepReport, "folder", sweep)
     SweepReport.draw()
-    said, warned = capsys.readouterr()
-    assert f"report   {sweep / 'report.html'}" in said and (sweep / "report.html").is_file()
+    out, warned = capsys.readouterr()
+    assert f"report   {sweep / 'report.html'}" in out and (sweep / "report.html").is_file()
     assert warned.startswith("warning: logger.wandb: ") and warned.count("\n") == 1
 
 
@@ -155,14 +157,14 @@ def test_a_sweep_without_wandb_has_no_pareto_run(run_folder, tmp_path, monkeypat
 
 def test_other_loggers_need_no_wandb(tmp_path):
     cfg = minimal(tmp_path, "logger=csv")
-    assert [type(logger) for logger in loggers.loggers(cfg, tmp_path)] == [loggers.Metrics]
+    assert [type(logger) for logger in loggers(cfg, tmp_path)] == [Metrics]
     assert not (tmp_path / "wandb").exists()
 
 
-def test_an_account_that_is_missing_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_account_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r"^logger\.wandb: [^\n]*logger=csv") as refused:
-        loggers.loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out")
+        loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out")
     assert "\n" not in str(refused.value)

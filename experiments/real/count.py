@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.config.compose import conf_dir
 from rdt.config.plan import plan
-from rdt.training.launch import quiet
+from rdt.training.silence import silence_libraries
 
 RESULT = Path(__file__).with_name("cost.md")
 NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("*.yaml"))
@@ -128,7 +128,7 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    quiet()
+    silence_libraries()
     print(tables := text())
     if sys.argv[1:] == ["write"]:
         RESULT.write_text(f"{tables}\n", encoding="utf-8")

@@ -1,77 +1,82 @@
-"""The LoRA's folder: the adapter in the formats that others read, and a model card that says what it is.
-
-A finished LoRA, put where others find it.
-"""
+"""The folder of a finished LoRA: the adapter, its model card, and its upload to the hub."""
 
 import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import files
 from rdt.policy import Policy
 from rdt.report.tables import card_table
 from rdt.result import Result
 from rdt.weights import failure, hub_reason
 
-
-def save(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
-    """lora/, written under a temporary name: weights, README.md, config.yaml, and the sample grids that it shows."""
-    partial, folder = out / "lora.partial", out / "lora"
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.save_lora(partial)
-    OmegaConf.save(cfg, partial / "config.yaml", resolve=True)
-    for name in ("base", "tuned"):
-        shutil.copyfile(out / "samples" / f"{name}.png", partial / f"{name}.png")
-    prompts = (out / "samples" / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    (partial / "README.md").write_text(card(cfg, result, prompts), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-
-
-def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
-    """The model card: how to load it, what it gained and what that cost, by what run."""
-    source, repo = cfg.model.policy.source, _repository(cfg.model.policy.source)
-    base = f"base_model: {repo}\n" if repo else ""
-    return f"""---
+CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-image
-{base}tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
+{base_model}tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
 ---
 # {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
 
-A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{source}`, trained {result.iterations}
-iterations on {result.compute["images"]} images with rdt; all its settings are in `config.yaml`.
+A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{cfg.model.policy.source}`, trained for
+{result.iterations} iterations on {images} images with rdt. `config.yaml` holds all settings.
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained("{repo or source}")
-    pipe.load_lora_weights("{cfg.push_to_hub or "this/folder"}")
+    pipe = diffusers.DiffusionPipeline.from_pretrained("{pipeline}")
+    pipe.load_lora_weights("{lora}")
 
-`pytorch_lora_weights_kohya.safetensors` is the same in kohya's names, for ComfyUI and its kin.
+`pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others read.
 
 ## Its point on the front
 
-{card_table(result)}
-Means over {result.base.n_prompts} held-out prompts of {result.base.n_per_prompt} images each, base and
-tuned from the same noise; in brackets the 95 % interval of the mean.
+{table}
+Means over {result.base.n_prompts} held-out prompts with {result.base.n_per_prompt} images each. Base and tuned model
+start from the same noise. Brackets hold the 95 % interval of the mean.
 
 ## Samples
 
-At equal noise, base and tuned; a row a prompt: {", ".join(f'"{prompt}"' for prompt in prompts)}.
+Base and tuned model at equal noise, one prompt per row: {prompts}.
 
 ![base](base.png) ![tuned](tuned.png)
 """
 
 
+def save(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
+    """Write lora/: the weights, README.md, config.yaml, and the sample grids that the card shows."""
+    samples = out / "samples"
+    with files.replacing(out / "lora") as unfinished:
+        policy.save_lora(unfinished)
+        OmegaConf.save(cfg, unfinished / "config.yaml", resolve=True)
+        for name in ("base", "tuned"):
+            shutil.copyfile(samples / f"{name}.png", unfinished / f"{name}.png")
+        prompts = (samples / "prompts.txt").read_text(encoding="utf-8").splitlines()
+        (unfinished / "README.md").write_text(card(cfg, result, prompts), encoding="utf-8")
+
+
+def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
+    """Return the model card: how to load the adapter, what it gained, what that cost, and which run trained it."""
+    repository = _repository(cfg.model.policy.source)
+    return CARD.format(
+        cfg=cfg,
+        result=result,
+        base_model=f"base_model: {repository}\n" if repository else "",
+        images=result.compute["images"],
+        pipeline=repository or cfg.model.policy.source,
+        lora=cfg.push_to_hub or "this/folder",
+        table=card_table(result),
+        prompts=", ".join(f'"{prompt}"' for prompt in prompts),
+    )
+
+
 def _repository(source: str) -> str | None:
-    """The hub's name of a source that is there."""
+    """Return the name of the hub repository of a source; None if it is not on the hub."""
     scheme, _, name = source.partition(":")
     return name.partition("@")[0] if scheme == "hub" else None
 
 
 def push(folder: Path, repo: str) -> str:
-    """Put a folder's files into a repository of the hub, made where it is not there; the address.
+    """Upload a folder's files to a hub repository, creating it if necessary, and return the address.
 
-    ConnectionError in one line where that fails: the files stay where they are.
+    ConnectionError in one line if that fails; the files stay in the folder.
     """
     from huggingface_hub import HfApi
 
@@ -83,5 +88,5 @@ def push(folder: Path, repo: str) -> str:
             HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Add a LoRA trained with rdt")
         )
     except Exception as error:  # the hub has a dozen unrelated error types
-        cure = f"all is in {folder}; once that is mended run: hf upload {repo} {folder}"
+        cure = f"the files are in {folder}; once that is fixed run: hf upload {repo} {folder}"
         raise ConnectionError(f"push_to_hub={repo}: {hub_reason(error)}; {cure}") from None

@@ -1,4 +1,8 @@
-"""Budgets of what is watched while training: bounds from the `constraint` section of a config, plain numbers."""
+"""Constraints on quantities that are measured while training: the bounds in the `constraint` section of a config.
+
+This module imports neither torch nor Lightning, because a dry run checks constraints too. The callback that acts on
+them is `rdt.training.constraint_callback.ConstraintWatch`.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,69 +14,76 @@ from omegaconf import DictConfig, OmegaConf
 from rdt.errors import UsageError
 
 ACTIONS = ("warn", "stop", "rollback", "adapt")
-UNBOUND = {"min": None, "max": None, "action": "warn", "rate": 1.0}
-SHORT = re.compile(r"^constraint\.(\w+)(>=|<=)(.+)$")
+UNBOUNDED = {"min": None, "max": None, "action": "warn", "rate": 1.0}
+SHORTHAND = re.compile(r"^constraint\.(\w+)(>=|<=)(.+)$")
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The bounds of one quantity, and what happens past them."""
+class Constraint:
+    """Bounds one quantity and names the action that is taken while a bound is violated."""
 
     name: str
     least: float | None
     most: float | None
     action: str  # one of ACTIONS
-    rate: float  # of the dual ascent
+    rate: float  # step size of the dual ascent, if the action is "adapt"
 
-    def overdrawn(self, value: float) -> float:
-        """By what share of the bound, within +-1; negative while inside."""
-        beyond = [] if self.most is None else [(value - self.most) / max(abs(self.most), 1e-12)]
-        beyond += [] if self.least is None else [(self.least - value) / max(abs(self.least), 1e-12)]
-        return max(-1.0, min(1.0, max(beyond)))
+    def violation(self, value: float) -> float:
+        """Return by what share of the bound `value` violates it, clipped to [-1, 1]; negative inside the bounds."""
+        shares = [] if self.most is None else [(value - self.most) / max(abs(self.most), 1e-12)]
+        shares += [] if self.least is None else [(self.least - value) / max(abs(self.least), 1e-12)]
+        return max(-1.0, min(1.0, max(shares)))
 
     def __str__(self) -> str:
         bounds = {"min": self.least, "max": self.most}
         return " ".join(f"constraint.{self.name}.{key}={v:g}" for key, v in bounds.items() if v is not None)
 
 
-def budgets(config: Mapping[str, Any]) -> list[Budget]:
-    """Those of the `constraint` section that have a bound; ValueError where one is no number or cannot be acted on."""
-    found = []
-    for name, given in config.items():
-        if not isinstance(given, Mapping):
-            continue
-        c = UNBOUND | dict(given)
-        for key in ("min", "max"):
-            if isinstance(c[key], bool) or not isinstance(c[key], int | float | None):
-                raise ValueError(f"constraint.{name}.{key}={c[key]} is not a number")
-        if c["action"] not in ACTIONS:
-            raise ValueError(f"constraint.{name}.action={c['action']} is not one of {', '.join(ACTIONS)}")
-        if c["min"] is not None and c["max"] is not None and c["min"] > c["max"]:
-            raise ValueError(f"constraint.{name}.min={c['min']} exceeds constraint.{name}.max={c['max']}")
-        if not c["min"] is c["max"] is None:
-            found.append(Budget(name, c["min"], c["max"], c["action"], c["rate"]))
-    return found
+def constraints_of(config: Mapping[str, Any]) -> list[Constraint]:
+    """Return the constraints that have a bound; ValueError if a bound or an action is not valid."""
+    sections = {name: UNBOUNDED | dict(given) for name, given in config.items() if isinstance(given, Mapping)}
+    for name, section in sections.items():
+        _check_section(f"constraint.{name}", section)
+    return [
+        Constraint(name, section["min"], section["max"], section["action"], section["rate"])
+        for name, section in sections.items()
+        if not section["min"] is section["max"] is None
+    ]
+
+
+def _check_section(key: str, section: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the bounds are numbers in the right order and the action is known."""
+    least, most, action = section["min"], section["max"], section["action"]
+    for end, bound in (("min", least), ("max", most)):
+        if isinstance(bound, bool) or not isinstance(bound, int | float | None):
+            raise ValueError(f"{key}.{end}={bound} is not a number")
+    if action not in ACTIONS:
+        raise ValueError(f"{key}.action={action} is not one of {', '.join(ACTIONS)}")
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"{key}.min={least} exceeds {key}.max={most}")
 
 
 def check(cfg: DictConfig) -> None:
-    """UsageError unless bounds are numbers, what they bound is measured, and what adapts has a coefficient to adapt."""
-    for budget in budgets(OmegaConf.to_container(cfg.constraint)):
+    """Raise UsageError unless every constrained quantity is measured and every action is possible in this run."""
+    for constraint in constraints_of(OmegaConf.to_container(cfg.constraint)):
         kl_coef = OmegaConf.select(cfg, "method.kl_coef")
-        if not kl_coef and (budget.name == "kl" or budget.action == "adapt"):
-            needs = "weighs no KL" if budget.name == "kl" else "has none to adapt"
+        if not kl_coef and (constraint.name == "kl" or constraint.action == "adapt"):
+            missing = "no KL term" if constraint.name == "kl" else "no KL coefficient to adapt"
             raise UsageError(
-                f"{budget}: method={cfg.method.name} {needs}, method.kl_coef={kl_coef}; it must be above 0"
+                f"{constraint}: method={cfg.method.name} has {missing}: method.kl_coef={kl_coef}; it must be above 0"
             )
-        if budget.name != "kl" and not cfg.evaluation.every:
-            raise UsageError(f"{budget} is looked at by small evaluations; evaluation.every=0 makes none")
-        if budget.name == "gap" and cfg.constraint.judge not in cfg.evaluation.judges:
+        if constraint.name != "kl" and not cfg.evaluation.every:
+            raise UsageError(
+                f"{constraint} is checked at small evaluations, and evaluation.every=0 runs none; set evaluation.every"
+            )
+        if constraint.name == "gap" and cfg.constraint.judge not in cfg.evaluation.judges:
             judges = ", ".join(cfg.evaluation.judges) or "none"
             raise UsageError(f"constraint.judge={cfg.constraint.judge} is not one of evaluation.judges: {judges}")
 
 
-def spelt_out(argument: str) -> list[str]:
-    """constraint.kl<=20 as Hydra reads it, to be met by adapting the KL coefficient; any other argument as it is."""
-    short = SHORT.match(argument)
+def expand_shorthand(argument: str) -> list[str]:
+    """Return the overrides for `constraint.kl<=20`, met by adapting the KL coefficient; else the argument itself."""
+    short = SHORTHAND.match(argument)
     if short is None:
         return [argument]
     name, sign, bound = short.groups()

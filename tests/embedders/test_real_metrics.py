@@ -15,7 +15,7 @@ from rdt.embedders.vision import clip, dinov2
 from rdt.evaluation import Evaluator, PairedSampler, Protocol
 from rdt.fidelity import Overall, cmmd, coverage, fid
 from rdt.rollout import Sampling
-from rdt.training import saved
+from rdt.training import finished
 from rdt.training.experiment import Experiment
 from rdt.training.launch import work
 from worlds import feature_checkpoints, tiny_policy
@@ -150,8 +150,8 @@ def test_a_run_records_the_metrics_and_evaluate_gives_the_same(folders, tmp_path
     )
     assert base["fidelity"] == {} and set(base["diversity"]) == set(point["diversity"])
     assert all(math.isfinite(value["mean"]) for value in point["fidelity"].values())
-    run = saved.read(out, None)
-    evaluate.evaluate(run)
+    run = finished.read(out, None)
+    evaluate.extend(run)
     again = json.loads((out / "result.json").read_text())["points"][0]["fidelity"]
     for name, value in point["fidelity"].items():
         assert again[name]["mean"] == pytest.approx(value["mean"], rel=1e-3, abs=1e-6), name

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from rdt import evaluate
 from rdt.config.compose import conf_dir
-from rdt.training import saved
+from rdt.training import finished
 from rdt.training.launch import work
 from worlds.smallest_run import minimal
 
@@ -48,7 +48,7 @@ def test_a_run_records_the_curve_whose_first_point_is_the_tuned_policy(tmp_path)
     out = tmp_path / "out"
     work(minimal(out, "method=aig", "method.lr=0.05", "logger=csv", "iterations=1"))
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        evaluate.evaluate(saved.read(out, compose("evaluate", ["guidance=cfg"]).guidance))
+        evaluate.extend(finished.read(out, compose("evaluate", ["guidance=cfg"]).guidance))
     *curve, tuned = json.loads((out / "result.json").read_text())["points"]
     assert [point["label"] for point in curve] == [f"aig power exponent={k}" for k in (0, 1, 2, 4)]
     assert curve[0]["per_prompt"] == tuned["per_prompt"]

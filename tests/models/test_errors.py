@@ -14,8 +14,8 @@ from rdt import weights
 from rdt.errors import UsageError
 from rdt.models import sd15
 from rdt.policy import Adapter, Setup
+from rdt.training.abort import explain_out_of_memory
 from rdt.training.card import push
-from rdt.training.launch import roomy
 from rdt.weights import MissingCheckpoint
 from worlds import model_checkpoints
 
@@ -144,8 +144,11 @@ def test_a_failed_push_names_the_folder_with_the_files(
 
 
 def test_running_out_of_memory_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"^not enough memory: .*lower micro_batch_size") as caught, roomy():
+    with (
+        pytest.raises(UsageError, match=r"^not enough memory: .*lower micro_batch_size") as caught,
+        explain_out_of_memory(),
+    ):
         torch.empty(2**50)
     assert "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="size of tensor"), roomy():
+    with pytest.raises(RuntimeError, match="size of tensor"), explain_out_of_memory():
         torch.ones(2) + torch.ones(3)

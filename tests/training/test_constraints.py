@@ -1,27 +1,28 @@
-"""Budgets: read, refused, met by stopping, going back or adapting, and the same after a resume."""
-
-import json
+"""Constraints are parsed and checked, and met by stopping, rolling back or adapting, also after a resume."""
 
 import pytest
 
+from rdt import result
 from rdt.errors import UsageError
-from rdt.training.constraints import UNBOUND, Budget, budgets, check, spelt_out
+from rdt.training.constraint_callback import quantities
+from rdt.training.constraints import UNBOUNDED, Constraint, check, constraints_of, expand_shorthand
 from rdt.training.launch import work
 from worlds.smallest_run import adapter, minimal, rows
 
 
-def test_a_budget_is_overdrawn_by_a_share_of_its_bound():
-    kl = Budget("kl", None, 20.0, "warn", 1.0)
-    assert [kl.overdrawn(value) for value in (10, 20, 25, 90)] == [-0.5, 0, 0.25, 1]
-    assert Budget("entropy", 0.8, None, "warn", 1.0).overdrawn(0.6) == pytest.approx(0.25)
-    assert Budget("gap", -0.1, 0.1, "warn", 1.0).overdrawn(-0.15) == pytest.approx(0.5)
-    assert str(Budget("gap", -0.1, 0.1, "warn", 1.0)) == "constraint.gap.min=-0.1 constraint.gap.max=0.1"
+def test_a_violation_is_a_share_of_the_bound():
+    kl = Constraint("kl", None, 20.0, "warn", 1.0)
+    assert [kl.violation(value) for value in (10, 20, 25, 90)] == [-0.5, 0, 0.25, 1]
+    assert Constraint("entropy", 0.8, None, "warn", 1.0).violation(0.6) == pytest.approx(0.25)
+    assert Constraint("gap", -0.1, 0.1, "warn", 1.0).violation(-0.15) == pytest.approx(0.5)
+    assert str(Constraint("gap", -0.1, 0.1, "warn", 1.0)) == "constraint.gap.min=-0.1 constraint.gap.max=0.1"
 
 
-def test_only_what_has_a_bound_is_watched():
-    assert budgets({"kl": UNBOUND, "judge": "judge"}) == []
-    assert budgets({"kl": UNBOUND | {"max": 0}}) == [Budget("kl", None, 0, "warn", 1.0)]
-    assert budgets({"vendi": {"min": 1.5}}) == [Budget("vendi", 1.5, None, "warn", 1.0)]  # as +constraint.vendi.min=1.5
+def test_only_a_quantity_with_a_bound_is_constrained():
+    assert constraints_of({"kl": UNBOUNDED, "judge": "judge"}) == []
+    assert constraints_of({"kl": UNBOUNDED | {"max": 0}}) == [Constraint("kl", None, 0, "warn", 1.0)]
+    new = {"vendi": {"min": 1.5}}  # as +constraint.vendi.min=1.5 gives it
+    assert constraints_of(new) == [Constraint("vendi", 1.5, None, "warn", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -29,54 +30,64 @@ def test_only_what_has_a_bound_is_watched():
     [({"max": "much"}, "max=much is not a number"), ({"action": "pray"}, "pray is not one of warn, stop"),
      ({"min": 2, "max": 1}, "min=2 exceeds")],
 )  # fmt: skip
-def test_a_budget_that_cannot_be_is_refused(wrong, words):
+def test_an_invalid_constraint_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
-        budgets({"kl": UNBOUND | wrong})
+        constraints_of({"kl": UNBOUNDED | wrong})
 
 
-def test_the_short_form_asks_to_adapt():
-    assert spelt_out("constraint.kl<=20") == ["constraint.kl.max=20", "constraint.kl.action=adapt"]
-    assert spelt_out("constraint.entropy>=0.8") == ["constraint.entropy.min=0.8", "constraint.entropy.action=adapt"]
-    assert spelt_out("constraint.kl.max=20") == ["constraint.kl.max=20"]
+def test_the_shorthand_stands_for_a_bound_and_the_action_adapt():
+    assert expand_shorthand("constraint.kl<=20") == ["constraint.kl.max=20", "constraint.kl.action=adapt"]
+    entropy = ["constraint.entropy.min=0.8", "constraint.entropy.action=adapt"]
+    assert expand_shorthand("constraint.entropy>=0.8") == entropy
+    assert expand_shorthand("constraint.kl.max=20") == ["constraint.kl.max=20"]
 
 
 @pytest.mark.parametrize(
     "overrides, words",
-    [(("method=draft", "constraint.kl.max=1"), "method=draft weighs no KL, method.kl_coef=None"),
-     (("method.kl_coef=0", "constraint.entropy.min=0.8", "constraint.entropy.action=adapt"), "none to adapt"),
+    [(("method=draft", "constraint.kl.max=1"), "method=draft has no KL term: method.kl_coef=None"),
+     (("method.kl_coef=0", "constraint.entropy.min=0.8", "constraint.entropy.action=adapt"), "coefficient to adapt"),
      (("constraint.entropy.min=0.8",), "evaluation.every=0"),
      (("constraint.gap.max=0.1", "constraint.judge=nobody", "evaluation.every=1"), "judges: gold, judge")],
 )  # fmt: skip
-def test_what_could_not_be_watched_is_refused_at_the_door(tmp_path, overrides, words):
+def test_a_constraint_on_what_the_run_does_not_measure_is_refused(tmp_path, overrides, words):
     with pytest.raises(UsageError, match=words):
         check(minimal(tmp_path, *overrides))
 
 
+def test_drift_is_measured_against_the_base():
+    base = {"brightness": 0.5, "latent_rms": 1.0, "hps": 0.2, "judge": 0.2}
+    tuned = {"brightness": 0.4, "latent_rms": 1.5, "hps": 0.6, "judge": 0.3}
+    found = quantities(tuned, base, "hps", "judge")
+    assert found["brightness"] == pytest.approx(0.1) and found["latent_norm"] == pytest.approx(0.5)
+    assert found["gap"] == pytest.approx(0.3)
+    assert "gap" not in quantities(tuned, base, "hps", "nobody")
+
+
 def config(out, *constraint, iterations=4):
-    watched = [f"constraint.{one}" for one in constraint]
+    constrained = [f"constraint.{one}" for one in constraint]
     return minimal(
-        out, "logger=csv", f"iterations={iterations}", "evaluation.every=1", "method.replay_ratio=1", *watched
+        out, "logger=csv", f"iterations={iterations}", "evaluation.every=1", "method.replay_ratio=1", *constrained
     )
 
 
 def ups(out):
-    """The halves of the adapter that start at 0."""
+    """Return the halves of the adapter that start at 0."""
     return {name: weight for name, weight in adapter(out).items() if "lora.up" in name}
 
 
 def test_stop_ends_a_run_early_and_records_it(tmp_path, capsys):
     work(config(tmp_path / "out", "entropy.min=2", "entropy.action=stop"))
     assert len(rows(tmp_path / "out")) == 1
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["iterations"] == 1
+    assert result.read(tmp_path / "out").iterations == 1
     assert "constraint.entropy.min=2 is not met" in capsys.readouterr().out
     assert any(weight.any() for weight in ups(tmp_path / "out").values())
-    work(config(tmp_path / "out", "entropy.min=2", "entropy.action=stop"))  # and has ended
+    work(config(tmp_path / "out", "entropy.min=2", "entropy.action=stop"))  # the resumed run has ended already
     assert len(rows(tmp_path / "out")) == 1
 
 
 @pytest.mark.slow
-def test_rollback_ends_with_the_last_adapter_that_met_every_budget(tmp_path, capsys):
-    """KL grows from 0 at the first iteration, where base and tuned are one: a bound that the second breaks."""
+def test_rollback_ends_with_the_last_adapter_that_met_all_constraints(tmp_path, capsys):
+    """The KL is 0 in the first iteration, in which base and tuned are equal, so that the second violates the bound."""
     work(config(tmp_path / "out", "kl.max=1e-12", "kl.action=rollback"))
     done = rows(tmp_path / "out")
     assert len(done) == 2 and float(done[0]["train/kl_nats"]) == 0 < float(done[1]["train/kl_nats"])
@@ -89,7 +100,7 @@ def test_rollback_ends_with_the_last_adapter_that_met_every_budget(tmp_path, cap
 
 
 @pytest.mark.slow
-def test_adapting_raises_the_coefficient_while_overdrawn_and_goes_on_after_a_resume(tmp_path):
+def test_adapting_raises_the_coefficient_while_violated_and_continues_after_a_resume(tmp_path):
     adapt = ("kl.max=1e-12", "kl.action=adapt", "kl.rate=0.5")
     work(config(tmp_path / "whole", *adapt))
     coefficients = [float(row["train/kl_coef"]) for row in rows(tmp_path / "whole")]

@@ -1,6 +1,5 @@
-"""One run on two processes: the same adapters, the same evaluation, and one line where a process fails."""
+"""A run on two processes has the adapter and evaluation of one process, and a failing process gives one line."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,10 @@ import time
 import pytest
 import torch
 
-from rdt.errors import Terminated
+from rdt import result
+from rdt.errors import Terminated, UsageError
 from rdt.training import folder
-from rdt.training.launch import launch, work
+from rdt.training.launch import build, launch, work
 from worlds import failing_reward
 from worlds.smallest_run import adapter, minimal, rows
 
@@ -21,30 +21,26 @@ DEVICES = 2
 
 
 def config(out, *overrides):
-    """One prompt at a time is evaluated, so that the network sees the same batches on any number of processes."""
+    """Return a config that evaluates one prompt at a time, so that batches do not depend on the number of processes."""
     training = ("logger=csv", "iterations=5", "method.replay_ratio=2")
     evaluation = ("evaluation.small_prompts=2", "evaluation.every=4", "evaluation.batch_size=2")
     return minimal(out, *training, *evaluation, *overrides)
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory):
-    """Five iterations on two processes."""
-    out = tmp_path_factory.mktemp("spread") / "out"
+def two(tmp_path_factory):
+    """Return the folder of a run of five iterations on two processes."""
+    out = tmp_path_factory.mktemp("two") / "out"
     launch(config(out, f"devices={DEVICES}"))
     return out
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Five iterations on one."""
-    out = tmp_path_factory.mktemp("alone") / "out"
+def one(tmp_path_factory):
+    """Return the folder of a run of five iterations on one process."""
+    out = tmp_path_factory.mktemp("one") / "out"
     work(config(out))
     return out
-
-
-def result(out):
-    return json.loads((out / "result.json").read_text())
 
 
 def numbers(out):
@@ -52,13 +48,13 @@ def numbers(out):
 
 
 def assert_close_points(a, b):
-    assert a["prompts"] == b["prompts"] and a["per_prompt"].keys() == b["per_prompt"].keys()
-    for name, values in a["per_prompt"].items():
-        assert values == pytest.approx(b["per_prompt"][name], rel=1e-6, abs=1e-6), name
+    assert a.prompts == b.prompts and a.per_prompt.keys() == b.per_prompt.keys()
+    for name, values in a.per_prompt.items():
+        assert values == pytest.approx(b.per_prompt[name], rel=1e-6, abs=1e-6), name
 
 
-def test_the_same_global_batch_gives_the_same_adapters(alone, spread):
-    first, second = adapter(alone), adapter(spread)
+def test_the_same_global_batch_gives_the_same_adapter(one, two):
+    first, second = adapter(one), adapter(two)
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
@@ -66,28 +62,35 @@ def test_the_same_global_batch_gives_the_same_adapters(alone, spread):
     assert moved > 5e-4
 
 
-def test_in_the_micro_batches_of_two_processes_one_gives_the_same_adapters_bit_for_bit(spread, tmp_path):
+def test_one_process_with_the_micro_batches_of_two_gives_their_adapter_bit_for_bit(two, tmp_path):
     work(config(tmp_path / "out", "micro_batch_size=2", "evaluation.every=0"))
-    found, expected = adapter(tmp_path / "out"), adapter(spread)
+    found, expected = adapter(tmp_path / "out"), adapter(two)
     assert found.keys() == expected.keys()
     assert all(tensor.equal(found[name]) for name, tensor in expected.items())
 
 
-def test_the_same_rows_are_logged_once(alone, spread):
-    assert len(numbers(alone)) == len(numbers(spread)) == 5
-    for one, two in zip(numbers(alone), numbers(spread), strict=True):
-        assert one == pytest.approx(two, rel=1e-3, abs=1e-5)
+def test_every_row_of_metrics_is_logged_once(one, two):
+    assert len(numbers(one)) == len(numbers(two)) == 5
+    for first, second in zip(numbers(one), numbers(two), strict=True):
+        assert first == pytest.approx(second, rel=1e-3, abs=1e-5)
 
 
-def test_an_evaluation_over_two_processes_is_that_of_one(alone, spread, tmp_path):
-    """Of the base, and of the very adapter that two processes evaluated."""
-    assert_close_points(result(alone)["base"], result(spread)["base"])
-    work(config(tmp_path / "out", f"resume={spread / 'checkpoints' / '000005'}"))
-    assert_close_points(result(tmp_path / "out")["points"][0], result(spread)["points"][0])
+def test_two_processes_evaluate_as_one_does(one, two, tmp_path):
+    """Both the base and the adapter that two processes trained are evaluated."""
+    assert_close_points(result.read(one).base, result.read(two).base)
+    work(config(tmp_path / "out", f"resume={two / 'checkpoints' / '000005'}"))
+    assert_close_points(result.read(tmp_path / "out").tuned, result.read(two).tuned)
+
+
+def test_rollouts_that_do_not_divide_over_the_devices_are_refused_before_anything_is_written(tmp_path):
+    cfg = minimal(tmp_path / "out", "method=drift", "method.group=3", "method.keep=2", "batch_size=3", "devices=2")
+    with pytest.raises(UsageError, match="batch_size=3 makes 3 rollouts for 2 devices; take batch_size=6"):
+        build(cfg)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_what_a_process_meets_is_one_line_of_the_command(tmp_path):
+def test_the_error_of_a_process_is_one_line_of_the_command(tmp_path):
     arguments = ["-m", "rdt.run", "--config-dir", str(failing_reward.config_dir(tmp_path / "conf", "nan", iteration=1))]
     small = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=8", "model.sampling.num_steps=3",
              "method.replay_ratio=1"]  # fmt: skip
@@ -96,12 +99,12 @@ def test_what_a_process_meets_is_one_line_of_the_command(tmp_path):
         cwd=tmp_path, env=failing_reward.environment(), capture_output=True, text=True,
     )  # fmt: skip
     good = tmp_path / "out" / "checkpoints" / "000001"
-    said = f"error: devices=2: reward is nan at iteration 1; last good checkpoint: {good}\n"
-    assert done.returncode == 1 and done.stderr == said and good.is_dir()
+    line = f"error: devices=2: reward is nan at iteration 1; last good checkpoint: {good}\n"
+    assert done.returncode == 1 and done.stderr == line and good.is_dir()
 
 
 @pytest.mark.slow
-def test_a_terminated_run_saves_and_says_where(tmp_path):
+def test_a_terminated_run_saves_a_checkpoint_and_names_it(tmp_path):
     def stop():
         while not (tmp_path / "out" / "checkpoints" / "000002").is_dir():
             time.sleep(0.1)

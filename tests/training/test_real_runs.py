@@ -1,6 +1,5 @@
-"""Whole runs on tiny checkpoints in the published formats: train, evaluate, record, and come back from the record."""
+"""Complete runs on tiny checkpoints in the published formats train, evaluate, record, and can be read back."""
 
-import json
 import math
 import sys
 from itertools import product
@@ -8,9 +7,9 @@ from itertools import product
 import pytest
 from safetensors import safe_open
 
-from rdt import run
-from rdt.evaluate import check
-from rdt.training import saved
+from rdt import result, run
+from rdt.evaluate import check_same_base
+from rdt.training import finished
 from rdt.training.launch import work
 from worlds import feature_checkpoints, model_checkpoints
 from worlds.smallest_run import minimal
@@ -18,7 +17,7 @@ from worlds.smallest_run import minimal
 LCM = ("sd15", "sdxl")
 METHODS = {
     "sqdf": ["batch_size=2"],
-    # of two kept, the nearest may score alike
+    # three are kept, since two nearest neighbours may have equal scores
     "drift": ["batch_size=4", "method.group=4", "method.keep=3", "method.num_steps=3"],
     "draft": ["batch_size=2"],
     "aig": ["batch_size=2"],
@@ -33,12 +32,12 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """By model, the overrides that name a tiny checkpoint in place of the published one."""
+    """Return, by model, the overrides that name a tiny checkpoint in place of the published one."""
     root = tmp_path_factory.mktemp("published")
-    eyes = feature_checkpoints.clip_folder(root / "clip")
+    clip = feature_checkpoints.clip_folder(root / "clip")
     made = {}
     for name, make in model_checkpoints.MAKERS.items():
-        given = [f"model.policy.source={make(root / name)}", f"diversity.embedders.clip.checkpoint={eyes}"]
+        given = [f"model.policy.source={make(root / name)}", f"diversity.embedders.clip.checkpoint={clip}"]
         if name in LCM:
             network = model_checkpoints.UNET_OF[name]()
             given.append(
@@ -57,16 +56,16 @@ def config(published, name, method, out, *overrides):
 def test_a_run_trains_and_records(published, name, method, tmp_path):
     out = tmp_path / "out"
     work(config(published, name, method, out))
-    result = json.loads((out / "result.json").read_text())
-    assert result["model"] == name and result["iterations"] == 2
-    assert len(result["points"]) == (4 if method == "aig" else 1)
-    assert all(math.isfinite(one["reward"]["jpeg"]["mean"]) for one in result["points"])
-    assert result["compute"]["images_per_second"] > 0 and result["compute"]["peak_memory_bytes"] > 0
+    found = result.read(out)
+    assert found.model == name and found.iterations == 2
+    assert len(found.points) == (4 if method == "aig" else 1)
+    assert all(math.isfinite(point.means()["reward/jpeg"]) for point in found.points)
+    assert found.compute["images_per_second"] > 0 and found.compute["peak_memory_bytes"] > 0
     with safe_open(out / "lora" / "pytorch_lora_weights.safetensors", "pt") as file:
         assert any(file.get_tensor(key).any() for key in file.keys() if "lora_B" in key or "up" in key)  # noqa: SIM118
 
 
-def test_a_run_leaves_a_card_and_no_text_encoder_and_can_be_taken_up_again(published, tmp_path):
+def test_a_run_leaves_a_model_card_frees_the_text_encoder_and_can_be_read_back(published, tmp_path):
     out = tmp_path / "out"
     work(config(published, "sdxl", "draft", out))
     files = {file.name for file in (out / "lora").iterdir()}
@@ -74,23 +73,23 @@ def test_a_run_leaves_a_card_and_no_text_encoder_and_can_be_taken_up_again(publi
     assert files == {"README.md", "config.yaml", "base.png", "tuned.png"} | weights
     card = (out / "lora" / "README.md").read_text()
     assert "| reward/jpeg |" in card and "load_lora_weights" in card and "![base](base.png)" in card
-    done = saved.read(out, None)
+    done = finished.read(out, None)
     experiment = done.experiment()
     assert len(experiment.policy.frozen) == 1
-    check(done, experiment)  # the same prompts and weights
+    check_same_base(done, experiment)
 
 
 @pytest.mark.parametrize("name", model_checkpoints.MAKERS)
-def test_a_dry_run_finds_everything_and_loads_nothing(published, name, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_finds_every_file_and_writes_nothing(published, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["rdt", *published[name], "method=sqdf", "logger=csv", "dry_run=true"])
     run.entry()
-    said = capsys.readouterr().out
-    assert f"model={name}" in said and "needs model.policy.source" in said and not list(tmp_path.iterdir())
+    out = capsys.readouterr().out
+    assert f"model={name}" in out and "needs model.policy.source" in out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
-def test_a_look_ahead_that_no_adapter_exists_for_is_refused_at_the_door(published, name, tmp_path, monkeypatch, capsys):
+def test_a_look_ahead_without_an_adapter_is_refused_before_the_run(published, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["method=sqdf", "method.look_ahead=consistency", "logger=csv"]
     monkeypatch.setattr(sys, "argv", ["rdt", *published[name], *arguments])

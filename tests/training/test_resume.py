@@ -1,14 +1,13 @@
-"""A run that was stopped, broken off or finished goes on exactly where it was, or says in one line why not."""
+"""A run that was stopped, killed or finished continues bit for bit, or one line says why it cannot."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from rdt import run
-from rdt.errors import Terminated, UsageError
+from rdt import result, run
+from rdt.errors import Terminated
 from rdt.training import folder
 from rdt.training.launch import work
 from worlds import failing_reward
@@ -20,7 +19,7 @@ def config(out, *overrides):
 
 
 def eventful(out, event, iteration):
-    """A run in whose iteration (from 0) something happens."""
+    """Return the config of a run to which `event` happens in an iteration, counted from 0."""
     cfg = config(out)
     cfg.reward = {
         **cfg.reward,
@@ -32,7 +31,7 @@ def eventful(out, event, iteration):
 
 
 def same(a, b):
-    """Equality, bit for bit, of nested tensors and values."""
+    """Return whether nested tensors and values are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -43,15 +42,15 @@ def same(a, b):
 
 
 def assert_equal_runs(a, b):
-    """Same adapter, metrics, replay buffer, optimiser, cost and evaluation."""
+    """Assert the same adapter, metrics, replay buffer, optimiser state, cost and evaluation."""
     assert same(adapter(a), adapter(b))
     assert rows(a) == rows(b) and [row["iteration"] for row in rows(a)] == ["0", "1", "2", "3"]
     states = [torch.load(folder.checkpoints(out)[-1] / "run.ckpt", weights_only=True) for out in (a, b)]
     for part in ("state_dict", "buffer", "optimizer_states", "progress"):
         assert same(states[0][part], states[1][part]), part
-    results = [json.loads((out / "result.json").read_text()) for out in (a, b)]
-    assert all(results[0][key] == results[1][key] for key in ("points", "base", "iterations"))
-    assert results[0]["compute"]["network_passes"] == results[1]["compute"]["network_passes"]
+    first, second = result.read(a), result.read(b)
+    assert (first.points, first.base, first.iterations) == (second.points, second.base, second.iterations)
+    assert first.compute["network_passes"] == second.compute["network_passes"]
 
 
 def names(out):
@@ -60,13 +59,13 @@ def names(out):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Four iterations in one go."""
+    """Return the folder of a run of four iterations without interruption."""
     out = tmp_path_factory.mktemp("whole") / "out"
     work(config(out))
     return out
 
 
-def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, tmp_path):
+def test_a_run_that_failed_continues_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RuntimeError, match="the machine is gone"):
         work(eventful(out, "fail", iteration=3))
@@ -75,7 +74,7 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, tmp_path):
     assert_equal_runs(out, whole)
 
 
-def test_a_terminated_run_saves_says_where_and_goes_on_bit_for_bit(whole, tmp_path):
+def test_a_terminated_run_saves_a_checkpoint_and_continues_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(Terminated) as stopped:
         work(eventful(out, "terminate", iteration=2))
@@ -86,18 +85,18 @@ def test_a_terminated_run_saves_says_where_and_goes_on_bit_for_bit(whole, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_finished_run_goes_on_with_more_iterations_bit_for_bit(whole, tmp_path):
+def test_a_finished_run_continues_with_more_iterations_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     work(config(out, "iterations=2"))
     work(config(out))
     assert_equal_runs(out, whole)
-    before = (out / "result.json").read_text()
+    before = result.read(out).points
     work(config(out))  # once more, with nothing left to train
     assert_equal_runs(out, whole)
-    assert json.loads(before)["points"] == json.loads((out / "result.json").read_text())["points"]
+    assert result.read(out).points == before
 
 
-def test_a_named_checkpoint_is_continued_in_another_folder(whole, tmp_path):
+def test_a_named_checkpoint_can_be_continued_in_another_folder(whole, tmp_path):
     out = tmp_path / "out"
     work(config(out, f"resume={whole / 'checkpoints' / '000002'}"))
     assert rows(out) == rows(whole)[2:]
@@ -113,7 +112,7 @@ def test_resume_never_starts_over(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
+def test_a_killed_run_continues_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     script = f"from training import test_resume; test_resume.work(test_resume.eventful({str(out)!r}, 'kill', 3))"
     done = subprocess.run([sys.executable, "-c", script], env=failing_reward.environment(), capture_output=True)
@@ -122,15 +121,8 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path):
     assert_equal_runs(out, whole)
 
 
-def test_another_config_in_the_same_folder_is_refused(whole):
-    folder.check(config(whole, "iterations=9", "devices=2", "evaluation.prompts=3", "trainer.log_every=5"), whole)
-    with pytest.raises(UsageError, match=r"method.lr=0.5 differs from \S+ of the run in output_dir=.*resume=never"):
-        folder.check(config(whole, "method.lr=0.5"), whole)
-    folder.check(config(whole, "method.lr=0.5", "resume=never"), whole)
-
-
 def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monkeypatch, capsys):
-    """A reward of the user's own, from a config folder of the user's own."""
+    """The reward is a user's own, in a config folder of the user."""
     conf = failing_reward.config_dir(tmp_path / "conf", "nan", iteration=3)
     monkeypatch.chdir(tmp_path)
     arguments = ["reward=fragile", "output_dir=out", "logger=csv", "batch_size=4", "trainer.checkpoint_every=2"]
@@ -146,22 +138,22 @@ def test_a_reward_that_is_not_a_number_stops_the_run_in_one_line(tmp_path, monke
 
 def test_a_run_ends_once_its_passes_are_spent_and_stays_ended(whole, tmp_path):
     out = tmp_path / "out"
-    passes = json.loads((whole / "result.json").read_text())["compute"]["passes_per_iteration"]
-    for _ in range(2):  # the second finds them spent
+    passes = result.read(whole).compute["passes_per_iteration"]
+    for _ in range(2):  # the second run finds them spent
         work(config(out, f"max_passes={int(1.5 * passes)}"))
-        result = json.loads((out / "result.json").read_text())
-        assert result["iterations"] == 2 and names(out) == ["000002"]
+        found = result.read(out)
+        assert found.iterations == 2 and names(out) == ["000002"]
         assert [row["iteration"] for row in rows(out)] == ["0", "1"] and rows(out) == rows(whole)[:2]
-        assert result["compute"]["network_passes"] + result["compute"]["backward_passes"] == 2 * passes
+        assert found.compute["network_passes"] + found.compute["backward_passes"] == 2 * passes
 
 
 @pytest.mark.slow
-def test_a_continued_run_counts_the_seconds_of_both_parts(tmp_path):
+def test_a_continued_run_adds_up_the_seconds_of_both_parts(tmp_path):
     out = tmp_path / "out"
     work(config(out))
     saved = folder.checkpoints(out)[-1] / "run.ckpt"
     state = torch.load(saved, weights_only=True)
-    assert 0 < state["seconds"] < json.loads((out / "result.json").read_text())["compute"]["seconds"]
+    assert 0 < state["seconds"] < result.read(out).compute["seconds"]
     torch.save(state | {"seconds": 1e6}, saved)
     work(config(out, "iterations=5"))
-    assert json.loads((out / "result.json").read_text())["compute"]["seconds"] > 1e6
+    assert result.read(out).compute["seconds"] > 1e6

@@ -1,6 +1,5 @@
-"""A sweep goes on where the same command broke off, does no job twice, and lists what failed."""
+"""A sweep continues where the same command was interrupted, runs no job twice, and lists the jobs that failed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rdt.training import folder
+from rdt import result
 from rdt.training.launch import work
 from rdt.training.sweep import FINISHED, interrupted
 from worlds.smallest_run import OVERRIDES, minimal
@@ -24,7 +23,7 @@ def hydra_config(where, task, hydra=()):
 
 
 def begun(root, name, task, hydra=()):
-    """A sweep's folder as Hydra leaves it."""
+    """Return the folder of a sweep as Hydra leaves it."""
     (root / name).mkdir(parents=True)
     OmegaConf.save(OmegaConf.create({"hydra": hydra_config(root / name, task, hydra)}), root / name / "multirun.yaml")
     return root / name
@@ -42,33 +41,22 @@ def test_the_newest_unfinished_sweep_of_the_same_command_is_found(tmp_path):
     assert interrupted(hydra_config(tmp_path / "2026-01-05" / "b", ["seed=3"])) is None
 
 
-def test_a_finished_job_is_recognised_by_its_whole_config(tmp_path):
-    cfg = minimal(tmp_path / "out", "logger=csv")
-    assert not folder.finished(cfg, tmp_path / "out")
-    folder.begin(cfg, tmp_path / "out")
-    (tmp_path / "out" / "result.json").write_text("{}")
-    assert not folder.finished(cfg, tmp_path / "out")  # killed before its report
-    (tmp_path / "out" / "report.html").write_text("")
-    assert folder.finished(cfg, tmp_path / "out")
-    for other in ("iterations=3", "evaluation.prompts=3", "resume=never"):
-        assert not folder.finished(minimal(tmp_path / "out", "logger=csv", other), tmp_path / "out")
-
-
 def sweep(cwd, *arguments):
+    """Return the started process of a sweep, in a process group of its own."""
     command = [sys.executable, "-m", "rdt.run", "-m", *OVERRIDES, "logger=csv", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True)
 
 
 def test_jobs_of_several_methods_share_the_sweeps_folder(tmp_path):
-    said, _ = sweep(tmp_path, "method=draft,sqdf", "dry_run=true").communicate()
-    places = [Path(line.partition("=")[2]) for line in said.splitlines() if line.startswith("output_dir=")]
+    out, _ = sweep(tmp_path, "method=draft,sqdf", "dry_run=true").communicate()
+    places = [Path(line.partition("=")[2]) for line in out.splitlines() if line.startswith("output_dir=")]
     assert [place.name for place in places] == ["0", "1"] and len({place.parent for place in places}) == 1
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_without_doing_a_job_twice(tmp_path):
-    """The union is what an uninterrupted sweep makes; the job that cannot run is in the report with its reason."""
+def test_a_killed_sweep_continues_and_runs_no_job_twice(tmp_path):
+    """Its jobs have the results of an uninterrupted sweep; the report says why one job cannot run."""
     arguments = ("method.lr=0.01,0,0.02", "method.replay_ratio=2")
     killed = sweep(tmp_path, *arguments)
     while not list(tmp_path.glob("multirun/*/*/0/report.html")):
@@ -78,11 +66,11 @@ def test_a_killed_sweep_goes_on_without_doing_a_job_twice(tmp_path):
     killed.wait()
     first = next(tmp_path.glob("multirun/*/*/0/result.json"))
     before = first.read_bytes()
-    said, wrong = sweep(tmp_path, *arguments).communicate()
-    assert "continues" in said and "finished" in said and "method.lr=0 must be greater than 0" in wrong
-    (where,) = tmp_path.glob("multirun/*/*")  # no second one
+    out, err = sweep(tmp_path, *arguments).communicate()
+    assert "continues" in out and "finished" in out and "method.lr=0 must be greater than 0" in err
+    (where,) = tmp_path.glob("multirun/*/*")  # no second folder
     assert first.read_bytes() == before and not (where / FINISHED).exists()
     assert "method.lr=0 must be greater than 0" in (where / "report.html").read_text()
     work(minimal(tmp_path / "alone", "logger=csv", "method.lr=0.02", "method.replay_ratio=2"))
-    last, alone = (json.loads((run / "result.json").read_text()) for run in (where / "2", tmp_path / "alone"))
-    assert last["points"] == alone["points"] and last["base"] == alone["base"]
+    last, alone = result.read(where / "2"), result.read(tmp_path / "alone")
+    assert last.points == alone.points and last.base == alone.base

@@ -1,4 +1,4 @@
-"""The smallest real run: the embedded world, two updates, two prompts of two images."""
+"""The smallest real run: it makes two updates in the embedded world and evaluates two prompts of two images."""
 
 import csv
 from pathlib import Path
@@ -18,7 +18,7 @@ OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 
 
 def minimal(out: Path, *overrides: str) -> DictConfig:
-    """Its resolved config, writing into `out`, with W&B offline unless told otherwise."""
+    """Return its resolved config, which writes into `out`, with W&B offline unless `overrides` choose a logger."""
     logger = () if any(override.startswith("logger") for override in overrides) else OFFLINE
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         cfg = compose("config", [*OVERRIDES, *logger, *overrides, f"output_dir={out}"])
@@ -27,13 +27,13 @@ def minimal(out: Path, *overrides: str) -> DictConfig:
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    """What a run logged, by iteration."""
+    """Return the rows of metrics.csv, one per iteration."""
     with (out / "metrics.csv").open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 def adapter(out: Path) -> dict[str, Any]:
-    """The LoRA that a run left."""
-    from safetensors.torch import load_file  # not before conftest has set the threads
+    """Return the tensors of the LoRA that a run left, by name."""
+    from safetensors.torch import load_file  # after conftest has set the number of threads
 
     return load_file(out / "lora" / "pytorch_lora_weights.safetensors")

@@ -1,4 +1,4 @@
-"""W&B's offline files, read back by wandb itself."""
+"""Reads W&B's offline files back with wandb itself."""
 
 import json
 import subprocess
@@ -7,13 +7,13 @@ from collections import defaultdict
 
 
 def runs(out):
-    """What wandb reads in each of the runs right below out, by type of record, in the order of their start."""
+    """Return the records of each offline run in `out`/wandb, by type of record, in the order in which they started."""
     files = sorted(out.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
     return [read(file) for file in files]
 
 
 def read(file):
-    """The records of one file, by type."""
+    """Return the records of one file, by type."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     found = defaultdict(list)
@@ -23,13 +23,13 @@ def read(file):
 
 
 def records(out):
-    """Those of the one run below out."""
+    """Return the records of the only run in `out`/wandb."""
     (only,) = runs(out)
     return only
 
 
 def merged(found, kind):
-    """All updates of "config" or "summary" or all items of "history", the later over the earlier."""
+    """Return all updates of "config" or "summary", or all items of "history"; later values replace earlier ones."""
     flat = {}
     for record in found[kind]:
         flat |= record.get("update") or record.get("item") or {}

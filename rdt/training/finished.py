@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder: what it was, what it found, and its policy."""
+"""A finished run, read back from its folder: its config, its result, and its trained policy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,30 @@ if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
 
 LORA = "lora/pytorch_lora_weights.safetensors"
-NEEDED = {"config.yaml": "no run wrote here", "result.json": "the run is unfinished or broke off", LORA: "it was moved"}
+NEEDED = {  # the files of a finished run, and what it means if one is missing
+    "config.yaml": "no run wrote here",
+    "result.json": "the run did not finish",
+    LORA: "it was moved or deleted",
+}
 
 
 @dataclass(frozen=True)
-class Saved:
-    """The record of a run folder; nothing heavy is loaded yet."""
+class FinishedRun:
+    """Holds what a run left in its folder; weights are loaded only by `experiment`."""
 
     folder: Path
     cfg: DictConfig  # resolved
     result: Result
 
     def experiment(self) -> "Experiment":
-        """The run's objects with the trained adapter in place, on the GPU where there is one."""
+        """Return the run's objects with the trained adapter in place, on the GPU if there is one."""
         import torch
 
         from rdt.models.lora import read_lora
         from rdt.training.experiment import Experiment
-        from rdt.training.launch import quiet
+        from rdt.training.silence import silence_libraries
 
-        quiet()
+        silence_libraries()
         experiment = Experiment(self.cfg)
         weights = read_lora(self.folder / LORA)
         try:
@@ -45,17 +49,17 @@ class Saved:
         return experiment
 
 
-def read(run: Any, guidance: DictConfig | None) -> Saved:
-    """The run in folder `run`, under another guidance where one is given; UsageError where it is no finished run."""
+def read(run: Any, guidance: DictConfig | None) -> FinishedRun:
+    """Return the run in folder `run`, under another guidance if one is given; UsageError if no run finished there."""
     if not run:
         raise UsageError("run= is missing; give the output folder of a finished run")
     folder = Path(str(run)).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"run={folder} is no folder; give the output folder of a finished run")
-    for name, reason in NEEDED.items():
+        raise UsageError(f"run={folder} is not a folder; give the output folder of a finished run")
+    for name, meaning in NEEDED.items():
         if not (folder / name).is_file():
-            raise UsageError(f"run={folder} has no {name}: {reason}")
-    return Saved(folder, _config(folder / "config.yaml", guidance), _result(folder))
+            raise UsageError(f"run={folder} has no {name}: {meaning}")
+    return FinishedRun(folder, _config(folder / "config.yaml", guidance), _result(folder))
 
 
 def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
@@ -65,7 +69,7 @@ def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))
         OmegaConf.resolve(cfg)
-        modules(OmegaConf.to_container(cfg.guidance))  # refuses a curve that cannot be meant
+        modules(OmegaConf.to_container(cfg.guidance))  # raises UsageError if the curve is not valid
     return cfg
 
 
