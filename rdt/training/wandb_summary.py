@@ -65,10 +65,10 @@ def pictures(out: Path) -> dict[str, Any]:
     """Return the sample grids of the base and the points, at equal noise, and the picture of the front."""
     import wandb
 
+    from rdt.report.compare import compare
     from rdt.report.figure import draw
-    from rdt.report.folders import read_run
-    from rdt.report.gather import compare
     from rdt.report.grids import grids_of
+    from rdt.report.read import read_run
 
     comparisons = compare([read_run(out)])
     grids = grids_of(comparisons[0], most=MOST_GRIDS)
