@@ -84,7 +84,7 @@ def test_cards_state_the_share_of_diversity_that_is_left(sweep):
     (column,) = [one for one in columns.measured_columns(comparison) if one.name == "kept"]
     for group in comparison.groups:
         run, name = group.runs[0], "diversity/entropy"
-        tuned, base = run.result.own.scores[name].value.mean, comparison.base[name].value.mean
+        tuned, base = run.result.tuned.scores[name].value.mean, comparison.base[name].value.mean
         assert column.value(columns.group_row(group)).value.mean == pytest.approx(tuned / base)
 
 
