@@ -41,11 +41,6 @@ def interval(values: Tensor, base: Tensor | None) -> dict[str, Any]:
     return made
 
 
-def described(guidance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a guidance config does: its name and what its module is given, without the knobs that are not in force."""
-    return {"name": guidance["name"]} | _arguments(guidance["module"])
-
-
 def label(guidance: Mapping[str, Any]) -> str:
     """What a legend calls a described guidance: "aig power exponent=2"."""
     words = ((k, f"{v:g}" if isinstance(v, float) else str(v)) for k, v in guidance.items())
@@ -67,13 +62,3 @@ def joined(points: list[Point], new: Point) -> list[Point]:
     """The points with the new one, in the place of the one of the same guidance where there is one."""
     places = [i for i, old in enumerate(points) if old["guidance"] == new["guidance"]] or [len(points)]
     return [*points[: places[0]], new, *points[places[0] + 1 :]]
-
-
-def _arguments(module: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in module.items():
-        if isinstance(value, Mapping):
-            flat |= ({key: value["_target_"].rpartition(".")[2]} if "_target_" in value else {}) | _arguments(value)
-        elif not key.startswith("_") and value is not None:
-            flat[key] = float(value) if type(value) is int else value
-    return flat

@@ -121,8 +121,8 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
         return policy.tuned(x, t, c)
 
     empty, with_noise = policy.encode([""]), noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
-    views = guidance.Views(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
-    denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)
+    context = guidance.Context(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
+    denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)(context)
     rollout(denoiser, policy.process, with_noise, noise(0, 1), 4, 1.0)
     for c in seen:
         assert c.noise is None and c.embeds[:2].equal(empty.embeds.expand(2, -1, -1))
@@ -131,9 +131,9 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
 
 def test_no_scale_is_the_tuned_policy_bit_for_bit() -> None:
     policy = tiny_policy.policy()
-    views = guidance.Views(policy, policy.base, lambda view, scale: view, 4)
+    context = guidance.Context(policy, policy.base, lambda view, scale: view, 4)
     with_noise = noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
-    denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)
+    denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)(context)
     found, plain = (rollout(view, policy.process, with_noise, noise(0, 1), 4, 1.0) for view in (denoiser, policy.tuned))
     assert found.latents.equal(plain.latents)
 

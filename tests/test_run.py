@@ -72,7 +72,7 @@ def refused(answer, *words):
         "resume=/nosuch": ["resume=/nosuch", "auto", "run.ckpt"],
         "output_dir=/dev/null/x": ["output_dir=/dev/null/x", "/dev/null is not a writable folder"],
         "prompts=file": ["prompts.train_file=???", "give prompts.train_file="],
-        "reward.module.checkpoint=nosuch.pt": ["nosuch.pt", "bundled:<file>"],
+        "model.checkpoints.hps.checkpoint=nosuch.pt": ["nosuch.pt", "bundled:<file>"],
         "model.policy.source=bundled:nosuch": ["bundled:nosuch", "rdt.shapes.pretrain"],
         "evaluation.judges.gold.oracle=/dev/null/oracle": ["/dev/null/oracle"],
     }.items(),
@@ -152,7 +152,7 @@ def test_a_data_set_that_cannot_be_had_is_one_line(command, monkeypatch):
     refused(command("prompts=hpdv2"), "dataset:ymhao/HPDv2:train.json", "--repo-type dataset")
 
 
-@pytest.mark.parametrize("key", ["reward.module.checkpoint", "model.policy.consistency"])
+@pytest.mark.parametrize("key", ["model.checkpoints.hps.checkpoint", "model.policy.consistency"])
 @pytest.mark.parametrize(
     "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"no tensors", lambda whole: b""]
 )
@@ -166,7 +166,7 @@ def test_a_corrupt_safetensors_file_is_one_line(command, tmp_path, key, damage):
 def test_a_corrupt_pickle_is_one_line(command, tmp_path):
     file = tmp_path / "damaged.pt"
     file.write_text("root:x:0:0\n")
-    refused(command(f"reward.module.checkpoint={file}"), str(file), "not a readable file of tensors")
+    refused(command(f"model.checkpoints.hps.checkpoint={file}"), str(file), "not a readable file of tensors")
 
 
 def test_a_lora_of_another_model_is_one_line(command, tmp_path):

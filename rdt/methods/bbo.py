@@ -9,6 +9,7 @@ Departures from the official code, besides SQDF's and the surrogates': prompts a
 theirs is decorated), and one adapter is trained on (theirs is copied into another each round).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rdt.methods.base import named
 from rdt.methods.sqdf import SQDF
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
-from rdt.rewards.surrogate import Budgeted, Surrogate
+from rdt.rewards.surrogate import BudgetedOracle, FeatureModel, Surrogate
 from rdt.rollout import Noise, rollout
 from rdt.stream import Batch
 
@@ -48,7 +50,7 @@ class BBO(SQDF):
         if not queries or min(*queries, updates_per_round, query_batch_size) < 1:
             given = f"queries={queries}, updates_per_round={updates_per_round}, query_batch_size={query_batch_size}"
             raise ValueError(f"method: {given} must each be at least 1")
-        self.oracle = Budgeted(oracle=reward, budget=budget)
+        self.oracle = BudgetedOracle(oracle=reward, budget=budget)
         self.queries, self.updates_per_round, self.query_batch_size = queries, updates_per_round, query_batch_size
         self.answers: list[Answers] = []  # of each round
         self.told: dict[str, float] = {}  # of the latest round
@@ -130,6 +132,16 @@ class BBO(SQDF):
         super().on_load_checkpoint(checkpoint)
         self.oracle.calls, self.answers = checkpoint["calls"], [Answers(**round) for round in checkpoint["answers"]]
         self.learned, self.told = checkpoint["surrogate"], checkpoint["told"]
+
+
+def build(
+    *, surrogate: str, surrogates: Mapping[str, Callable[..., Surrogate]], features: FeatureModel, beta: float,
+    **arguments: Any,
+) -> BBO:  # fmt: skip
+    """Return the method with the surrogate that is named among `surrogates`."""
+    return BBO(
+        surrogate=named("method.surrogate", surrogate, dict(surrogates))(features=features, beta=beta), **arguments
+    )
 
 
 def _gathered(own: list[Answers], world: int) -> list[Answers]:

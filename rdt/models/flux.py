@@ -20,13 +20,13 @@ SIZE = 128  # latents of an image's side, where the setup does not say; no confi
 
 
 def build(
-    *, source: str, guidance: float, sampler: str, tokens: int, rank: int, alpha: int, targets: Sequence[str],
+    *, source: str, guidance: float, sampler: str, tokens: int, adapter: Adapter,
     checkpointing: bool, setup: Setup = PLAIN,
 ) -> Policy:  # fmt: skip
     """The policy over the diffusers folder or hub id `source`; guidance is the number the network is told."""
     folder = pipeline.located(source, "transformer", "vae", "text_encoder", "text_encoder_2")
     made = parts(folder, guidance, sampler, tokens, setup)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(made, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup = PLAIN) -> Parts:

@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's twin of its base."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ T5 = ("text_encoder_3", "tokenizer_3")
 
 
 def build(
-    *, source: str, sampler: str, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
+    *, source: str, sampler: str, adapter: Adapter, checkpointing: bool,
     companion: str | None = None, grid: str = "even", tokens: int = 77, t5: bool = True, setup: Setup = PLAIN,
 ) -> Policy:  # fmt: skip
     """The policy over the transformer and scheduler in `source`, with text encoders and autoencoder of `companion`, or
@@ -26,7 +25,7 @@ def build(
     folder = pipeline.located(source, "transformer", "vae", *texts)
     other = folder if companion is None else pipeline.located(companion, "vae", *texts)
     made = parts(folder, Text(other, KINDS, tokens, () if t5 else T5), sampler, grid, setup)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(made, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:

@@ -1,6 +1,5 @@
 """SDXL: two text encoders, a pooled prompt, and the image's size as a condition, which is always the one sampled."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +15,14 @@ KIND = "StableDiffusionXLPipeline"
 
 
 def build(
-    *, source: str, consistency: str | None, rank: int, alpha: int, targets: Sequence[str], checkpointing: bool,
+    *, source: str, consistency: str | None, adapter: Adapter, checkpointing: bool,
     setup: Setup = PLAIN,
 ) -> Policy:  # fmt: skip
     """The policy over the diffusers folder or hub id `source`, with the LCM LoRA `consistency` where there is one."""
     made = parts(pipeline.located(source, "unet", "vae", "text_encoder", "text_encoder_2"), setup)
     if consistency is not None:
         lora.load_consistency(StableDiffusionXLPipeline, made.network, consistency)
-    return pipeline.assembled(made, Adapter(rank, alpha, targets), checkpointing, setup)
+    return pipeline.assembled(made, adapter, checkpointing, setup)
 
 
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:

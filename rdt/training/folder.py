@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.config.curve import modules
+from rdt.config.curve import points
 from rdt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check(cfg: DictConfig, out: Path) -> None:
     if cfg.resume == "never" or not (out / "config.yaml").is_file():
         return
     was, now = _fixed(OmegaConf.load(out / "config.yaml")), _fixed(cfg)
-    for key in sorted(now | was, key=lambda name: name.count(".")):  # method.lr before its copy, method.module.lr
+    for key in sorted(now | was, key=lambda name: name.count(".")):
         if was.get(key) != now.get(key):
             raise UsageError(
                 f"{key}={now.get(key)} differs from {was.get(key)} of the run in output_dir={out};"
@@ -158,7 +158,7 @@ def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))
         OmegaConf.resolve(cfg)
-        modules(OmegaConf.to_container(cfg.guidance))  # refuses a curve that cannot be meant
+        points(OmegaConf.to_container(cfg.guidance))  # refuses a curve that cannot be meant
     return cfg
 
 

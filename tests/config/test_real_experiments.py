@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / "experiments/real"
 ROW = re.compile(r"\| `(\w+)` \| ([\d,]+) \| [\d,]+ \| ([\d,]+) \|")
 COSTS = {name: counts for name, *counts in ROW.findall((REAL / "cost.md").read_text("utf-8"))}  # to sample, to evaluate
-NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("*.yaml"))]
+NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("[!_]*.yaml"))]
 
 
 @pytest.fixture

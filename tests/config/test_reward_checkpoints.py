@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rdt import run
+from rdt.config import compose
 from rdt.config.compose import conf_dir
 from rdt.config.plan import sources
 from worlds import reward_checkpoints
@@ -16,7 +16,7 @@ from worlds import reward_checkpoints
 CONF = Path(conf_dir())
 REWARDS = [file.stem for file in sorted((CONF / "reward").glob("*.yaml"))]
 PUBLISHED = OmegaConf.to_container(OmegaConf.load(CONF / "model/checkpoints/published.yaml"))
-REAL = [file.stem for file in sorted((CONF / "model").glob("*.yaml")) if "checkpoints: published" in file.read_text()]
+REAL = [file.stem for file in sorted((CONF / "model").glob("*.yaml")) if "override /world: real" in file.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def dry(monkeypatch, capsys):
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", list(overrides))
+    return compose.composed("config", *overrides)
 
 
 @pytest.mark.parametrize("reward", REWARDS)
@@ -72,7 +71,7 @@ def test_it_is_said_of_a_part_of_a_mixture_and_of_a_reward_nobody_has(dry, tmp_p
     _, _, err = dry("reward=mixture", "+reward@reward.parts.aesthetic=aesthetic", "+reward.parts.aesthetic.weight=1")
     assert "model=shapes has no checkpoint for aesthetic: " in err
     (tmp_path / "reward").mkdir()
-    text = "name: own\nmodule:\n  _target_: x.Y\n  checkpoint: ${model.checkpoints.own.checkpoint}\n"
+    text = "name: own\n_target_: x.Y\nweights: ${model.checkpoints.own}\n"
     (tmp_path / "reward" / "own.yaml").write_text(text)
     _, _, err = dry("--config-dir", str(tmp_path), "reward=own")
     said = "for own: no model has one, or give +model.checkpoints.own.checkpoint=..."
