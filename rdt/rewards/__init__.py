@@ -1,1 +1,1 @@
-"""Reward models: images (B, 3, H, W) in [0, 1] and B prompts -> (B,) raw published scores."""
+"""Rewards score images (B, 3, H, W) in [0, 1] for B prompts: (B,), raw as published."""

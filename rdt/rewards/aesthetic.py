@@ -1,17 +1,21 @@
 """LAION's aesthetic score, version 2 (Schuhmann 2022): an affine function of CLIP ViT-L/14's unit image embedding."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
 from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import head, pinned, recompute, stock
+from rdt.rewards.heads import affine_head, pinned, recompute, stock
 from rdt.weights import load_tensors
 
 
 class AestheticReward(Reward):
-    """About 1 to 10, photographs at 5 to 6; the head's five layers have nothing nonlinear between them."""
+    """Scores about 1 to 10, photographs 5 to 6; the head's five layers have no nonlinearity between them."""
 
     reads_prompts = False
 
@@ -24,19 +28,27 @@ class AestheticReward(Reward):
         self.float().eval().requires_grad_(False)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B,); the prompts are not read."""
+        """Return the scores, (B,), of images (B, 3, H, W) in [0, 1]; the prompts are not read."""
         with torch.autocast(images.device.type, enabled=False):
             pixels = preprocess(images, self.tower.config.image_size, crop, self.interpolation)
             features = self.projection(self.tower(pixel_values=pixels).pooler_output)
             return self.head(F.normalize(features, dim=-1)).squeeze(-1)
 
 
-def aesthetic(
-    *, checkpoint: str, backbone: str, sha256: str | None, interpolation: str, checkpointing: bool
-) -> AestheticReward:
-    """From the published head (`checkpoint`, which sha256 pins) and a CLIPModel folder (`backbone`)."""
-    clip = stock(CLIPModel, backbone, None)
+@dataclass(frozen=True)
+class HeadOnClip:
+    """A published head and the CLIPModel folder it was trained on, as `model.checkpoints.aesthetic` names them."""
+
+    checkpoint: str  # the head
+    backbone: str
+    sha256: str | None = None  # pins `checkpoint`
+
+
+def aesthetic(*, weights: Mapping[str, Any], interpolation: str, checkpointing: bool) -> AestheticReward:
+    """Build the reward from its published files; `weights` has the fields of HeadOnClip."""
+    files = HeadOnClip(**weights)
+    clip = stock(CLIPModel, files.backbone, None)
     if checkpointing:
         recompute(clip.vision_model.encoder.layers)
-    affine = head(load_tensors(pinned(checkpoint, sha256)))
-    return AestheticReward(clip=clip, head=affine, interpolation=interpolation)
+    head = affine_head(load_tensors(pinned(files.checkpoint, files.sha256)))
+    return AestheticReward(clip=clip, head=head, interpolation=interpolation)

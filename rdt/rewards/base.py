@@ -1,9 +1,4 @@
-"""What every reward is: frozen, in evaluation mode, strict about its inputs.
-
-The reward as methods see it, scale * score + offset; evaluation, judges and limits keep the published score.
-
-The one differentiable preprocessing: resize as PIL does, fit to a square, normalise as CLIP does.
-"""
+"""The contract of every reward, the scale on which methods see it, and the preprocessing that learned rewards share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,46 +11,49 @@ TOLERANCE = 1e-3  # how far outside [0, 1] rounding may carry a decoded image
 
 
 class Reward(nn.Module):
-    """forward(images (B, 3, H, W) in [0, 1], B prompts) -> (B,), the raw published score; every call is checked."""
+    """A reward scores images (B, 3, H, W) in [0, 1] for B prompts: forward returns the raw published scores, (B,).
+
+    It is frozen, stays in evaluation mode, and checks the inputs of every call.
+    """
 
     differentiable: bool = True
-    reads_prompts: bool = True  # else an image's score is the same under every prompt
-    grouped: bool = False  # needs several images of a prompt, see `relative`
+    reads_prompts: bool = True  # False: an image has the same score under every prompt
+    grouped: bool = False  # True: `relative` compares several images of one prompt
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Any:
         check_images(images)
         if len(prompts) != len(images):
-            raise ValueError(f"prompts={len(prompts)} for images={len(images)}: one prompt per image is needed")
+            raise ValueError(f"prompts={len(prompts)} for images={len(images)}: expected one prompt per image")
         return super().__call__(images, prompts)
 
     @property
     def components(self) -> dict[str, "Reward"]:
-        """The rewards that this one is made of, by name."""
+        """Return the rewards that this one combines, by name; none for a plain reward."""
         return {}
 
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """The scores of its R components, (B, R); of a plain reward, its own."""
+        """Return the scores of the R components, (B, R); R = 1 for a plain reward."""
         return self(images, prompts).unsqueeze(-1)
 
     def total(self, parts: Tensor) -> Tensor:
-        """The score that parts (..., R) make, (...)."""
+        """Combine the components' scores (..., R) into the score (...)."""
         return parts.squeeze(-1)
 
     def relative(self, parts: Tensor) -> Tensor:
-        """What the images of a prompt are compared by, where the prompt's are seen together: (P, G, R) -> (P, G)."""
+        """Return the values by which the G images of each of P prompts are compared, (P, G, R) -> (P, G)."""
         return self.total(parts)
 
     def __str__(self) -> str:
         return type(self).__name__
 
     def train(self, mode: bool = True) -> "Reward":
-        """A reward stays in evaluation mode, whatever its owner does."""
+        """Stay in evaluation mode whatever `mode` is: the module that holds a reward may be in training."""
         return super().train(False)
 
 
 @torch.no_grad()
 def check_images(images: Tensor) -> None:
-    """ValueError unless images are float (B, 3, H, W) in [0, 1]; NaN passes, for the loss to report."""
+    """Raise ValueError unless images are float (B, 3, H, W) in [0, 1]; NaN passes, and the loss reports it."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}, expected float (B, 3, H, W)")
     low, high = (bound.item() for bound in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
@@ -64,62 +62,61 @@ def check_images(images: Tensor) -> None:
 
 
 def blank(scores: Tensor, images: Tensor) -> Tensor:
-    """Scores (B,) with NaN where the image is not finite: what reads bytes or classes would not notice."""
+    """Return scores (B,) with NaN for each image that is not finite; scores from bytes or classes would hide it."""
     return scores.masked_fill(~images.isfinite().flatten(1).all(1).to(scores.device), torch.nan)
 
 
 class Affine(Reward):
-    """Another reward on a scale of one's own: PickScore over 26 as reward.scale=0.0385, a smaller-is-better as -1."""
+    """A reward as a method sees it: scale * score + offset, while evaluation, judges and limits keep the raw score.
+
+    reward.scale=0.0385 divides PickScore by 26; a negative scale minimises.
+    """
 
     def __init__(self, reward: Reward, *, scale: float, offset: float) -> None:
         super().__init__()
         if not scale or not torch.tensor([scale, offset]).isfinite().all():
             raise ValueError(
-                f"reward.scale={scale} reward.offset={offset}: finite numbers are needed, and no scale of 0"
+                f"reward.scale={scale} reward.offset={offset}: expected finite numbers and a scale other than 0"
             )
         self.reward, self.scale, self.offset = reward, scale, offset
         self.differentiable, self.reads_prompts = reward.differentiable, reward.reads_prompts
         self.grouped = reward.grouped
 
-    @property
-    def components(self) -> dict[str, Reward]:
-        return self.reward.components
-
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], B prompts -> (B,)."""
-        return self._own(self.reward(images, prompts))
+        return self.scale * self.reward(images, prompts) + self.offset
 
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Return the components' raw scores, (B, R): the scale applies to what they make."""
         return self.reward.parts(images, prompts)
 
     def total(self, parts: Tensor) -> Tensor:
-        return self._own(self.reward.total(parts))
+        return self.scale * self.reward.total(parts) + self.offset
 
     def relative(self, parts: Tensor) -> Tensor:
-        return self._own(self.reward.relative(parts))
+        return self.scale * self.reward.relative(parts) + self.offset
 
     def __str__(self) -> str:
         return str(self.reward)
 
-    def _own(self, scores: Tensor) -> Tensor:
-        return self.scale * scores + self.offset
 
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-Fit = Callable[[Tensor, int, str], Tensor]
+SquareFit = Callable[[Tensor, int, str], Tensor]  # images, side in pixels, interpolation -> square images
 
 
-def preprocess(images: Tensor, size: int, fit: Fit, interpolation: str = "bicubic") -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] -> normalised float32 (B, 3, size, size); `fit` is crop or pad."""
+def preprocess(images: Tensor, size: int, fit: SquareFit, interpolation: str = "bicubic") -> Tensor:
+    """Resize as PIL does, make square by `fit` (crop or pad) and normalise as CLIP does.
+
+    Images (B, 3, H, W) in [0, 1] become float32 (B, 3, size, size); gradient passes through.
+    """
     square = fit(images.float(), size, interpolation)  # antialiased resize does not exist in bfloat16 on CPU
     mean, std = (square.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return (square - mean) / std
 
 
 def crop(images: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
-    """Shortest side to `size`, clipped as PIL clips, centre cropped: CLIP, PickScore, ImageReward, aesthetic."""
+    """Resize the shortest side to `size`, clip as PIL does, crop the centre: for all published rewards but HPS."""
     h, w = images.shape[-2:]
     short = min(h, w)
     height, width = int(size * h / short), int(size * w / short)  # int(), as the published processors round
@@ -129,7 +126,7 @@ def crop(images: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
 
 
 def pad(images: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
-    """Longest side to `size`, black bars on the other, no clipping: HPS."""
+    """Resize the longest side to `size` and fill the other with black bars, without clipping: for HPS."""
     h, w = images.shape[-2:]
     scale = size / max(h, w)
     height, width = round(h * scale), round(w * scale)
@@ -139,6 +136,7 @@ def pad(images: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
 
 
 def _resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    """Resize with antialiasing; images of that size are returned as they are."""
     if images.shape[-2:] == torch.Size((height, width)):
         return images
     return F.interpolate(images, (height, width), mode=interpolation, align_corners=False, antialias=True)

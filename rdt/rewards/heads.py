@@ -1,8 +1,9 @@
-"""What the learned rewards share: published files, pinned and read without running code; towers that recompute."""
+"""What the learned rewards share: reading published files without running code in them, affine heads, recomputation."""
 
 import hashlib
 import string
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,31 @@ from rdt.weights import first_line, locate
 
 MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json")
-HEAD = (0, 2, 4, 6, 7)  # the linear layers of the published heads; the places between were dropout's
+HEAD = (0, 2, 4, 6, 7)  # places of the linear layers in the published heads; dropout stood between them
+
+
+@dataclass(frozen=True)
+class TwoTowers:
+    """One published file with an image and a text network: HPS and ImageReward, as `model.checkpoints` names them."""
+
+    checkpoint: str
+    tokenizer: str
+    vision_heads: int  # attention heads, which the shapes of the tensors do not tell
+    text_heads: int
+    sha256: str | None = None  # pins `checkpoint`
 
 
 def pinned(source: str, sha256: str | None, patterns: tuple[str, ...] | None = None) -> Path:
-    """Where the source is; ValueError unless its file, of a folder the one with the weights, has this digest."""
+    """Return the local path of a source; ValueError unless its file has this digest.
+
+    In a folder, the digest is that of the file with the weights. None pins nothing.
+    """
     path = locate(source, patterns)
     if sha256 is None:
         return path
     wanted = str(sha256).lower()
     if len(wanted) != 64 or not set(wanted) <= set(string.hexdigits):
-        raise ValueError(f"sha256={sha256} of checkpoint {source!r} is no digest: 64 hexadecimal digits are")
+        raise ValueError(f"sha256={sha256} of checkpoint {source!r} is not a digest: expected 64 hexadecimal digits")
     with _weights(path, source).open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != wanted:
@@ -34,7 +49,7 @@ def pinned(source: str, sha256: str | None, patterns: tuple[str, ...] | None = N
 
 
 def _weights(path: Path, source: str) -> Path:
-    """The file itself, or the one of a folder that transformers would read."""
+    """Return the path itself if it is a file, else the weight file that transformers would read in the folder."""
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if len(files) != 1:
         raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(files)}")
@@ -42,22 +57,22 @@ def _weights(path: Path, source: str) -> Path:
 
 
 def stock(kind: Any, source: str, sha256: str | None) -> Any:
-    """A transformers model of this class, in float32, from its folder; ValueError where a weight is not in it."""
+    """Load a transformers model of class `kind` in float32 from its folder; ValueError if a weight is missing."""
     folder = pinned(source, sha256, MODEL_FILES)
     try:
         model, read = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
         )
-    except Exception as error:  # of a dozen types, several lines long
+    except Exception as error:  # transformers raises a dozen unrelated types, each several lines long
         raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
-    if missing := sorted(read["missing_keys"]):  # which transformers would fill with random numbers
-        lacks = f"lacks the key {missing[0]!r} ({len(missing)} missing)"
-        raise ValueError(f"checkpoint {source!r} {lacks}: it is not a {kind.__name__}")
+    if missing := sorted(read["missing_keys"]):  # transformers would fill these with random numbers
+        absent = f"has no key {missing[0]!r} ({len(missing)} missing)"
+        raise ValueError(f"checkpoint {source!r} {absent}: it is not a {kind.__name__}")
     return model
 
 
-def words(kind: Any, source: str) -> Any:
-    """A transformers tokenizer of this class from its folder."""
+def load_tokenizer(kind: Any, source: str) -> Any:
+    """Load a transformers tokenizer of class `kind` from its folder; ValueError if there is none."""
     folder = locate(source, TOKENIZER_FILES)
     if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise ValueError(f"tokenizer {source!r}: {folder} holds no tokenizer files ({', '.join(TOKENIZER_FILES)})")
@@ -67,12 +82,12 @@ def words(kind: Any, source: str) -> Any:
         raise ValueError(f"tokenizer {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
 
 
-def head(tensors: dict[str, Tensor]) -> nn.Sequential:
-    """Five affine layers in a row, as the aesthetic score and ImageReward publish them; sizes from the weights."""
+def affine_head(tensors: dict[str, Tensor]) -> nn.Sequential:
+    """Build the five affine layers in a row of the aesthetic score and ImageReward; sizes come from the tensors."""
     expected = {f"layers.{place}.{kind}" for place in HEAD for kind in ("weight", "bias")}
     if wrong := sorted(expected ^ tensors.keys()):
-        says = "has the unknown" if wrong[0] in tensors else "lacks the"
-        raise ValueError(f"the head {says} key {wrong[0]!r}; it is to have {', '.join(sorted(expected))}")
+        difference = "an unknown" if wrong[0] in tensors else "no"
+        raise ValueError(f"the head has {difference} key {wrong[0]!r}; expected {', '.join(sorted(expected))}")
     layers = nn.Sequential(*(nn.Identity() for _ in range(HEAD[-1] + 1)))
     for place in HEAD:
         weight = tensors[f"layers.{place}.weight"]
@@ -82,7 +97,7 @@ def head(tensors: dict[str, Tensor]) -> nn.Sequential:
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Put float32 weights into a module; ValueError naming the first key that is unknown, missing or misshapen."""
+    """Put float32 weights into a module; ValueError names the first key that is unknown, missing or misshapen."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}
     for key in sorted(shapes.keys() | given.keys()):
@@ -93,6 +108,6 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
 
 
 def recompute(layers: Iterable[nn.Module]) -> None:
-    """Keep only each layer's input for the backward pass; transformers' own switch is off in evaluation mode."""
+    """Keep only each layer's input for the backward pass; transformers' own switch has no effect in evaluation mode."""
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

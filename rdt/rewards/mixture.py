@@ -1,37 +1,66 @@
-"""A weighted sum of rewards, each normalised as `normalise` says, so that none drowns the others.
+"""A weighted sum of rewards, normalised so that no part dominates by its unit alone.
 
 raw      sum_k w_k r_k
 zscore   sum_k w_k (r_k - mean_k) / std_k, with fixed constants: the same on every rank, in every batch, when resumed
-group    as GDPO (Liu et al. 2601.05242): where the images of a prompt are seen together, (r_k - mean) / (std + 1e-4)
-         over them, part by part, before the sum; GRPO then normalises the sum as ever, which with method.std=global is
-         GDPO's second step. For an image alone, in evaluation and for the limit, it is zscore.
+group    GDPO (Liu et al. 2601.05242): each part becomes (r_k - mean) / (std + 1e-4) over the images of one prompt, and
+         these are summed. GRPO normalises the sum as it does any reward; with method.std=global that is GDPO's second
+         step. A single image, as in evaluation and in the limit, is scored by zscore.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from rdt.errors import Diverged
 from rdt.rewards.base import Reward
 
 NORMALISATIONS = ("raw", "zscore", "group")
+CONSTANTS = ("weight", "mean", "std")  # keys of a part beside those of its reward
 EPSILON = 1e-4
 
 
-class Mixture(Reward):
-    """Several rewards as one; it has a gradient where all of them have."""
+@dataclass(frozen=True)
+class Term:
+    """One reward of a mixture and its constants; `raw` does without mean and std."""
 
-    def __init__(self, *, parts: Mapping[str, Mapping[str, Any]], normalise: str) -> None:
-        """Parts by name: the reward's `module`, its `weight`, and unless raw its `mean` and `std`."""
+    reward: Reward
+    weight: float
+    mean: float | None = None
+    std: float | None = None
+
+
+def mixture(*, parts: Mapping[str, Mapping[str, Any] | None], normalise: str) -> "Mixture":
+    """Build a mixture from its config: a part is the config of a reward with `weight`, `mean` and `std` added.
+
+    ValueError names the key that is wrong or missing.
+    """
+    return Mixture({name: _term(f"reward.parts.{name}", part or {}) for name, part in parts.items()}, normalise)
+
+
+def _term(key: str, part: Mapping[str, Any]) -> Term:
+    if "_target_" not in part:
+        raise ValueError(f"{key} is not a reward; add one, such as +reward@{key}=jpeg, or remove it with ~{key}")
+    if part.get("weight") is None:
+        raise _missing(f"{key}.weight")
+    own = {name: value for name, value in part.items() if name not in ("name", *CONSTANTS)}
+    return Term(instantiate(own, _convert_="all"), part["weight"], part.get("mean"), part.get("std"))
+
+
+class Mixture(Reward):
+    """Several rewards as one; it has a gradient if all of them have."""
+
+    def __init__(self, terms: Mapping[str, Term], normalise: str) -> None:
         super().__init__()
-        _check(parts, normalise)
-        self.rewards = nn.ModuleDict({name: part["module"] for name, part in parts.items()})
-        self.weights = _column(parts, "weight")
+        _check(terms, normalise)
         raw = normalise == "raw"
-        self.mean = torch.zeros_like(self.weights) if raw else _column(parts, "mean")
-        self.std = torch.ones_like(self.weights) if raw else _column(parts, "std")
+        self.rewards = nn.ModuleDict({name: term.reward for name, term in terms.items()})
+        self.weights = _constants(term.weight for term in terms.values())
+        self.mean = _constants(0.0 if raw else term.mean for term in terms.values())
+        self.std = _constants(1.0 if raw else term.std for term in terms.values())
         self.grouped = normalise == "group"
         self.differentiable = all(reward.differentiable for reward in self.rewards.values())
         self.reads_prompts = any(reward.reads_prompts for reward in self.rewards.values())
@@ -41,11 +70,10 @@ class Mixture(Reward):
         return dict(self.rewards.items())
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], B prompts -> (B,)."""
         return self.total(self.parts(images, prompts))
 
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """The raw score of each part, (B, R); Diverged, with its name, where one is not finite."""
+        """Return the raw score of each part, (B, R); Diverged names a part that is not finite."""
         scores = {name: reward(images, prompts) for name, reward in self.rewards.items()}
         for name, score in scores.items():
             wrong = score.detach()[~score.isfinite()]
@@ -60,37 +88,33 @@ class Mixture(Reward):
     def relative(self, parts: Tensor) -> Tensor:
         if not self.grouped:
             return self.total(parts)
-        parts = parts.double()  # in which equal scores are exactly their mean
+        parts = parts.double()  # in single precision, the mean of equal scores may differ from them
         spread = parts.std(1, keepdim=True, correction=0) + EPSILON
         return ((parts - parts.mean(1, keepdim=True)) / spread) @ self.weights.to(parts)
 
     def __str__(self) -> str:
-        blind = [name for name, reward in self.rewards.items() if not reward.differentiable]
-        return f"Mixture, because of {', '.join(blind)}," if blind else "Mixture"
+        opaque = [name for name, reward in self.rewards.items() if not reward.differentiable]
+        return f"Mixture, because of {', '.join(opaque)}," if opaque else "Mixture"
 
 
-def _check(parts: Mapping[str, Mapping[str, Any]], normalise: str) -> None:
+def _check(terms: Mapping[str, Term], normalise: str) -> None:
+    """Raise ValueError for an unknown normalisation, no terms, or a term without the constants it needs."""
     if normalise not in NORMALISATIONS:
         raise ValueError(f"reward.normalise={normalise} is not one of {', '.join(NORMALISATIONS)}")
-    if not parts:
-        raise ValueError("reward.parts is empty; a mixture needs a reward, such as +reward@reward.parts.hps=hps")
-    for name, part in parts.items():
-        _check_part(
-            f"reward.parts.{name}", part or {}, ("weight",) if normalise == "raw" else ("weight", "mean", "std")
-        )
+    if not terms:
+        raise ValueError("reward.parts is empty; add a reward, such as +reward@reward.parts.hps=hps")
+    for name, term in terms.items() if normalise != "raw" else ():
+        for key in ("mean", "std"):
+            if getattr(term, key) is None:
+                raise _missing(f"reward.parts.{name}.{key}")
+        if term.std is not None and not term.std > 0:
+            raise ValueError(f"reward.parts.{name}.std={term.std} must be greater than 0")
 
 
-def _check_part(name: str, part: Mapping[str, Any], needed: tuple[str, ...]) -> None:
-    if "module" not in part:
-        raise ValueError(f"{name} is no reward; give +reward@{name}=jpeg, say, or leave it out with ~{name}")
-    for key in needed:
-        if part.get(key) is None:
-            raise ValueError(
-                f"{name} has no {key}; give {name}.{key}=... (with a + in front where there is no such key)"
-            )
-    if "std" in needed and not part["std"] > 0:
-        raise ValueError(f"{name}.std={part['std']} must be greater than 0")
+def _missing(key: str) -> ValueError:
+    part, _, name = key.rpartition(".")
+    return ValueError(f"{part} has no {name}; give {key}=... (with a + in front if there is no such key)")
 
 
-def _column(parts: Mapping[str, Mapping[str, Any]], key: str) -> Tensor:
-    return torch.tensor([part[key] for part in parts.values()], dtype=torch.float64)
+def _constants(values: Iterable[float | None]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)

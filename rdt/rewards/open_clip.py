@@ -1,4 +1,7 @@
-"""Checkpoints in open_clip's layout, HPS's own, as stock transformers CLIPModels, and back; no key is ignored."""
+"""Converts checkpoints between open_clip's layout, in which HPS is published, and transformers' CLIPModel.
+
+Every key is converted: one that is unknown or missing is an error.
+"""
 
 import re
 from collections.abc import Iterable
@@ -39,9 +42,9 @@ _TOWERS = {
 
 
 def to_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CLIPModel's state dict from open_clip's; ValueError naming the first unknown or missing key."""
+    """Return CLIPModel's state dict for open_clip's; ValueError names the first unknown or missing key."""
     tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    tensors.pop("attn_mask", None)  # a buffer, persistent in old releases
+    tensors.pop("attn_mask", None)  # a buffer, which old releases save
     names = _names(*(_layers(tensors, tower) for tower in _TOWERS))
     _check(tensors, set(names))
     state: dict[str, Tensor] = {}
@@ -52,7 +55,7 @@ def to_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of to_transformers."""
+    """Return open_clip's state dict for CLIPModel's: the inverse of to_transformers."""
     names = _names(*(_layers(state, tower) for tower in _TOWERS.values()))
     _check(state, {ours for group in names.values() for ours in group})
     tensors = {key: _join([state[name] for name in ours]) for key, ours in names.items()}
@@ -60,10 +63,10 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def clip_model(tensors: dict[str, Tensor], vision_heads: int, text_heads: int, end_of_text: int) -> CLIPModel:
-    """A float32 CLIPModel with these open_clip weights; all sizes but the head counts are read from their shapes."""
+    """Build a float32 CLIPModel with these open_clip weights; their shapes give all sizes but the head counts."""
     state = to_transformers(tensors)
     config = _config(state, vision_heads, text_heads, end_of_text)
-    with torch.device("meta"):  # a billion random numbers would be drawn only to be overwritten
+    with torch.device("meta"):  # saves drawing a billion random numbers, all of which are overwritten
         model = CLIPModel(config)
     model.load_state_dict({key: value.float().contiguous() for key, value in state.items()}, assign=True)
     for embeddings in (model.vision_model.embeddings, model.text_model.embeddings):  # buffers outside the state dict
@@ -72,6 +75,7 @@ def clip_model(tensors: dict[str, Tensor], vision_heads: int, text_heads: int, e
 
 
 def _config(state: dict[str, Tensor], vision_heads: int, text_heads: int, end_of_text: int) -> CLIPConfig:
+    """Read the sizes of both towers from the shapes of their weights; ValueError if a head count does not fit."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     positions, _ = shapes["vision_model.embeddings.position_embedding.weight"]
     patch = shapes["vision_model.embeddings.patch_embedding.weight"][-1]
@@ -99,7 +103,7 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _names(vision_layers: int, text_layers: int) -> dict[str, tuple[str, ...]]:
-    """Every open_clip key and the transformers keys that hold it: one, or queries, keys and values in this order."""
+    """Map every open_clip key to the transformers keys that hold it: one, or queries, keys and values in this order."""
     names: dict[str, tuple[str, ...]] = {theirs: (ours,) for theirs, ours in _TOP.items()}
     for (theirs, ours), layers in zip(_TOWERS.items(), (vision_layers, text_layers), strict=True):
         for i in range(layers):
@@ -110,7 +114,7 @@ def _names(vision_layers: int, text_layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def _layers(keys: Iterable[str], tower: str) -> int:
-    """How many layers these keys give the tower; at least 1, so that a tower that is absent counts as missing."""
+    """Count the layers of a tower; at least 1, so that the keys of an absent tower count as missing."""
     found = (re.match(rf"{re.escape(tower)}\.(\d+)\.", key) for key in keys)
     return 1 + max((int(m[1]) for m in found if m), default=0)
 
@@ -120,4 +124,4 @@ def _check(given: dict[str, Tensor], expected: set[str]) -> None:
     if unknown:
         raise ValueError(f"checkpoint has the unknown key {unknown[0]!r} ({len(unknown)} unknown): it is not a CLIP")
     if missing:
-        raise ValueError(f"checkpoint lacks the key {missing[0]!r} ({len(missing)} missing)")
+        raise ValueError(f"checkpoint has no key {missing[0]!r} ({len(missing)} missing): it is not a CLIP")

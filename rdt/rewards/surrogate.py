@@ -1,19 +1,16 @@
-"""Surrogates: optimistic estimates of a black box, learned from its answers; rewards that have a gradient.
+"""Black-box optimisation: an oracle with a budget of calls, and surrogates of it that have a gradient.
 
-SQDF's black-box task takes them from SEIKO (Uehara et al., arXiv 2402.16359). Both read frozen features of image and
-prompt, phi(x, c) = [image, text, image * text], and predict `mean + beta * spread`, beta in standard deviations:
-    bootstrap   an ensemble whose members are fitted each to a resample of the answers: mean and spread over members;
+SQDF's black-box task takes its surrogates from SEIKO (Uehara et al., arXiv 2402.16359). They read frozen features of
+image and prompt, phi(x, c) = [image, text, image * text], and score `mean + beta * spread`, beta in standard
+deviations:
+    bootstrap   an ensemble, each member fitted to its own resample of the answers: mean and spread over members;
     ucb         the ridge posterior: w . phi and sqrt(phi^T A^-1 phi), A = ridge I + sum phi phi^T.
-Departures from the official code: features of the prompt besides the image's, answers without added noise, and the
-bound over phi itself, not over a network's last layer with a covariance for A; `rdt.rewards.surrogate` has its own.
-
-The bootstrap surrogate: an ensemble whose disagreement is its uncertainty.
-
-Departures from SEIKO's code, which SQDF's uses: mean + beta std over members in place of the largest of four (whose
-expectation is beta = 1.03 where members are normal, and whose gradient is that of one member), a nonlinearity (theirs
-are affine, with dropout), and a fixed number of steps with weight decay in place of a validation set.
-
-An oracle that answers only so often: its calls are counted, and one too many is refused before it is made.
+Departures from the official code: phi has features of the prompt besides the image's, and answers get no added noise.
+    bootstrap   mean + beta std over members in place of the largest of four members (whose expectation is beta = 1.03
+                if they are normal, and whose gradient is that of one member); a hidden layer with a nonlinearity in
+                place of affine members with dropout; a fixed number of steps with weight decay in place of a
+                validation set;
+    ucb         the bound is over phi itself, not over a network's last layer with a covariance for A.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +23,50 @@ from torch import Tensor
 
 from rdt.rewards.base import Reward
 
-CONSTANT = 1e-3  # a feature whose standard deviation is below this share of their mean tells nothing, and is not scaled
+CONSTANT = 1e-3  # a feature counts as constant, and is not scaled, below this share of the mean standard deviation
+TINY = 1e-12  # keeps the gradient of a square root finite if all members agree
 
 
-class Features(Protocol):
-    """A frozen model of images and texts, as `ClipReward` is one."""
+class BudgetExceeded(ValueError):
+    """More calls were requested than the oracle's budget allows."""
+
+
+class BudgetedOracle(Reward):
+    """Any reward as a black box: every image counts as one call, calls are limited, and there is no gradient."""
+
+    differentiable = False
+
+    def __init__(self, *, oracle: Reward, budget: int) -> None:
+        super().__init__()
+        if budget < 1:
+            raise ValueError(f"method.budget={budget} must be at least 1")
+        if oracle.grouped:
+            raise ValueError(
+                "reward.normalise=group compares images of one prompt, an oracle scores one image; take raw or zscore"
+            )
+        self.oracle, self.budget = oracle.requires_grad_(False).eval(), budget
+        self.calls = 0  # of all ranks
+
+    @property
+    def left(self) -> int:
+        """Return how many calls the budget still allows."""
+        return self.budget - self.calls
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Return the scores, (B,), for B calls."""
+        self.charge(len(images))
+        return self.oracle(images, prompts)
+
+    def charge(self, count: int) -> None:
+        """Count calls, also those of other ranks; BudgetExceeded, and none is counted, if fewer are left."""
+        if count > self.left:
+            raise BudgetExceeded(f"{count} calls exceed the {self.left} left of method.budget={self.budget}")
+        self.calls += count
+
+
+class FeatureModel(Protocol):
+    """A frozen model of images and texts, such as `ClipReward`, has these two methods."""
 
     def image_features(self, images: Tensor) -> Tensor: ...  # (B, D), with gradient
 
@@ -41,66 +77,66 @@ Estimate = tuple[Tensor, Tensor]  # mean and spread, (B,) each
 
 
 class Surrogate(Reward, ABC):
-    """What the answers so far say of an image, at its most hopeful; the gradient reaches the image alone."""
+    """Scores an image optimistically by the answers so far; the gradient reaches the images only."""
 
-    centre: Tensor  # (D,) of phi over the answers
-    scale: Tensor  # (D,)
+    centre: Tensor  # (D,) mean of phi over the answers
+    scale: Tensor  # (D,) standard deviation of phi
     level: Tensor  # () mean of the answers
-    unit: Tensor  # () their standard deviation
+    unit: Tensor  # () standard deviation of the answers
 
-    def __init__(self, *, features: Features, beta: float) -> None:
+    def __init__(self, *, features: FeatureModel, beta: float) -> None:
         super().__init__()
         self.features, self.beta = features, beta
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], B prompts -> optimistic scores (B,) in the black box's own units."""
+        """Return the optimistic scores, (B,), in the oracle's units."""
         mean, spread = self.estimate(self.phi(images, prompts))
         return mean + self.beta * spread
 
     def phi(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Features (B, 3 D) of images and their prompts."""
-        seen = self.features.image_features(images).float()
-        asked = self.features.text_features(prompts).to(seen)
-        return torch.cat([seen, asked, seen * asked], dim=1)
+        """Return the features (B, 3 D) of images and their prompts."""
+        image = self.features.image_features(images).float()
+        text = self.features.text_features(prompts).to(image)
+        return torch.cat([image, text, image * text], dim=1)
 
     def estimate(self, phi: Tensor) -> Estimate:
-        """Mean and spread (B,) at features (B, D), in the black box's units."""
+        """Return mean and spread, (B,) each, at features (B, D), in the oracle's units."""
         with torch.autocast(phi.device.type, enabled=False):
             mean, spread = self._estimate((phi - self.centre) / self.scale)
             return self.level + self.unit * mean, self.unit * spread
 
     def fit(self, phi: Tensor, scores: Tensor, generator: torch.Generator) -> None:
-        """Learn anew from all answers, features (N, D) and scores (N,); the generator is one of the host's."""
+        """Fit from scratch to all answers, features (N, D) and scores (N,); the generator lives on the CPU."""
         self.load({"centre": phi.mean(0), "scale": _scale(phi)})
         self.load({"level": scores.mean(), "unit": scores.std(correction=0)})
         with torch.autocast(phi.device.type, enabled=False), torch.enable_grad():
             self.load(self._fit((phi - self.centre) / self.scale, (scores - self.level) / _scale(scores), generator))
 
     def learned(self) -> dict[str, Tensor]:
-        """What fitting left behind: nothing before the first."""
+        """Return the fitted tensors by name; none before the first fit."""
         return dict(self.named_buffers(recurse=False))
 
     def load(self, learned: dict[str, Tensor]) -> None:
-        """Take over what fitting left behind."""
+        """Set fitted tensors, such as those that `learned` returned."""
         for name, value in learned.items():
             self.register_buffer(name, value)
 
     @abstractmethod
     def _fit(self, phi: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """What is learned of standardised features (N, D) and scores (N,)."""
+        """Return what is learned from standardised features (N, D) and scores (N,)."""
 
     @abstractmethod
     def _estimate(self, phi: Tensor) -> Estimate:
-        """Of standardised features (B, D)."""
+        """Return mean and spread at standardised features (B, D), in standard deviations of the answers."""
 
 
 class Ucb(Surrogate):
-    """Linear in the features, with an upper confidence bound."""
+    """Predicts linearly from the features, with an upper confidence bound."""
 
     coefficients: Tensor  # (D + 1,)
     root: Tensor  # (D + 1, D + 1), root root^T = A^-1
 
-    def __init__(self, *, features: Features, beta: float, ridge: float) -> None:
+    def __init__(self, *, features: FeatureModel, beta: float, ridge: float) -> None:
         super().__init__(features=features, beta=beta)
         self.ridge = ridge
 
@@ -116,21 +152,19 @@ class Ucb(Surrogate):
 
 
 def _with_one(phi: Tensor) -> Tensor:
+    """Append a column of ones, the intercept's feature."""
     return torch.cat([phi, phi.new_ones(len(phi), 1)], dim=1)
 
 
 def _scale(values: Tensor) -> Tensor:
-    """Standard deviation over rows; 1 where there is none to speak of."""
+    """Return the standard deviation over rows, or 1 for a column that is constant."""
     std = values.std(0, correction=0)
     return torch.where(std > CONSTANT * std.mean(), std, 1.0)
 
 
-TINY = 1e-12  # keeps the gradient of a square root finite where members agree
-
-
 @dataclass(frozen=True)
-class Descent:
-    """How the members of an ensemble are fitted: AdamW."""
+class Fit:
+    """How AdamW fits the members of an ensemble."""
 
     steps: int
     batch_size: int
@@ -139,24 +173,24 @@ class Descent:
 
 
 class Bootstrap(Surrogate):
-    """Networks of one hidden layer, as one batch of matrices; members differ in their resample and initialisation."""
+    """Holds networks of one hidden layer, as a batch of matrices; they differ in resample and initialisation."""
 
     hidden: Tensor  # (members, D, width)
     hidden_bias: Tensor  # (members, 1, width)
     output: Tensor  # (members, width, 1)
     output_bias: Tensor  # (members, 1, 1)
 
-    def __init__(self, *, features: Features, beta: float, members: int, width: int, descent: Descent) -> None:
+    def __init__(self, *, features: FeatureModel, beta: float, members: int, width: int, descent: Fit) -> None:
         super().__init__(features=features, beta=beta)
         self.members, self.width, self.descent = members, width, descent
 
     def _fit(self, phi: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         weights = {name: value.to(phi).requires_grad_() for name, value in self._start(phi.shape[1], generator).items()}
         resample = torch.randint(len(y), (self.members, len(y)), generator=generator)
-        how = self.descent
-        optimizer = torch.optim.AdamW(weights.values(), lr=how.lr, weight_decay=how.weight_decay)
-        for _ in range(how.steps):
-            rows = resample[:, torch.randint(len(y), (how.batch_size,), generator=generator)].to(phi.device)
+        settings = self.descent
+        optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        for _ in range(settings.steps):
+            rows = resample[:, torch.randint(len(y), (settings.batch_size,), generator=generator)].to(phi.device)
             loss = (_ensemble(phi[rows], **weights) - y[rows]).square().mean(1).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -164,7 +198,7 @@ class Bootstrap(Surrogate):
         return {name: value.detach() for name, value in weights.items()}
 
     def _start(self, inputs: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Normal weights whose variance is one over the layer's inputs."""
+        """Draw normal weights whose variance is one over the layer's inputs; biases start at 0."""
         hidden = torch.randn(self.members, inputs, self.width, generator=generator) / inputs**0.5
         output = torch.randn(self.members, self.width, 1, generator=generator) / self.width**0.5
         biases = {
@@ -174,50 +208,10 @@ class Bootstrap(Surrogate):
         return {"hidden": hidden, "output": output} | biases
 
     def _estimate(self, phi: Tensor) -> Estimate:
-        found = _ensemble(phi, self.hidden, self.hidden_bias, self.output, self.output_bias)
-        return found.mean(0), (found.var(0, correction=0) + TINY).sqrt()
+        values = _ensemble(phi, self.hidden, self.hidden_bias, self.output, self.output_bias)
+        return values.mean(0), (values.var(0, correction=0) + TINY).sqrt()
 
 
 def _ensemble(phi: Tensor, hidden: Tensor, hidden_bias: Tensor, output: Tensor, output_bias: Tensor) -> Tensor:
-    """(B, D), or (members, B, D) of each member's own rows -> (members, B)."""
+    """Return every member's values, (members, B), of shared rows (B, D) or of each member's own, (members, B, D)."""
     return (F.silu(phi @ hidden + hidden_bias) @ output + output_bias).squeeze(-1)
-
-
-class BudgetExceeded(ValueError):
-    """The oracle was asked for more than its budget."""
-
-
-class Budgeted(Reward):
-    """Any reward as a black box: every image is one call, and no gradient comes back whatever the reward has inside."""
-
-    differentiable = False
-
-    def __init__(self, *, oracle: Reward, budget: int) -> None:
-        super().__init__()
-        if budget < 1:
-            raise ValueError(f"method.budget={budget} must be at least 1")
-        if oracle.grouped:
-            raise ValueError(
-                "reward.normalise=group compares images of a prompt, an oracle sees one; take raw or zscore"
-            )
-        self.oracle, self.budget = oracle.requires_grad_(False).eval(), budget
-        self.calls = 0  # of all processes
-
-    @property
-    def left(self) -> int:
-        """Calls that the budget still allows."""
-        return self.budget - self.calls
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], B prompts -> (B,) for B calls."""
-        self.charge(len(images))
-        return self.oracle(images, prompts)
-
-    def charge(self, count: int) -> None:
-        """Count calls, other processes' too; BudgetExceeded, and nothing counted, where fewer are left."""
-        if count > self.left:
-            raise BudgetExceeded(
-                f"{count} calls asked of an oracle with {self.left} of method.budget={self.budget} left"
-            )
-        self.calls += count

@@ -1,4 +1,4 @@
-"""Which pictures meet: every two settings equally often, over all prompts, each as often left as right."""
+"""Which pictures are compared: every two settings equally often, over all prompts, on either side equally often."""
 
 import hashlib
 import random
@@ -6,37 +6,38 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain, combinations, zip_longest
 
-from rdt.study.sources import Grid, Setting
+from rdt.study.sources import SampleGrid, Setting
 
-USUAL = 60
+DEFAULT_PAIRS = 60
+CURE = "evaluation.grid=[rows,columns] of a run records more"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What was asked for."""
+class Options:
+    """The numbers that the command line gives a study."""
 
-    pairs: int | None  # None: 60, or as many as there are
-    size: int  # images a side
+    pairs: int | None  # None: 60, or fewer if the grids hold fewer
+    size: int  # images per side
     seed: int
 
 
 @dataclass(frozen=True)
 class Side:
-    """Images of one prompt under one setting: a row of its grid, next to each other."""
+    """Images of one prompt under one setting: neighbours in one row of its grid."""
 
     setting: str
-    grid: Grid
+    grid: SampleGrid
     row: int
     columns: range
 
     @property
     def noise(self) -> tuple:
-        """Equal where the images began from the same noise."""
+        """Identify the noise of the images: sides with equal results started from the same latents."""
         return *self.grid.noise(self.row), self.columns
 
 
 @dataclass(frozen=True)
-class Pair:
+class SidePair:
     """Two settings side by side for one prompt."""
 
     prompt: str
@@ -44,21 +45,24 @@ class Pair:
     right: Side
 
 
-def designed(settings: list[Setting], order: Order) -> list[Pair]:
-    """The pairs in the order in which they are shown; ValueError where so many cannot be made."""
-    rng = random.Random(secret(settings, order))
-    stocks = [_stock(a, b, order.size, rng) for a, b in combinations(settings, 2)]
-    count = _count(settings, stocks, order)
-    rng.shuffle(stocks)  # whichever come first take what is left over
+def designed(settings: list[Setting], options: Options) -> list[SidePair]:
+    """Return the pairs in the order in which they are shown; ValueError if there are too many or too few."""
+    rng = random.Random(secret(settings, options))
+    stocks = [_stock(a, b, options.size, rng) for a, b in combinations(settings, 2)]
+    count = _count(settings, stocks, options)
+    rng.shuffle(stocks)  # the first ones take one pair more if the count does not divide
     quotas = [count // len(stocks) + (k < count % len(stocks)) for k in range(len(stocks))]
     pairs = [pair for stock, quota in zip(stocks, quotas, strict=True) for pair in _sided(stock[:quota], rng)]
     rng.shuffle(pairs)
     return pairs
 
 
-def secret(settings: list[Setting], order: Order) -> str:
-    """What all chance comes from: the same for the same runs and order, out of reach for who has the page alone."""
-    digest = hashlib.sha256(repr(order).encode())
+def secret(settings: list[Setting], options: Options) -> str:
+    """Return the seed of all shuffling, the same for the same runs and options.
+
+    It depends on scores and pictures that the page does not hold, so it cannot be recovered from the page alone.
+    """
+    digest = hashlib.sha256(repr((options.pairs, options.size, options.seed)).encode())
     for setting in settings:
         for seed, grid in sorted(setting.grids.items()):
             digest.update(repr((setting.name, seed, grid.point.scores, grid.point.per_prompt)).encode())
@@ -67,7 +71,7 @@ def secret(settings: list[Setting], order: Order) -> str:
 
 
 def _stock(a: Setting, b: Setting, size: int, rng: random.Random) -> list[tuple[Side, Side]]:
-    """All that two settings have for each other, in chance order, the prompts in turn."""
+    """Return all sides that two settings can show for the same prompt, shuffled, one prompt after the other in turn."""
     by_prompt = defaultdict(list)
     for ours, theirs in _matched(a.grids, b.grids):
         rows = {prompt: row for row, prompt in enumerate(theirs.prompts)}
@@ -83,26 +87,26 @@ def _stock(a: Setting, b: Setting, size: int, rng: random.Random) -> list[tuple[
     return [sides for sides in chain(*zip_longest(*turns)) if sides is not None]
 
 
-def _matched(ours: dict[int, Grid], theirs: dict[int, Grid]) -> list[tuple[Grid, Grid]]:
-    """Runs of equal seed; where there is none, in order of their seeds."""
+def _matched(ours: dict[int, SampleGrid], theirs: dict[int, SampleGrid]) -> list[tuple[SampleGrid, SampleGrid]]:
+    """Pair grids of equal seed; without a common seed, pair them in the order of their seeds."""
     shared = sorted(ours.keys() & theirs.keys())
     if shared:
         return [(ours[seed], theirs[seed]) for seed in shared]
     return [(ours[a], theirs[b]) for a, b in zip(sorted(ours), sorted(theirs), strict=False)]
 
 
-def _count(settings: list[Setting], stocks: list[list], order: Order) -> int:
-    """How many pairs to show; ValueError, with what is possible, where that is too many or too few."""
+def _count(settings: list[Setting], stocks: list[list], options: Options) -> int:
+    """Return how many pairs to show; ValueError if that is more than possible or fewer than the pairs of settings."""
     least, names = min(map(len, stocks)), ", ".join(setting.name for setting in settings)
     possible = least * len(stocks)
-    images = f"{order.size} image{'s' * (order.size > 1)} a side"
+    images = f"{options.size} image{'s' * (options.size > 1)} a side"
     if not possible:
-        raise ValueError(f"set={order.size}: two of {names} have no prompt in common with {images} of it; {MORE}")
-    count = min(USUAL, possible) if order.pairs is None else order.pairs
+        raise ValueError(f"set={options.size}: two of {names} have no prompt in common with {images}; {CURE}")
+    count = min(DEFAULT_PAIRS, possible) if options.pairs is None else options.pairs
     if count > possible:
         raise ValueError(
             f"pairs={count} is more than the {possible} that are possible with {images}, {least} for each two of"
-            f" {names}; {MORE}"
+            f" {names}; {CURE}"
         )
     if count < len(stocks):
         raise ValueError(
@@ -111,15 +115,12 @@ def _count(settings: list[Setting], stocks: list[list], order: Order) -> int:
     return count
 
 
-MORE = "evaluation.grid=[rows,columns] of a run records more"
-
-
-def _sided(stock: list[tuple[Side, Side]], rng: random.Random) -> list[Pair]:
-    """Half of them the other way round."""
+def _sided(stock: list[tuple[Side, Side]], rng: random.Random) -> list[SidePair]:
+    """Put the first setting on the left in half of the pairs, chosen at random, and on the right in the others."""
     turned = [k % 2 for k in range(len(stock))]
-    first = rng.randrange(2)  # who is left once more where their number is odd
+    first = rng.randrange(2)  # decides which setting is left once more if the number is odd
     rng.shuffle(turned)
     return [
-        Pair(a.grid.prompts[a.row], *((b, a) if (turn + first) % 2 else (a, b)))
+        SidePair(a.grid.prompts[a.row], *((b, a) if (turn + first) % 2 else (a, b)))
         for (a, b), turn in zip(stock, turned, strict=True)
     ]

@@ -1,12 +1,12 @@
 "use strict";
-// Everything by keyboard; every answer is remembered in the browser at once, under the study's id.
+// Everything works by keyboard. Every answer is stored in the browser at once, under the study's id.
 const study = JSON.parse(document.getElementById("study").textContent);
 const SLOT = `rdt-study-${study.study}`;
 const QUESTIONS = Object.keys(study.questions), TOTAL = study.pairs.length * QUESTIONS.length;
 const ANSWER = { 1: "left", ArrowLeft: "left", 2: "tie", ArrowDown: "tie", 3: "right", ArrowRight: "right" };
 const find = (id) => document.getElementById(id);
 
-let state = remembered() || fresh(), since = 0; // since: when the question now shown was shown, in ms
+let state = remembered() || fresh(), since = 0; // since: when the current question was shown, in ms
 
 function fresh() {
   const bytes = crypto.getRandomValues(new Uint8Array(8));
@@ -18,7 +18,7 @@ function remembered() {
 }
 
 function remember() {
-  try { localStorage.setItem(SLOT, JSON.stringify(state)); } catch { say("This browser keeps nothing: save before you close."); }
+  try { localStorage.setItem(SLOT, JSON.stringify(state)); } catch { say("This browser stores nothing: save before you close."); }
 }
 
 const say = (words) => { find("saved").textContent = words; };

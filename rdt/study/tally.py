@@ -1,26 +1,32 @@
-"""Votes and the key -> per question and pair of settings, who was preferred how often, and whether raters agree."""
+"""The tally: from votes and the key, how often a setting is preferred to another, how surely, and how raters agree."""
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import median
 from typing import Any
 
-from rdt.pareto import Interval
-from rdt.study.rates import alpha, over_raters, wilson
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from rdt.pareto import Interval, bootstrap_mean
 from rdt.study.votes import Vote
 
 Votes = Mapping[str, Mapping[str, Vote]]  # by rater and pair
+Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 HEADER = ("question", "first", "second", "votes", "raters", "first_wins", "ties", "second_wins", "win_rate",
           "wilson_lo", "wilson_hi", "raters_lo", "raters_hi", "alpha", "alpha_question")  # fmt: skip
-POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One question about two settings; shares are those of the first."""
+class Preference:
+    """The answers to one question about two settings; the shares are those of the first."""
 
     question: str
     first: str
@@ -29,29 +35,113 @@ class Row:
     ties: int
     losses: int
     raters: int
-    rate: Interval  # a tie is half a win; votes taken as independent
-    over_raters: Interval | None  # None: a single rater
+    rate: Interval  # a tie is half a win; votes are taken as independent
+    over_raters: Interval | None  # None for a single rater
     alpha: float
 
     @property
     def votes(self) -> int:
-        """Answers that were given."""
+        """Return the number of answers."""
         return self.wins + self.ties + self.losses
 
 
-def rows(key: dict[str, Any], votes: Votes) -> list[Row]:
-    """One per question and pair of settings that anybody has voted on."""
+def preferences(key: dict[str, Any], votes: Votes) -> list[Preference]:
+    """Return one row per question and pair of settings that has a vote."""
     couples = [(q, a, b) for q in key["questions"] for a, b in combinations(key["settings"], 2)]
-    return [row for couple in couples if (row := _row(key, votes, *couple))]
+    return [row for couple in couples if (row := _preference(key, votes, *couple))]
 
 
 def agreement(key: dict[str, Any], votes: Votes) -> dict[str, float]:
-    """Krippendorff's alpha of every question over all pairs: of left, tie and right, which chance has dealt out."""
+    """Return Krippendorff's alpha over all pairs, by question; the units are left, tie and right as shown."""
     return {question: alpha(_units(key["pairs"], votes, question)) for question in key["questions"]}
 
 
-def tally_csv(rows: list[Row], agreement: Mapping[str, float]) -> str:
-    """tally.csv; an empty cell is what cannot be known."""
+def _preference(key: dict[str, Any], votes: Votes, question: str, first: str, second: str) -> Preference | None:
+    pairs = [pair for pair in key["pairs"] if {pair["left"]["setting"], pair["right"]["setting"]} == {first, second}]
+    by_rater = [list(_outcomes(pairs, of_rater, question, first)) for of_rater in votes.values()]
+    by_rater = [outcomes for outcomes in by_rater if outcomes]
+    every = [outcome for outcomes in by_rater for outcome in outcomes]
+    if not every:
+        return None
+    wins = [sum(POINTS[outcome] for outcome in outcomes) for outcomes in by_rater]
+    return Preference(
+        question=question,
+        first=first,
+        second=second,
+        wins=every.count("first"),
+        ties=every.count("tie"),
+        losses=every.count("second"),
+        raters=len(by_rater),
+        rate=wilson(sum(wins), len(every)),
+        over_raters=over_raters(wins, [len(outcomes) for outcomes in by_rater]),
+        alpha=alpha(_units(pairs, votes, question)),
+    )
+
+
+def _outcomes(pairs: list[dict], votes: Mapping[str, Vote], question: str, first: str) -> Iterator[str]:
+    """Yield "first", "tie" or "second" for every pair on which one rater has voted."""
+    for pair in pairs:
+        answer = votes[pair["id"]].answers.get(question) if pair["id"] in votes else None
+        if answer:
+            yield "tie" if answer == "tie" else "first" if pair[answer]["setting"] == first else "second"
+
+
+def _units(pairs: list[dict], votes: Votes, question: str) -> Iterator[list[str]]:
+    """Yield the raters' answers to every pair."""
+    for pair in pairs:
+        answers = (of_rater[pair["id"]].answers.get(question) for of_rater in votes.values() if pair["id"] in of_rater)
+        yield [answer for answer in answers if answer]
+
+
+# rates and agreement
+
+
+def wilson(wins: float, votes: int) -> Interval:
+    """Return the share of wins and its 95 % score interval (Wilson 1927) for independent votes; a tie is half a win."""
+    share, spread = wins / votes, Z * Z / votes
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / votes + spread / votes / 4) / (1 + spread)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def over_raters(wins: Sequence[float], votes: Sequence[int], seed: int = 0) -> Interval | None:
+    """Return the share of wins and its 95 % bootstrap interval over raters, from each rater's wins and votes.
+
+    None for a single rater. The ratio of sums is linearised, so that a rater weighs as much as their votes.
+    """
+    if len(votes) < 2:
+        return None
+    share, each = sum(wins) / sum(votes), sum(votes) / len(votes)
+    values = [share + (w - share * n) / each for w, n in zip(wins, votes, strict=True)]
+    found = bootstrap_mean(values, seed)
+    return Interval(share, max(0.0, found.lo), min(1.0, found.hi))
+
+
+def alpha(units: Iterable[Sequence[str]]) -> float:
+    """Return Krippendorff's alpha of nominal answers, one unit per judged pair; 1 is agreement, 0 is chance.
+
+    It is nan if nothing was judged twice or every answer is the same. Krippendorff 2011, Computing Krippendorff's
+    Alpha-Reliability; with n_c answers c among n in units judged twice or more, and m_u in unit u,
+    alpha = 1 - (n - 1) sum_u (m_u^2 - sum_c n_uc^2) / (m_u - 1) / (n^2 - sum_c n_c^2).
+    """
+    judged = [Counter(unit) for unit in units if len(unit) > 1]
+    total = sum(judged, Counter[str]())
+    n, chance = total.total(), total.total() ** 2 - _squares(total)
+    if not chance:
+        return math.nan
+    disagreement = sum((unit.total() ** 2 - _squares(unit)) / (unit.total() - 1) for unit in judged)
+    return 1 - (n - 1) * disagreement / chance
+
+
+def _squares(counts: Counter[str]) -> int:
+    return sum(count * count for count in counts.values())
+
+
+# tally.csv and the terminal
+
+
+def tally_csv(rows: list[Preference], agreement: Mapping[str, float]) -> str:
+    """Return tally.csv; a cell is empty if its value cannot be known."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
@@ -64,31 +154,34 @@ def tally_csv(rows: list[Row], agreement: Mapping[str, float]) -> str:
     return out.getvalue()
 
 
-def _row(key: dict[str, Any], votes: Votes, question: str, first: str, second: str) -> Row | None:
-    pairs = [pair for pair in key["pairs"] if {pair["left"]["setting"], pair["right"]["setting"]} == {first, second}]
-    by_rater = [list(_outcomes(pairs, own, question, first)) for own in votes.values()]
-    by_rater = [outcomes for outcomes in by_rater if outcomes]
-    every = [outcome for outcomes in by_rater for outcome in outcomes]
-    if not every:
-        return None
-    wins = [sum(POINTS[outcome] for outcome in outcomes) for outcomes in by_rater]
-    return Row(
-        question, first, second, every.count("first"), every.count("tie"), every.count("second"), len(by_rater),
-        wilson(sum(wins), len(every)),
-        over_raters(wins, [len(outcomes) for outcomes in by_rater]), alpha(_units(pairs, votes, question)),
-    )  # fmt: skip
+def print_tally(rows: list[Preference], agreement: Mapping[str, float], votes: Votes) -> None:
+    """Print the rows as a table, then the number of votes and how far the raters agree."""
+    Console(highlight=False).print(_table(rows))
+    seconds = [vote.seconds for of_rater in votes.values() for vote in of_rater.values()]
+    raters = f"{len(votes)} rater{'s' * (len(votes) != 1)}"
+    print(f"votes    {raters}, {len(seconds)} pairs answered, {median(seconds):.1f} s in the median")
+    alphas = ", ".join(f"{question} {_number(value)}" for question, value in agreement.items())
+    print(f"alpha    {alphas} (Krippendorff's, over all pairs; 1 agreement, 0 chance)")
 
 
-def _outcomes(pairs: list[dict], own: Mapping[str, Vote], question: str, first: str) -> Iterator[str]:
-    """For one rater, "first", "tie" or "second" of every pair that was voted on."""
-    for pair in pairs:
-        answer = own[pair["id"]].answers.get(question) if pair["id"] in own else None
-        if answer:
-            yield "tie" if answer == "tie" else "first" if pair[answer]["setting"] == first else "second"
+def _table(rows: list[Preference]) -> Table:
+    table = Table(title="Preferred, with 95 % intervals; a tie is half a win", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("question", "of", "against"):
+        table.add_column(name)
+    for name in ("wins", "ties", "losses", "rate", "if votes are independent", "over raters", "alpha"):
+        table.add_column(name, justify="right")
+    for k, row in enumerate(rows):
+        new = k == 0 or rows[k - 1].question != row.question
+        rates = f"{row.rate.mean:.1%}", _range(row.rate), _range(row.over_raters), _number(row.alpha)
+        counts = str(row.wins), str(row.ties), str(row.losses)
+        last = k + 1 < len(rows) and rows[k + 1].question != row.question
+        table.add_row(row.question if new else "", row.first, row.second, *counts, *rates, end_section=last)
+    return table
 
 
-def _units(pairs: list[dict], votes: Votes, question: str) -> Iterator[list[str]]:
-    """Per pair what the raters answered."""
-    for pair in pairs:
-        given = (own[pair["id"]].answers.get(question) for own in votes.values() if pair["id"] in own)
-        yield [answer for answer in given if answer]
+def _range(value: Interval | None) -> str:
+    return f"{value.lo:.1%} to {value.hi:.1%}" if value else "–"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Votes as raters send them, checked against the key; nobody's are counted twice."""
+"""Votes as raters send them, checked against the key; a rater counts once however many files there are."""
 
 import json
 from collections.abc import Iterable
@@ -22,54 +22,56 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One file of votes."""
+class Ballot:
+    """The contents of one file of votes."""
 
-    rater: str  # of the browser
-    name: str  # as typed; may be empty
+    rater: str  # id of the browser
+    name: str  # as typed, in lower case; may be empty
     votes: tuple[Vote, ...]
 
 
 def read_key(path: Path) -> dict[str, Any]:
-    """ValueError where it is no key of this version."""
+    """Read a key; ValueError if the file is not a key of this version."""
     key = _json(path)
     if key.get("kind") != "rdt study key" or key.get("version") != VERSION:
-        raise ValueError(f"{path} is no key of a study, version {VERSION}: want the key.json that `rdt study` wrote")
+        raise ValueError(
+            f"{path} is not a key of a study, version {VERSION}: expected the key.json that `rdt study` wrote"
+        )
     return key
 
 
 def read_votes(paths: Iterable[Path], key: dict[str, Any]) -> dict[str, dict[str, Vote]]:
-    """By rater and pair, the latest vote; ValueError at the first file that is not of this study."""
-    sheets = [_sheet(path, key) for path in paths]
+    """Return the latest votes by rater and pair; ValueError names the first file that is not of this study."""
+    ballots = [_ballot(path, key) for path in paths]
     votes: dict[str, dict[str, Vote]] = {}
-    for sheet, rater in zip(sheets, _raters(sheets), strict=True):
-        own = votes.setdefault(rater, {})
-        for vote in sheet.votes:
-            if vote.pair not in own or vote.at >= own[vote.pair].at:
-                own[vote.pair] = vote
-    return {rater: own for rater, own in votes.items() if own}
+    for ballot, rater in zip(ballots, _raters(ballots), strict=True):
+        of_rater = votes.setdefault(rater, {})
+        for vote in ballot.votes:
+            if vote.pair not in of_rater or vote.at >= of_rater[vote.pair].at:
+                of_rater[vote.pair] = vote
+    return {rater: of_rater for rater, of_rater in votes.items() if of_rater}
 
 
-def _raters(sheets: list[Sheet]) -> list[str]:
-    """Per sheet whose it is: what shares a browser's id or a name, directly or through another, is one rater's."""
+def _raters(ballots: list[Ballot]) -> list[str]:
+    """Return each ballot's rater; ballots that share a browser or a name, directly or through others, have the same."""
     groups: list[set[str]] = []
-    for sheet in sheets:
-        marks = {f"id {sheet.rater}"} | ({f"name {sheet.name}"} if sheet.name else set())
-        meant = [group for group in groups if group & marks]
-        groups = [group for group in groups if not group & marks] + [marks.union(*meant)]
-    return [max(next(group for group in groups if f"id {sheet.rater}" in group)) for sheet in sheets]
+    for ballot in ballots:
+        marks = {f"id {ballot.rater}"} | ({f"name {ballot.name}"} if ballot.name else set())
+        touched = [group for group in groups if group & marks]
+        groups = [group for group in groups if not group & marks] + [marks.union(*touched)]
+    return [max(next(group for group in groups if f"id {ballot.rater}" in group)) for ballot in ballots]
 
 
-def _sheet(path: Path, key: dict[str, Any]) -> Sheet:
+def _ballot(path: Path, key: dict[str, Any]) -> Ballot:
     content = _json(path)
     if content.get("kind") != "rdt study votes" or content.get("version") != VERSION:
-        raise ValueError(f"{path} holds no votes of a study, version {VERSION}")
+        raise ValueError(f"{path} does not hold votes of a study, version {VERSION}")
     if content.get("study") != key["study"]:
         raise ValueError(f"{path} holds votes of study {content.get('study')}, the key is of study {key['study']}")
     pairs = {pair["id"]: pair for pair in key["pairs"]}
     try:
         votes = tuple(_vote(entry, pairs, key["questions"]) for entry in content["votes"])
-        return Sheet(str(content["rater"]), " ".join(str(content.get("name") or "").casefold().split()), votes)
+        return Ballot(str(content["rater"]), " ".join(str(content.get("name") or "").casefold().split()), votes)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: a vote cannot be read: {type(error).__name__} {error}") from error
 
@@ -80,15 +82,18 @@ def _vote(entry: dict[str, Any], pairs: dict[str, Any], questions: list[str]) ->
         raise ValueError(f"the sides of pair {entry['pair']} are not those of the key")
     for question, answer in answers.items():
         if question not in questions or answer not in ANSWERS:
-            raise ValueError(f"{question}={answer}; want {', '.join(questions)} of {', '.join(ANSWERS)}")
+            raise ValueError(
+                f"{question}={answer}; expected one of {', '.join(ANSWERS)} for one of {', '.join(questions)}"
+            )
     return Vote(entry["pair"], str(entry["at"]), answers, float(entry["seconds"]))
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError if the file holds anything else."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; want an object")
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
     return content

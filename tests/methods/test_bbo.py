@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rdt.methods.bbo import BBO
 from rdt.rewards.base import Reward
-from rdt.rewards.surrogate import Budgeted, BudgetExceeded
+from rdt.rewards.surrogate import BudgetedOracle, BudgetExceeded
 from rdt.rollout import Sampling
 from rdt.training import folder
 from rdt.training.launch import launch, work
@@ -81,9 +81,9 @@ def test_the_budget_is_asked_for_and_never_exceeded(
 
 def test_one_call_too_many_is_refused_before_it_is_made() -> None:
     inside = Oracle()
-    oracle = Budgeted(oracle=inside, budget=3)
+    oracle = BudgetedOracle(oracle=inside, budget=3)
     oracle(torch.rand(2, 3, 4, 4), PROMPT * 2)
-    with pytest.raises(BudgetExceeded, match=r"^2 calls asked of an oracle with 1 of method\.budget=3 left$"):
+    with pytest.raises(BudgetExceeded, match=r"^2 calls exceed the 1 left of method\.budget=3$"):
         oracle(torch.rand(2, 3, 4, 4), PROMPT * 2)
     assert (oracle.calls, oracle.left, len(inside.seen)) == (2, 1, 2)
 
@@ -94,7 +94,7 @@ def test_an_oracle_is_a_black_box_even_where_it_has_a_gradient(differentiable: b
     calls(bbo(oracle), 3)
     assert oracle.with_gradient and not any(oracle.with_gradient)
     images = torch.rand(1, 3, 4, 4, requires_grad=True)
-    assert not Budgeted(oracle=oracle, budget=1)(images, PROMPT).requires_grad
+    assert not BudgetedOracle(oracle=oracle, budget=1)(images, PROMPT).requires_grad
 
 
 def test_a_round_learns_anew_from_every_answer() -> None:

@@ -7,6 +7,7 @@ import torch
 from hydra.utils import instantiate
 
 from rdt.rollout import Sampling
+from rdt.training.experiment import Experiment
 from worlds import reward_checkpoints, tiny_policy
 from worlds.smallest_run import minimal
 
@@ -25,7 +26,7 @@ def given(tmp_path_factory) -> dict[str, list[str]]:
 @pytest.fixture(scope="module", params=REWARDS)
 def reward(request, given, tmp_path_factory):
     cfg = minimal(tmp_path_factory.mktemp("never") / "out", f"reward={request.param}", *given[request.param])
-    return instantiate(cfg.reward.module, _convert_="all")
+    return Experiment(cfg).reward
 
 
 @pytest.mark.parametrize("method", METHODS)

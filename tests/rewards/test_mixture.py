@@ -1,6 +1,4 @@
-"""Mixtures: each normalisation by hand, GDPO's advantages in GRPO, refusals, and the constants of the default one."""
-
-from typing import Any
+"""Tests mixtures: each normalisation by hand, GDPO's advantages in GRPO, the default constants, and errors."""
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from rdt.errors import Diverged
 from rdt.methods.grpo import GRPO
 from rdt.rewards.base import Reward
 from rdt.rewards.jpeg import JpegReward, kilobytes, proxy
-from rdt.rewards.mixture import Mixture
+from rdt.rewards.mixture import Mixture, Term, mixture
 from rdt.rollout import Noise, Sampling, rollout
 from rdt.shapes.limit import Limit
 from rdt.shapes.proxy import tabulate
@@ -25,14 +23,14 @@ PROMPTS = ["a circle", "a small blue ring", "a shape on white"]
 
 
 class Contrast(Reward):
-    """A thousand times the spread of all pixels."""
+    """Scores a thousand times the standard deviation of all pixels."""
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return 1000 * images.flatten(1).std(1)
 
 
 class Length(Reward):
-    """Of the prompt: a black box."""
+    """Scores the prompt's length: a reward without a gradient."""
 
     differentiable = False
 
@@ -40,31 +38,28 @@ class Length(Reward):
         return torch.tensor([float(len(prompt)) for prompt in prompts]).to(images.device)
 
 
-def part(reward: Reward, weight: float = 1.0, **constants: float) -> dict[str, Any]:
-    return {"module": reward, "weight": weight, **constants}
-
-
-def mixture(normalise: str) -> Mixture:
-    bright, contrast = part(Brightness(), 2.0, mean=0.5, std=0.1), part(Contrast(), -0.5, mean=200.0, std=40.0)
-    return Mixture(parts={"bright": bright, "contrast": contrast}, normalise=normalise)
+def two(normalise: str) -> Mixture:
+    """Return the mixture of two rewards that most tests use."""
+    terms = {"bright": Term(Brightness(), 2.0, 0.5, 0.1), "contrast": Term(Contrast(), -0.5, 200.0, 40.0)}
+    return Mixture(terms, normalise)
 
 
 def images(count: int = 6) -> Tensor:
     return normal(count, 3, 8, 8).sigmoid()
 
 
-def own(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """What the two parts say."""
+def components(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores of its two rewards, (B,) each."""
     prompts = ["anything"] * len(pictures)
     return Brightness()(pictures, prompts), Contrast()(pictures, prompts)
 
 
 def score(normalise: str, pictures: Tensor) -> Tensor:
-    return mixture(normalise)(pictures, ["anything"] * len(pictures))
+    return two(normalise)(pictures, ["anything"] * len(pictures))
 
 
 def normalised(scores: Tensor) -> Tensor:
-    """Within the rows of (P, G)."""
+    """Normalise each row of (P, G)."""
     scores = scores.double()
     return (scores - scores.mean(1, keepdim=True)) / (scores.std(1, keepdim=True, correction=0) + 1e-4)
 
@@ -73,36 +68,35 @@ def normalised(scores: Tensor) -> Tensor:
 
 
 def test_raw_is_the_weighted_sum():
-    bright, contrast = own(images())
+    bright, contrast = components(images())
     torch.testing.assert_close(score("raw", images()), 2 * bright - 0.5 * contrast)
 
 
 @pytest.mark.parametrize("normalise", ["zscore", "group"])
 def test_a_single_image_is_scored_by_fixed_constants(normalise):
-    bright, contrast = own(images())
+    bright, contrast = components(images())
     expected = 2 * (bright - 0.5) / 0.1 - 0.5 * (contrast - 200) / 40
     torch.testing.assert_close(score(normalise, images()), expected)
     assert torch.equal(score(normalise, images())[:1], score(normalise, images()[:1]))
 
 
-def test_the_gradient_is_the_weighted_sum_of_the_parts():
+def test_the_gradient_is_the_weighted_sum_of_the_parts_gradients():
     pictures = images().requires_grad_()
-    bright, contrast = own(pictures)
+    bright, contrast = components(pictures)
     expected = torch.autograd.grad((20 * bright - contrast / 80).sum(), pictures)[0]
     torch.testing.assert_close(torch.autograd.grad(score("zscore", pictures).sum(), pictures)[0], expected)
 
 
-def test_one_black_box_makes_the_mixture_one():
-    parts = {"bright": part(Brightness()), "length": part(Length())}
-    both = Mixture(parts=parts, normalise="raw")
-    assert mixture("raw").differentiable and not both.differentiable and both.reads_prompts
+def test_one_part_without_a_gradient_leaves_the_mixture_without():
+    both = Mixture({"bright": Term(Brightness(), 1.0), "length": Term(Length(), 1.0)}, "raw")
+    assert two("raw").differentiable and not both.differentiable and both.reads_prompts
     with pytest.raises(ValueError, match="climbs the reward's gradient, and Mixture, because of length, has none"):
         instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=both, **SHARED)
 
 
-def test_mixtures_mix():
-    outer = Mixture(parts={"inner": part(mixture("raw"), 3.0), "bright": part(Brightness())}, normalise="raw")
-    expected = 3 * score("raw", images()) + own(images())[0]
+def test_a_mixture_can_be_part_of_a_mixture():
+    outer = Mixture({"inner": Term(two("raw"), 3.0), "bright": Term(Brightness(), 1.0)}, "raw")
+    expected = 3 * score("raw", images()) + components(images())[0]
     torch.testing.assert_close(outer(images(), ["anything"] * 6), expected)
 
 
@@ -110,25 +104,25 @@ def test_mixtures_mix():
 
 
 def test_group_normalises_each_part_within_its_prompt():
-    parts = torch.stack(own(images(8)), -1).unflatten(0, (2, 4))
+    parts = torch.stack(components(images(8)), -1).unflatten(0, (2, 4))
     bright, contrast = parts.unbind(-1)
     expected = 2 * normalised(bright) - 0.5 * normalised(contrast)
-    torch.testing.assert_close(mixture("group").relative(parts), expected)
+    torch.testing.assert_close(two("group").relative(parts), expected)
     for other in ("raw", "zscore"):
-        assert torch.equal(mixture(other).relative(parts), mixture(other).total(parts))
+        assert torch.equal(two(other).relative(parts), two(other).total(parts))
 
 
-def test_in_a_group_no_part_drowns_whatever_its_unit():
-    parts = torch.stack(own(images(8)), -1).unflatten(0, (2, 4))
+def test_in_a_group_the_unit_of_a_part_does_not_matter():
+    parts = torch.stack(components(images(8)), -1).unflatten(0, (2, 4))
     rescaled = 1000 * parts.double() + torch.tensor([3.0, -70.0])
-    near = {"atol": 5e-2, "rtol": 0}  # for EPSILON, which is not quite nothing beside these images' brightness
-    torch.testing.assert_close(mixture("group").relative(rescaled), mixture("group").relative(parts), **near)
+    near = {"atol": 5e-2, "rtol": 0}  # EPSILON is not negligible beside the spread of these images' brightness
+    torch.testing.assert_close(two("group").relative(rescaled), two("group").relative(parts), **near)
 
 
-def test_a_part_on_which_a_group_agrees_says_nothing():
+def test_a_part_with_equal_scores_in_a_group_adds_nothing():
     parts = torch.stack([torch.full((2, 4), 0.1), torch.rand(2, 4)], -1)
     expected = -0.5 * normalised(parts[..., 1])
-    assert torch.equal(mixture("group").relative(parts), expected)
+    assert torch.equal(two("group").relative(parts), expected)
 
 
 SHARED = {"sampling": Sampling(3, 0.9, 2.0), "batch_size": 8, "seed": 0, "adam_eps": 1e-8, "micro_batch_size": None}
@@ -139,16 +133,16 @@ GROUPS = {
 }  # fmt: skip
 
 
-def test_grpo_with_one_spread_for_all_groups_learns_from_gdpos_advantages():
+def test_grpo_with_a_global_std_has_the_advantages_of_gdpo():
     made: list[Tensor] = []
 
-    class Noting(Mixture):
+    class Recording(Mixture):
         def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
             made.append(super().parts(images, prompts))
             return made[-1]
 
-    parts = {"bright": part(Brightness(), 2.0, mean=0.5, std=0.1), "contrast": part(Contrast(), mean=0.0, std=9.0)}
-    method = GRPO(policy=tiny_policy.policy(), reward=Noting(parts=parts, normalise="group"), **SHARED, **GROUPS)
+    terms = {"bright": Term(Brightness(), 2.0, 0.5, 0.1), "contrast": Term(Contrast(), 1.0, 0.0, 9.0)}
+    method = GRPO(policy=tiny_policy.policy(), reward=Recording(terms, "group"), **SHARED, **GROUPS)
     tiny_policy.fit(method, 1)
     bright, contrast = made[0].unflatten(0, (2, 4)).unbind(-1)
     summed = 2 * normalised(bright) + normalised(contrast)
@@ -159,19 +153,17 @@ def test_grpo_with_one_spread_for_all_groups_learns_from_gdpos_advantages():
 
 def test_a_method_without_groups_refuses_to_normalise_by_them():
     with pytest.raises(ValueError, match=r"reward\.normalise=group compares .* and SQDF makes one of each; take raw"):
-        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=mixture("group"), **SHARED)
+        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=two("group"), **SHARED)
 
 
 # the limit
 
 
-def test_the_table_of_a_mixture_is_that_of_its_parts():
-    parts = {
-        "jpeg": part(JpegReward(quality=95, incompressible=False), 2.0, mean=-0.9, std=0.1),
-        "length": part(Length(), mean=9.0, std=3.0),
-    }
-    table = tabulate(Mixture(parts=parts, normalise="zscore"), PROMPTS, seed=3)
-    jpeg = tabulate(parts["jpeg"]["module"], PROMPTS, seed=3)
+def test_the_table_of_a_mixture_combines_those_of_its_parts():
+    compressible = JpegReward(quality=95, incompressible=False)
+    terms = {"jpeg": Term(compressible, 2.0, -0.9, 0.1), "length": Term(Length(), 1.0, 9.0, 3.0)}
+    table = tabulate(Mixture(terms, "zscore"), PROMPTS, seed=3)
+    jpeg = tabulate(compressible, PROMPTS, seed=3)
     length = torch.tensor([[len(prompt)] for prompt in PROMPTS])
     torch.testing.assert_close(table, 2 * (jpeg + 0.9) / 0.1 + (length - 9) / 3)
     assert jpeg[0].equal(jpeg[1]) and jpeg.std() > 0.05
@@ -179,7 +171,7 @@ def test_the_table_of_a_mixture_is_that_of_its_parts():
 
 @pytest.mark.parametrize("normalise", ["raw", "zscore", "group"])
 def test_a_mixture_has_a_limit(normalise):
-    rows = Limit(points=3, seed=0)(PROMPTS[:2], 4, mixture(normalise), "mixture")["proxy_frontier"]
+    rows = Limit(points=3, seed=0)(PROMPTS[:2], 4, two(normalise), "mixture")["proxy_frontier"]
     assert (torch.tensor([row["mixture"] for row in rows]).diff() > -1e-6).all()
     assert rows[0]["entropy"] > 0.9 and rows[-1]["entropy"] == 0
 
@@ -188,7 +180,7 @@ def test_a_mixture_has_a_limit(normalise):
 
 
 def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
-    """Means and spreads within four standard errors of theirs; the proxy of the size is as good as on drawings."""
+    """Means lie within four standard errors, spreads within 35 %; the proxy ranks samples as well as drawings."""
     cfg = minimal(tmp_path / "never", "reward=mixture", "model.sampling.num_steps=15", "logger=csv")
     world = Experiment(cfg)
     prompts = subset(prompts=instantiate(cfg.prompts.train, _convert_="all"), count=32, seed=1)
@@ -206,22 +198,36 @@ def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
 
 # bad input
 
+BRIGHT = {"_target_": "worlds.tiny_policy.Brightness", "name": "bright"}
+
+
+def test_a_part_is_the_flat_config_of_its_reward_and_its_constants():
+    parts = {"bright": BRIGHT | {"weight": 2.0, "mean": 0.5, "std": 0.1}}
+    nested = {"_target_": "rdt.rewards.mixture.mixture", "_recursive_": False, "normalise": "zscore", "parts": parts}
+    built = mixture(parts={"inner": nested | {"weight": 3.0}}, normalise="raw")
+    expected = 3 * (2 * (Brightness()(images(), PROMPTS * 2) - 0.5) / 0.1)
+    torch.testing.assert_close(built(images(), PROMPTS * 2), expected)
+
 
 @pytest.mark.parametrize(
     ("parts", "normalise", "message"),
     [
-        ({"a": part(Brightness())}, "rank", r"reward\.normalise=rank is not one of raw, zscore, group"),
+        ({"a": BRIGHT | {"weight": 1.0}}, "rank", r"reward\.normalise=rank is not one of raw, zscore, group"),
         ({}, "raw", r"reward\.parts is empty"),
-        ({"a": None}, "raw", r"reward\.parts\.a is no reward; .* leave it out with ~reward\.parts\.a"),
-        ({"a": {"module": Brightness()}}, "raw", r"reward\.parts\.a has no weight; give reward\.parts\.a\.weight="),
-        ({"a": part(Brightness())}, "zscore", r"reward\.parts\.a has no mean"),
-        ({"a": part(Brightness(), mean=0.1)}, "group", r"reward\.parts\.a has no std"),
-        ({"a": part(Brightness(), mean=0.1, std=0.0)}, "zscore", r"reward\.parts\.a\.std=0\.0 must be greater than 0"),
+        ({"a": None}, "raw", r"reward\.parts\.a is not a reward; .* remove it with ~reward\.parts\.a"),
+        ({"a": BRIGHT}, "raw", r"reward\.parts\.a has no weight; give reward\.parts\.a\.weight="),
+        ({"a": BRIGHT | {"weight": 1.0}}, "zscore", r"reward\.parts\.a has no mean"),
+        ({"a": BRIGHT | {"weight": 1.0, "mean": 0.1}}, "group", r"reward\.parts\.a has no std"),
+        (
+            {"a": BRIGHT | {"weight": 1.0, "mean": 0.1, "std": 0.0}},
+            "zscore",
+            r"reward\.parts\.a\.std=0\.0 must be greater than 0",
+        ),
     ],
 )
-def test_a_mixture_that_cannot_be_made_says_which_key_is_wrong(parts, normalise, message):
+def test_an_impossible_mixture_names_the_wrong_key(parts, normalise, message):
     with pytest.raises(ValueError, match=message):
-        Mixture(parts=parts, normalise=normalise)
+        mixture(parts=parts, normalise=normalise)
 
 
 def test_a_part_that_is_not_finite_is_named():
@@ -229,6 +235,6 @@ def test_a_part_that_is_not_finite_is_named():
         def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
             return super().forward(images, prompts).log() / 0
 
-    both = Mixture(parts={"bright": part(Brightness()), "broken": part(Broken())}, normalise="raw")
+    both = Mixture({"bright": Term(Brightness(), 1.0), "broken": Term(Broken(), 1.0)}, "raw")
     with pytest.raises(Diverged, match="broken, a part of the reward, is -inf"):
         both(images(), ["anything"] * 6)

@@ -1,4 +1,4 @@
-"""Published reward checkpoints: tiny ones against their authors' arithmetic, full-size ones by key and shape."""
+"""Tests published rewards: tiny checkpoints against their authors' arithmetic, full-size ones by key and shape."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from rdt.rewards.open_clip import clip_model
 from rdt.shapes.tokenizer import LENGTH, build
 from rdt.weights import MissingCheckpoint
 from worlds import reward_checkpoints
-from worlds.reward_checkpoints import HEADS, JOINT, SIZE
+from worlds.reward_checkpoints import HEADS, JOINT, SIZE, Blip, BlipSizes, ClipSizes, OpenClip
 
 PROMPTS = ["a red circle", "a small blue ring on white", "a shape"]
-PLAIN = {"sha256": None, "interpolation": "bicubic", "checkpointing": False}
+PLAIN = {"interpolation": "bicubic", "checkpointing": False}
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,32 @@ def files(tmp_path_factory):
     return folder
 
 
+def towers(checkpoint, tokenizer, **others):
+    """Return the weights of HPS or ImageReward."""
+    return {"checkpoint": str(checkpoint), "tokenizer": str(tokenizer), **HEADS, **others}
+
+
+def folder(checkpoint, tokenizer=None, **others):
+    """Return the weights of PickScore or CLIPScore; the folder holds its tokenizer too unless another is given."""
+    return {"checkpoint": str(checkpoint), "tokenizer": str(tokenizer or checkpoint), **others}
+
+
+def head_on(backbone, checkpoint, **others):
+    """Return the weights of the aesthetic score."""
+    return {"checkpoint": str(checkpoint), "backbone": str(backbone), **others}
+
+
 @pytest.fixture(scope="module")
 def made(files):
-    """Each reward through its production path; HPS from a file in single precision, for exact comparison."""
+    """Build each reward as a run does; HPS from a file in single precision, for an exact comparison."""
     clip = str(files / "clip")
     torch.save({"state_dict": reward_checkpoints.random(reward_checkpoints.open_clip())}, files / "hps.pt")
     return {
-        "hps": hps(checkpoint=str(files / "hps.pt"), tokenizer=clip, **HEADS),
-        "pickscore": clipscore(checkpoint=clip, tokenizer=clip, scaled=True),
-        "clipscore": clipscore(checkpoint=clip, tokenizer=clip, scaled=False),
-        "aesthetic": aesthetic(checkpoint=str(files / "aesthetic-model.pth"), backbone=clip, **PLAIN),
-        "imagereward": imagereward(
-            checkpoint=str(files / "ImageReward.pt"), tokenizer=str(files / "words"), **HEADS, **PLAIN
-        ),
+        "hps": hps(weights=towers(files / "hps.pt", clip)),
+        "pickscore": clipscore(weights=folder(clip), scaled=True),
+        "clipscore": clipscore(weights=folder(clip), scaled=False),
+        "aesthetic": aesthetic(weights=head_on(clip, files / "aesthetic-model.pth"), **PLAIN),
+        "imagereward": imagereward(weights=towers(files / "ImageReward.pt", files / "words"), **PLAIN),
     }
 
 
@@ -59,33 +72,29 @@ def clip_ids(prompts):
 
 
 def bert_ids(files, prompts):
-    said = reward_checkpoints.bert(files / "words")(prompts, padding="max_length", max_length=35, return_tensors="pt")
-    return said.input_ids, said.attention_mask
+    padded = reward_checkpoints.bert(files / "words")(prompts, padding="max_length", max_length=35, return_tensors="pt")
+    return padded.input_ids, padded.attention_mask
 
 
 def swapped(tensors):
-    """Queries, keys and values in another order."""
+    """Reverse the order of queries, keys and values."""
     return {k: torch.cat(v.chunk(3)[::-1]) if "in_proj" in k or "qkv" in k else v for k, v in tensors.items()}
 
 
-# against the authors' arithmetic
+# compared with the authors' arithmetic
 
 
-def test_hps_is_open_clips_cosine(made):
+def test_hps_is_the_cosine_of_open_clip(made):
     tensors, pictures = reward_checkpoints.random(reward_checkpoints.open_clip()), images(3, 3, 33, 47)
-    pixels, ids = preprocess(pictures, SIZE, pad), clip_ids(PROMPTS)
-    scores, end = made["hps"](pictures, PROMPTS), build().eos_token_id
-    expected = reward_checkpoints.open_clip_cosine(tensors, pixels, ids, end)
+    text, pixels = (clip_ids(PROMPTS), build().eos_token_id), preprocess(pictures, SIZE, pad)
+    scores, expected = made["hps"](pictures, PROMPTS), OpenClip(tensors).cosine(pixels, *text)
     assert expected.std() > 0.01
     assert (scores - expected).abs().max() < 1e-6
-    quick = reward_checkpoints.open_clip_cosine(
-        tensors, pixels, ids, end, activation=lambda x: x * torch.sigmoid(1.702 * x)
-    )
     wrong = {
-        "activation": quick,
-        "eps": reward_checkpoints.open_clip_cosine(tensors, pixels, ids, end, eps=1e-6),
-        "order": reward_checkpoints.open_clip_cosine(swapped(tensors), pixels, ids, end),
-        "fit": reward_checkpoints.open_clip_cosine(tensors, preprocess(pictures, SIZE, crop), ids, end),
+        "activation": OpenClip(tensors, activation=lambda x: x * torch.sigmoid(1.702 * x)).cosine(pixels, *text),
+        "eps": OpenClip(tensors, eps=1e-6).cosine(pixels, *text),
+        "order": OpenClip(swapped(tensors)).cosine(pixels, *text),
+        "fit": OpenClip(tensors).cosine(preprocess(pictures, SIZE, crop), *text),
     }
     assert {name: (scores - other).abs().max() > 1e-4 for name, other in wrong.items()} == dict.fromkeys(wrong, True)
 
@@ -97,31 +106,30 @@ def test_a_missing_transpose_does_not_fit(key):
         clip_model(tensors | {key: tensors[key].T.contiguous()}, 3, 2, 587)
 
 
-def test_imagereward_is_its_authors_score(made, files):
+def test_imagereward_is_the_score_of_its_authors(made, files):
     tensors, pictures = reward_checkpoints.random(reward_checkpoints.imagereward()), images(3, 3, 33, 47)
     pixels, words = preprocess(pictures, SIZE, crop), bert_ids(files, PROMPTS)
-    scores = made["imagereward"](pictures, PROMPTS)
-    expected = reward_checkpoints.imagereward_score(tensors, pixels, *words)
+    scores, expected = made["imagereward"](pictures, PROMPTS), Blip(tensors).score(pixels, *words)
     assert expected.std() > 0.01
     assert (scores - expected).abs().max() < 1e-5
     wrong = {
-        "activation": reward_checkpoints.imagereward_score(tensors, pixels, *words, activation=F.relu),
-        "eps": reward_checkpoints.imagereward_score(tensors, pixels, *words, eps=1e-5),
-        "causal": reward_checkpoints.imagereward_score(tensors, pixels, *words, causal=True),
-        "mask": reward_checkpoints.imagereward_score(tensors, pixels, words[0], torch.ones_like(words[1])),
-        "order": reward_checkpoints.imagereward_score(swapped(tensors), pixels, *words),
+        "activation": Blip(tensors, activation=F.relu).score(pixels, *words),
+        "eps": Blip(tensors, eps=1e-5).score(pixels, *words),
+        "causal": Blip(tensors, causal=True).score(pixels, *words),
+        "mask": Blip(tensors).score(pixels, words[0], torch.ones_like(words[1])),
+        "order": Blip(swapped(tensors)).score(pixels, *words),
     }
     assert {name: (scores - other).abs().max() > 1e-4 for name, other in wrong.items()} == dict.fromkeys(wrong, True)
 
 
-def test_pickscore_and_clipscore_are_what_clip_model_says(made, files):
+def test_pickscore_and_clipscore_agree_with_clip_model(made, files):
     model, pictures = CLIPModel.from_pretrained(files / "clip"), images(3, 3, 33, 47)
     with torch.no_grad():
-        said = model(input_ids=clip_ids(PROMPTS), pixel_values=preprocess(pictures, SIZE, crop))
-    assert (made["pickscore"](pictures, PROMPTS) - said.logits_per_image.diagonal()).abs().max() < 1e-4
-    cosine = (said.image_embeds * said.text_embeds).sum(-1)
+        output = model(input_ids=clip_ids(PROMPTS), pixel_values=preprocess(pictures, SIZE, crop))
+    assert (made["pickscore"](pictures, PROMPTS) - output.logits_per_image.diagonal()).abs().max() < 1e-4
+    cosine = (output.image_embeds * output.text_embeds).sum(-1)
     assert (made["clipscore"](pictures, PROMPTS) - cosine).abs().max() < 1e-6
-    assert model.logit_scale.exp() > 5  # so that the two are told apart
+    assert model.logit_scale.exp() > 5  # so that the two scores differ
 
 
 def test_aesthetic_is_the_head_on_the_unit_embedding(made, files):
@@ -155,14 +163,14 @@ def test_open_clip_itself_agrees(made, files):
     assert (made["hps"](pictures, PROMPTS) - (seen * read).sum(-1)).abs().max() < 1e-6
 
 
-# as functions of the pixels
+# the scores as functions of the pixels
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_is_that_of_finite_differences(made, name):
     picture = (0.3 + 0.4 * images(1, 3, 26, 18)).requires_grad_()
     (gradient,) = torch.autograd.grad(made[name](picture, PROMPTS[:1]).sum(), picture)
-    step = 0.004 * gradient / gradient.norm()  # uphill, where the slope is the gradient's norm
+    step = 0.004 * gradient / gradient.norm()  # along the gradient, where the slope is its norm
     with torch.no_grad():
         rise = made[name](picture + step, PROMPTS[:1]) - made[name](picture - step, PROMPTS[:1])
     assert gradient.norm() > 0.01
@@ -179,7 +187,7 @@ def test_scores_do_not_depend_on_batch_or_order(made, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_pixels_in_range_are_scored_and_only_they_get_gradient(made, name):
+def test_only_pixels_in_range_are_scored_and_only_pixels_get_gradient(made, name):
     picture = images(2, 3, 20, 20).requires_grad_()
     made[name](picture, PROMPTS[:2]).sum().backward()
     assert picture.grad.abs().sum() > 0
@@ -189,16 +197,14 @@ def test_only_pixels_in_range_are_scored_and_only_they_get_gradient(made, name):
         made[name](255 * picture, PROMPTS[:2])
 
 
-def test_checkpointing_changes_neither_score_nor_gradient_and_recomputes(made, files):
+def test_checkpointing_saves_memory_and_changes_neither_score_nor_gradient(made, files):
     clip, pictures = str(files / "clip"), images(2, 3, 20, 20).requires_grad_()
     saving = PLAIN | {"checkpointing": True}
     recomputed = {
-        "hps": hps(checkpoint=str(files / "hps.pt"), tokenizer=clip, **HEADS, **saving),
-        "clipscore": clipscore(checkpoint=clip, tokenizer=clip, scaled=False, **saving),
-        "aesthetic": aesthetic(checkpoint=str(files / "aesthetic-model.pth"), backbone=clip, **saving),
-        "imagereward": imagereward(
-            checkpoint=str(files / "ImageReward.pt"), tokenizer=str(files / "words"), **HEADS, **saving
-        ),
+        "hps": hps(weights=towers(files / "hps.pt", clip), **saving),
+        "clipscore": clipscore(weights=folder(clip), scaled=False, **saving),
+        "aesthetic": aesthetic(weights=head_on(clip, files / "aesthetic-model.pth"), **saving),
+        "imagereward": imagereward(weights=towers(files / "ImageReward.pt", files / "words"), **saving),
     }
     for name, reward in recomputed.items():
         kept = []
@@ -218,16 +224,15 @@ def test_checkpointing_changes_neither_score_nor_gradient_and_recomputes(made, f
         assert little < 0.7 * much, (name, little, much)
 
 
-def test_interpolation_is_what_the_config_says(files):
+def test_interpolation_follows_the_config(files):
     clip, pictures = str(files / "clip"), images(2, 3, 64, 64)
-    bilinear = aesthetic(
-        checkpoint=str(files / "aesthetic-model.pth"), backbone=clip, **PLAIN | {"interpolation": "bilinear"}
-    )
+    head = head_on(clip, files / "aesthetic-model.pth")
+    bilinear = aesthetic(weights=head, interpolation="bilinear", checkpointing=False)
     resized = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
     assert torch.allclose(bilinear(pictures, PROMPTS[:2]), bilinear(resized, PROMPTS[:2]), atol=1e-6)
 
 
-# full size, on the meta device: keys and shapes, no memory
+# full size, on the meta device: keys and shapes without memory
 
 H_VISION = {"width": 1280, "inner": 5120, "layers": 32, "heads": 16}
 H_TEXT = {"width": 1024, "inner": 4096, "layers": 24, "heads": 16}
@@ -240,7 +245,7 @@ def meta(shapes):
 
 
 def test_hps_at_full_size_has_the_published_keys_and_shapes():
-    shapes = reward_checkpoints.open_clip(H_VISION, H_TEXT, 224, 14, 1024, 49408, 77)
+    shapes = reward_checkpoints.open_clip(ClipSizes(H_VISION, H_TEXT, 224, 14, 1024, 49408, 77))
     assert len(shapes) == 686 and sum(torch.Size(shape).numel() for shape in shapes.values()) == 986_109_441
     model = clip_model(meta(shapes), 16, 16, 49407)
     assert len(model.state_dict()) == 910
@@ -262,7 +267,7 @@ def test_hps_at_full_size_has_the_published_keys_and_shapes():
 
 def test_imagereward_at_full_size_has_the_published_keys_and_shapes():
     head = {0: 1024, 2: 128, 4: 64, 6: 16, 7: 1}
-    shapes = reward_checkpoints.imagereward(L_VISION, BERT, 224, 16, 30524, 512, head)
+    shapes = reward_checkpoints.imagereward(BlipSizes(L_VISION, BERT, 224, 16, 30524, 512, head))
     vision, text, layers = blip(meta(shapes), 16, 12)
     assert (vision.config.image_size, vision.config.patch_size, vision.config.num_hidden_layers) == (224, 16, 24)
     assert (vision.config.layer_norm_eps, text.config.layer_norm_eps) == (1e-6, 1e-12)
@@ -280,7 +285,7 @@ def test_aesthetic_at_full_size_has_the_published_keys_and_shapes():
                                patch_size=14, image_size=224),
             text_config=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12),
         ))  # fmt: skip
-    head = heads.head(meta(reward_checkpoints.affine(768, {0: 1024, 2: 128, 4: 64, 6: 16, 7: 1})))
+    head = heads.affine_head(meta(reward_checkpoints.affine(768, {0: 1024, 2: 128, 4: 64, 6: 16, 7: 1})))
     assert [tuple(layer.weight.shape) for layer in head if hasattr(layer, "weight")] == [
         (1024, 768), (128, 1024), (64, 128), (16, 64), (1, 16)
     ]  # fmt: skip
@@ -291,11 +296,11 @@ def test_aesthetic_at_full_size_has_the_published_keys_and_shapes():
 # wrong files: one clear line each
 
 
-def refused(call, *said):
+def refused(call, *words):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         call()
     message = str(caught.value)
-    assert "\n" not in message and all(word in message for word in said), message
+    assert "\n" not in message and all(word in message for word in words), message
 
 
 class Bomb:
@@ -306,81 +311,82 @@ class Bomb:
         return (open, (str(self.target), "w"))
 
 
-def test_a_digest_that_is_pinned_is_enforced(files):
+def test_a_pinned_digest_is_enforced(files):
     clip, head = str(files / "clip"), files / "aesthetic-model.pth"
     digest = hashlib.sha256(head.read_bytes()).hexdigest()
-    assert aesthetic(checkpoint=str(head), backbone=clip, **PLAIN | {"sha256": digest.upper()})
+    assert aesthetic(weights=head_on(clip, head, sha256=digest.upper()), **PLAIN)
     weights = hashlib.sha256((files / "clip" / "model.safetensors").read_bytes()).hexdigest()
-    assert clipscore(checkpoint=clip, tokenizer=clip, scaled=True, sha256=weights)
+    assert clipscore(weights=folder(clip, sha256=weights), scaled=True)
     for call in (
-        lambda: aesthetic(checkpoint=str(head), backbone=clip, **PLAIN | {"sha256": weights}),
-        lambda: clipscore(checkpoint=clip, tokenizer=clip, scaled=True, sha256=digest),
-        lambda: hps(checkpoint=str(files / "hps.pt"), tokenizer=clip, **HEADS, sha256=digest),
-        lambda: imagereward(
-            checkpoint=str(files / "ImageReward.pt"), tokenizer=clip, **HEADS, **PLAIN | {"sha256": digest}
-        ),
+        lambda: aesthetic(weights=head_on(clip, head, sha256=weights), **PLAIN),
+        lambda: clipscore(weights=folder(clip, sha256=digest), scaled=True),
+        lambda: hps(weights=towers(files / "hps.pt", clip, sha256=digest)),
+        lambda: imagereward(weights=towers(files / "ImageReward.pt", clip, sha256=digest), **PLAIN),
     ):
         refused(call, "sha256=", "pins", "another file")
-    refused(lambda: clipscore(checkpoint=clip, tokenizer=clip, scaled=True, sha256="21dd590f"), "64 hexadecimal")
+    refused(lambda: clipscore(weights=folder(clip, sha256="21dd590f"), scaled=True), "64 hexadecimal")
 
 
-def test_a_pickle_that_wants_to_execute_code_is_not_run(files, tmp_path):
+def test_code_in_a_pickle_is_not_run(files, tmp_path):
     target, clip = tmp_path / "executed", str(files / "clip")
     for name in ("head.pth", "folder/pytorch_model.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(pickle.dumps({"layers.0.weight": Bomb(target)}))
     (tmp_path / "folder" / "config.json").write_bytes((files / "clip" / "config.json").read_bytes())
-    head, folder = str(tmp_path / "head.pth"), str(tmp_path / "folder")
-    refused(lambda: aesthetic(checkpoint=head, backbone=clip, **PLAIN), "head.pth")
-    refused(lambda: clipscore(checkpoint=folder, tokenizer=clip, scaled=True), folder)
+    head, model = str(tmp_path / "head.pth"), str(tmp_path / "folder")
+    refused(lambda: aesthetic(weights=head_on(clip, head), **PLAIN), "head.pth")
+    refused(lambda: clipscore(weights=folder(model, clip), scaled=True), model)
     assert not target.exists()
 
 
-def test_half_a_file_and_another_file_are_one_line(files, tmp_path):
-    clip, folder = str(files / "clip"), tmp_path / "half"
-    folder.mkdir()
+def test_half_a_file_and_a_file_of_another_reward_are_one_line(files, tmp_path):
+    clip, model = str(files / "clip"), tmp_path / "half"
+    model.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes((files / "clip" / name).read_bytes())
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    refused(lambda: clipscore(checkpoint=str(folder), tokenizer=clip, scaled=True), str(folder))
+        (model / name).write_bytes((files / "clip" / name).read_bytes())
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(lambda: clipscore(weights=folder(model, clip), scaled=True), str(model))
     half = tmp_path / "half.pt"
     half.write_bytes((files / "ImageReward.pt").read_bytes()[:5000])
-    read = {"tokenizer": str(files / "words"), **HEADS, **PLAIN}
-    refused(lambda: imagereward(checkpoint=str(half), **read), "half.pt")
-    refused(lambda: imagereward(checkpoint=str(files / "hps.pt"), **read), "ImageReward")
-    refused(lambda: imagereward(checkpoint=str(files / "aesthetic-model.pth"), **read), "unknown key")
-    refused(lambda: hps(checkpoint=str(files / "ImageReward.pt"), tokenizer=clip, **HEADS), "unknown key")
-    refused(lambda: aesthetic(checkpoint=str(files / "hps.pt"), backbone=clip, **PLAIN), "head")
-    refused(lambda: clipscore(checkpoint=str(files / "hps.pt"), tokenizer=clip, scaled=True), "CLIPModel")
-    refused(lambda: clipscore(checkpoint=str(files / "words"), tokenizer=clip, scaled=True), "CLIPModel")
+
+    def read(file):
+        return imagereward(weights=towers(file, files / "words"), **PLAIN)
+
+    refused(lambda: read(half), "half.pt")
+    refused(lambda: read(files / "hps.pt"), "ImageReward")
+    refused(lambda: read(files / "aesthetic-model.pth"), "unknown key")
+    refused(lambda: hps(weights=towers(files / "ImageReward.pt", clip)), "unknown key")
+    refused(lambda: aesthetic(weights=head_on(clip, files / "hps.pt"), **PLAIN), "head")
+    refused(lambda: clipscore(weights=folder(files / "hps.pt", clip), scaled=True), "CLIPModel")
+    refused(lambda: clipscore(weights=folder(files / "words", clip), scaled=True), "CLIPModel")
 
 
-def test_a_folder_that_lacks_weights_is_not_filled_with_random_ones(files, tmp_path):
+def test_missing_weights_are_not_filled_with_random_numbers(files, tmp_path):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(files / "clip" / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((files / "clip" / "config.json").read_bytes())
-    clip = str(files / "clip")
-    refused(
-        lambda: clipscore(checkpoint=str(tmp_path), tokenizer=clip, scaled=True),
-        "visual_projection.weight",
-        "1 missing",
-    )
+    weights = folder(tmp_path, files / "clip")
+    refused(lambda: clipscore(weights=weights, scaled=True), "visual_projection.weight", "1 missing")
     wider = json.loads((tmp_path / "config.json").read_text())
     wider["vision_config"]["intermediate_size"] = 57
     (tmp_path / "config.json").write_text(json.dumps(wider))
-    refused(lambda: clipscore(checkpoint=str(tmp_path), tokenizer=clip, scaled=True), "CLIPModel")
+    refused(lambda: clipscore(weights=weights, scaled=True), "CLIPModel")
 
 
-def test_a_head_for_another_width_and_a_missing_tokenizer_are_named(files, tmp_path):
+def test_a_head_of_another_width_and_a_missing_tokenizer_are_named(files, tmp_path):
     clip = str(files / "clip")
     torch.save(reward_checkpoints.random(reward_checkpoints.affine(JOINT + 1)), tmp_path / "wide.pth")
-    refused(
-        lambda: aesthetic(checkpoint=str(tmp_path / "wide.pth"), backbone=clip, **PLAIN), "reads 13", "CLIP gives 12"
-    )
-    refused(lambda: clipscore(checkpoint=clip, tokenizer=str(tmp_path), scaled=True), "tokenizer files")
+    wide = head_on(clip, tmp_path / "wide.pth")
+    refused(lambda: aesthetic(weights=wide, **PLAIN), "reads 13", "CLIP gives 12")
+    refused(lambda: clipscore(weights=folder(clip, tmp_path), scaled=True), "tokenizer files")
     with pytest.raises(MissingCheckpoint, match="nosuch"):
-        aesthetic(checkpoint=str(tmp_path / "nosuch.pth"), backbone=clip, **PLAIN)
+        aesthetic(weights=head_on(clip, tmp_path / "nosuch.pth"), **PLAIN)
+
+
+def test_weights_without_a_needed_field_are_named(files):
+    with pytest.raises(TypeError, match="vision_heads"):
+        hps(weights=folder(files / "clip"))

@@ -1,4 +1,4 @@
-"""Rewards: the preprocessing against PIL, the published layout against CLIPModel, and what holds of every choice."""
+"""Tests rewards: preprocessing against PIL, the published layout against CLIPModel, and laws of every choice."""
 
 import json
 import threading
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
@@ -18,19 +17,25 @@ from rdt.errors import Diverged
 from rdt.rewards import clip
 from rdt.rewards.base import MEAN, STD, Reward, check_images, crop, pad, preprocess
 from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
-from rdt.rewards.remote import Server
+from rdt.rewards.server import Server
 from rdt.shapes.pretrain import annotator, preference
 from rdt.shapes.render import render
 from rdt.shapes.tokenizer import LENGTH, build
 from rdt.shapes.world import random_modes, random_scene
+from rdt.training.experiment import Experiment
 from rdt.training.launch import work
 from worlds import reward_checkpoints
 from worlds.smallest_run import minimal
 
 PROMPTS = ["a red circle", "a small blue ring on white", "something else"]
 HEADS = {"vision_heads": 3, "text_heads": 2}
-LIMIT = "evaluation.limit={_target_:rdt.shapes.limit.Limit,points:3,seed:0}"  # which minimal runs leave out
+LIMIT = "evaluation.limit={_target_:rdt.shapes.limit.Limit,points:3,seed:0}"  # left out of minimal runs
 CHOICES = [file.stem for file in sorted((Path(conf_dir()) / "reward").glob("*.yaml"))]
+
+
+def files(checkpoint: Path, tokenizer: Path, **others: int) -> dict[str, str | int]:
+    """Return the weights of HPS as a config names them."""
+    return {"checkpoint": str(checkpoint), "tokenizer": str(tokenizer), **HEADS, **others}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def reference(tokenizer) -> CLIPModel:
-    """A tiny CLIPModel, no two sizes equal, every norm and bias random."""
+    """Return a tiny CLIPModel in which no two sizes are equal and every norm and bias is random."""
     torch.manual_seed(0)
     special = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     sizes = dict(hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2, hidden_act="gelu")
@@ -56,12 +61,12 @@ def reference(tokenizer) -> CLIPModel:
 
 @pytest.fixture
 def reward(reference, tokenizer, tmp_path) -> Reward:
-    """The reference, written as the published file is and read through the production path."""
+    """Write the reference in the published layout and read it as a run does."""
     published = {f"module.{key}": value for key, value in to_open_clip(reference.state_dict()).items()}
     published["module.attn_mask"] = torch.zeros(12, 12)
     torch.save({"state_dict": published}, tmp_path / "HPS_v2.1_compressed.pt")
     tokenizer.save_pretrained(tmp_path)
-    return clip.hps(checkpoint=str(tmp_path / "HPS_v2.1_compressed.pt"), tokenizer=str(tmp_path), **HEADS)
+    return clip.hps(weights=files(tmp_path / "HPS_v2.1_compressed.pt", tmp_path))
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,7 +74,7 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def cosine(model: CLIPModel, tokenizer, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """What CLIPModel itself says, without any of our text or pooling code."""
+    """Return CLIPModel's own cosine, (B,), without any of our text or pooling code."""
     ids = tokenizer(prompts, padding=True, return_tensors="pt").input_ids
     with torch.no_grad():
         out = model(input_ids=ids, pixel_values=preprocess(pictures, 20, pad))
@@ -177,7 +182,7 @@ def test_a_missing_key_is_named(reference, key):
     del published[key]
     with pytest.raises(ValueError, match=key):
         to_transformers(published)
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(ValueError, match="has no key"):
         to_transformers({})
 
 
@@ -192,7 +197,7 @@ def test_a_clip_folder_gives_clipscore_and_scaled_pickscore(reference, tokenizer
     pictures = images(3, 3, 20, 20)
     expected = cosine(reference, tokenizer, pictures, PROMPTS)
     for scaled, factor in ((False, 1.0), (True, reference.logit_scale.exp().item())):
-        built = clip.clipscore(checkpoint=str(tmp_path), tokenizer=str(tmp_path), scaled=scaled)
+        built = clip.clipscore(weights={"checkpoint": str(tmp_path), "tokenizer": str(tmp_path)}, scaled=scaled)
         assert torch.allclose(built(pictures, PROMPTS), factor * expected, atol=1e-5)
 
 
@@ -204,7 +209,7 @@ def test_an_exported_preference_model_is_read_by_the_production_path(name, token
     preference.export(model, tmp_path / "x.safetensors")
     tokenizer.save_pretrained(tmp_path)
     heads = {"vision_heads": stage.vision["num_attention_heads"], "text_heads": stage.text["num_attention_heads"]}
-    built = clip.hps(checkpoint=str(tmp_path / "x.safetensors"), tokenizer=str(tmp_path), **heads)
+    built = clip.hps(weights=files(tmp_path / "x.safetensors", tmp_path, **heads))
     batch = annotator.comparisons(annotator.Words(), 0, torch.Generator().manual_seed(0))
     prompts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.ids]
     with torch.no_grad():
@@ -228,7 +233,7 @@ def test_the_annotator_is_as_noisy_as_designed(name, attainable):
 def test_the_gradient_is_that_of_finite_differences(reward, shape):
     picture = (0.3 + 0.4 * images(1, 3, *shape)).requires_grad_()
     (gradient,) = torch.autograd.grad(reward(picture, PROMPTS[:1]).sum(), picture)
-    step = 0.004 * gradient / gradient.norm()  # uphill, where the slope is the gradient's norm
+    step = 0.004 * gradient / gradient.norm()  # along the gradient, where the slope is its norm
     with torch.no_grad():
         rise = reward(picture + step, PROMPTS[:1]) - reward(picture - step, PROMPTS[:1])
     assert gradient.norm() > 0.01
@@ -265,7 +270,7 @@ def test_text_is_pooled_at_the_first_end_of_text_whatever_its_id(reward, tokeniz
     pictures = images(1, 3, 20, 20)
     expected = reward(pictures, ["a ring"])
     reward._cache.clear()
-    reward.model.text_model.eos_token_id = 2  # what transformers takes as a sign to pool at the largest id
+    reward.model.text_model.eos_token_id = 2  # with this id transformers pools at the largest id
     assert torch.equal(reward(pictures, ["a ring"]), expected)
 
 
@@ -285,9 +290,9 @@ def test_a_reward_stays_frozen_inside_a_training_module(reward):
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> Iterator[dict[str, list[str]]]:
-    """What a choice needs that the embedded model does not have; the remote one is the bundled one, served."""
+    """Yield, by reward, the overrides that the embedded model needs; the remote reward is the bundled one, served."""
     folder = tmp_path_factory.mktemp("published")
-    served = Server(instantiate(minimal(folder / "never").reward.module, _convert_="all"), "cpu", "127.0.0.1", 0)
+    served = Server(Experiment(minimal(folder / "never")).reward, "cpu", "127.0.0.1", 0)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "127.0.0.1")
@@ -298,9 +303,9 @@ def given(tmp_path_factory) -> Iterator[dict[str, list[str]]]:
 
 @pytest.fixture(scope="module", params=CHOICES)
 def chosen(request, given, tmp_path_factory) -> Reward:
-    """As a run makes it."""
+    """Build the reward as a run does."""
     cfg = minimal(tmp_path_factory.mktemp("never") / "out", f"reward={request.param}", *given.get(request.param, []))
-    return instantiate(cfg.reward.module, _convert_="all").requires_grad_(False)
+    return Experiment(cfg).reward.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +326,7 @@ def test_a_choice_scores_images_one_by_one(chosen, pictures):
     assert torch.allclose(scores, chosen(pictures.flip(0), WORDS[::-1]).flip(0), atol=1e-6)
 
 
-def test_a_choice_has_a_gradient_or_says_that_it_has_none(chosen, pictures):
+def test_differentiable_tells_whether_a_choice_has_a_gradient(chosen, pictures):
     wanted = pictures.clone().requires_grad_()
     scores = chosen(wanted, WORDS)
     assert scores.requires_grad == chosen.differentiable
@@ -339,7 +344,7 @@ def test_a_choice_is_the_total_of_its_parts(chosen, pictures):
         assert torch.equal(parts[:, column], component(pictures, WORDS)), name
 
 
-def test_a_choice_says_whether_it_reads_prompts(chosen, pictures):
+def test_reads_prompts_tells_whether_the_prompt_changes_a_score(chosen, pictures):
     same = torch.allclose(chosen(pictures, WORDS), chosen(pictures, WORDS[1:] + WORDS[:1]), atol=1e-6)
     assert same != chosen.reads_prompts
 
@@ -353,7 +358,7 @@ def test_a_choice_refuses_bad_input(chosen, pictures):
         chosen(pictures, WORDS[:1])
 
 
-def test_a_choice_does_not_hide_what_is_not_finite(chosen, pictures):
+def test_a_choice_does_not_hide_an_image_that_is_not_finite(chosen, pictures):
     broken = pictures.clone()
     broken[2, 1, 3, 4] = torch.nan
     try:
@@ -363,7 +368,7 @@ def test_a_choice_does_not_hide_what_is_not_finite(chosen, pictures):
     assert scores.isfinite().tolist() == [True, True, False, True]
 
 
-ONE_EACH = ("pickscore", "mixture", "remote")  # a tower, a sum, a server; hps is what every method runs with
+ONE_EACH = ("pickscore", "mixture", "remote")  # one tower, one sum, one server; every method runs with hps elsewhere
 RUNS = {
     "jpeg": ["method=sqdf", LIMIT],
     "gold": ["method=grpo", "method.group=2", LIMIT],
@@ -377,8 +382,8 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ONE_EACH)) for n in CHOICES])
-def test_a_run_on_a_choice_ends_with_its_record(name, given, tmp_path):
-    """Rewards are reported once each: the optimised one, what it is made of, the judges."""
+def test_a_run_on_a_choice_writes_its_result(name, given, tmp_path):
+    """The optimised reward, its parts and the judges are each reported once."""
     work(minimal(tmp_path / "out", f"reward={name}", "logger=csv", *RUNS.get(name, []), *given.get(name, [])))
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     parts = ["hps", "jpeg"] if name == "mixture" else []
@@ -400,7 +405,7 @@ def test_images_out_of_range_are_refused(reward, picture):
 
 
 @pytest.mark.parametrize("picture", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
-def test_images_of_the_wrong_kind_are_refused(picture):
+def test_images_of_the_wrong_type_or_shape_are_refused(picture):
     with pytest.raises(ValueError, match="expected float"):
         check_images(picture)
 
@@ -409,7 +414,7 @@ def test_rounding_beyond_the_range_is_tolerated():
     check_images(torch.tensor([-5e-4, 1 + 5e-4]).view(1, 1, 1, 2).expand(1, 3, 1, 2))
 
 
-def test_one_prompt_per_image(reward):
+def test_one_prompt_per_image_is_needed(reward):
     with pytest.raises(ValueError, match="prompts=1 for images=2"):
         reward(images(2, 3, 8, 8), ["a ring"])
 
@@ -417,5 +422,5 @@ def test_one_prompt_per_image(reward):
 def test_a_missing_file_is_one_line(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nosuch\.pt") as caught:
-        clip.hps(checkpoint=str(tmp_path / "nosuch.pt"), tokenizer=str(tmp_path), **HEADS)
+        clip.hps(weights=files(tmp_path / "nosuch.pt", tmp_path))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Surrogates against what can be computed by hand: the ridge posterior, resamples, and a gradient by differences."""
+"""Tests surrogates against values computed by hand: the ridge posterior, resamples, and gradients by differences."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt.randomness import generator
-from rdt.rewards.surrogate import Bootstrap, Descent, Surrogate, Ucb
+from rdt.rewards.surrogate import Bootstrap, Fit, Surrogate, Ucb
 from worlds import tiny_policy
 
 DIMS, PROMPTS = 4, ["a circle", "a red ring", "a shape on white"]
@@ -16,7 +16,7 @@ KINDS = ("bootstrap", "ucb")
 
 
 class Patches(nn.Module):
-    """Features of 4 x 4 images: smooth functions of their brightness and of random projections."""
+    """Computes features of 4 x 4 images: smooth functions of their brightness and of random projections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Patches(nn.Module):
 def surrogate(kind: str, beta: float = 1.0, **changed: Any) -> Surrogate:
     if kind == "ucb":
         return Ucb(features=Patches(), beta=beta, ridge=changed.get("ridge", 1.0))
-    descent = Descent(steps=changed.get("steps", 200), batch_size=32, lr=1e-2, weight_decay=0.01)
+    descent = Fit(steps=changed.get("steps", 200), batch_size=32, lr=1e-2, weight_decay=0.01)
     return Bootstrap(features=Patches(), beta=beta, members=changed.get("members", 4), width=16, descent=descent)
 
 
@@ -44,100 +44,100 @@ def images(count: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def answers(made: Surrogate, count: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features of random images, and scores that are linear in them."""
-    phi = made.phi(images(count, seed), [PROMPTS[k % len(PROMPTS)] for k in range(count)])
+def answers(model: Surrogate, count: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return features of random images, and scores that are linear in them."""
+    phi = model.phi(images(count, seed), [PROMPTS[k % len(PROMPTS)] for k in range(count)])
     return phi, 0.3 + 0.1 * phi @ tiny_policy.normal(phi.shape[1], seed=7)
 
 
 def fitted(kind: str, beta: float = 1.0, seed: int = 0, **changed: Any) -> Surrogate:
-    made = surrogate(kind, beta, **changed)
-    made.fit(*answers(made), generator(seed, "fit"))
-    return made
+    model = surrogate(kind, beta, **changed)
+    model.fit(*answers(model), generator(seed, "fit"))
+    return model
 
 
 def test_phi_is_image_and_text_and_their_product() -> None:
-    made, batch = surrogate("ucb"), images(3)
-    seen, asked = made.features.image_features(batch), made.features.text_features(PROMPTS)
-    assert made.phi(batch, PROMPTS).equal(torch.cat([seen, asked, seen * asked], dim=1))
+    model, batch = surrogate("ucb"), images(3)
+    image, text = model.features.image_features(batch), model.features.text_features(PROMPTS)
+    assert model.phi(batch, PROMPTS).equal(torch.cat([image, text, image * text], dim=1))
 
 
 @pytest.mark.parametrize("ridge", [0.1, 1.0, 10.0])
 def test_ucb_is_the_ridge_posterior(ridge: float) -> None:
-    made = fitted("ucb", ridge=ridge)
-    phi, scores = (values.double() for values in answers(made))
-    new = answers(made, 8, seed=1)[0].double()
+    model = fitted("ucb", ridge=ridge)
+    phi, scores = (values.double() for values in answers(model))
+    new = answers(model, 8, seed=1)[0].double()
     mean, std, unit = phi.mean(0), phi.std(0, correction=0), scores.std(correction=0)
-    white, asked = ((torch.cat([(x - mean) / std, torch.ones(len(x), 1)], 1)) for x in (phi, new))
-    a = ridge * torch.eye(3 * DIMS + 1) + sum(torch.outer(row, row) for row in white)
-    w = torch.linalg.solve(a, white.T @ ((scores - scores.mean()) / unit))
-    width = torch.stack([row @ torch.linalg.solve(a, row) for row in asked]).sqrt()
-    found = made.estimate(new.float())
-    torch.testing.assert_close(found[0].double(), scores.mean() + unit * (asked @ w), atol=1e-5, rtol=1e-4)
+    known, queried = ((torch.cat([(x - mean) / std, torch.ones(len(x), 1)], 1)) for x in (phi, new))
+    a = ridge * torch.eye(3 * DIMS + 1) + sum(torch.outer(row, row) for row in known)
+    w = torch.linalg.solve(a, known.T @ ((scores - scores.mean()) / unit))
+    width = torch.stack([row @ torch.linalg.solve(a, row) for row in queried]).sqrt()
+    found = model.estimate(new.float())
+    torch.testing.assert_close(found[0].double(), scores.mean() + unit * (queried @ w), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[1].double(), unit * width, atol=1e-5, rtol=1e-4)
 
 
-def test_ucb_knows_more_where_it_asked_more() -> None:
-    made = surrogate("ucb")
-    phi, scores = answers(made)
+def test_ucb_is_more_certain_where_it_has_more_answers() -> None:
+    model = surrogate("ucb")
+    phi, scores = answers(model)
     widths = []
     for repeats in (1, 4):
-        made.fit(phi.repeat(repeats, 1), scores.repeat(repeats), generator("fit"))
-        widths.append(made.estimate(phi)[1])
+        model.fit(phi.repeat(repeats, 1), scores.repeat(repeats), generator("fit"))
+        widths.append(model.estimate(phi)[1])
     assert (widths[1] < widths[0]).all()
-    assert made.estimate(phi + 10)[1].min() > widths[1].max()
+    assert model.estimate(phi + 10)[1].min() > widths[1].max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_linear_is_learned(kind: str) -> None:
-    made = fitted(kind, ridge=1e-3)
-    phi, scores = answers(made, 200, seed=1)
-    assert torch.corrcoef(torch.stack([made.estimate(phi)[0], scores]))[0, 1] > 0.95
+def test_a_linear_function_is_learned(kind: str) -> None:
+    model = fitted(kind, ridge=1e-3)
+    phi, scores = answers(model, 200, seed=1)
+    assert torch.corrcoef(torch.stack([model.estimate(phi)[0], scores]))[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimism_is_beta_spreads_above_the_mean(kind: str) -> None:
     batch = images(3, seed=1)
-    greedy, hopeful = (fitted(kind, beta)(batch, PROMPTS) for beta in (0.0, 2.0))
+    greedy, optimistic = (fitted(kind, beta)(batch, PROMPTS) for beta in (0.0, 2.0))
     mean, spread = fitted(kind).estimate(fitted(kind).phi(batch, PROMPTS))
     assert greedy.equal(mean) and (spread > 0).all()
-    torch.testing.assert_close(hopeful, mean + 2 * spread)
+    torch.testing.assert_close(optimistic, mean + 2 * spread)
 
 
-def test_a_bootstrap_is_decided_by_its_generator() -> None:
+def test_a_bootstrap_depends_on_its_generator_alone() -> None:
     first, again, other = (fitted("bootstrap", seed=seed) for seed in (0, 0, 1))
     assert all(value.equal(again.learned()[name]) for name, value in first.learned().items())
     assert not first.learned()["hidden"].equal(other.learned()["hidden"])
 
 
 def test_members_of_a_bootstrap_learn_from_different_answers() -> None:
-    """From one start, or they would differ in any case: without steps to take, members are their starts."""
+    """One member has no spread; four, each fitted to its own resample, differ."""
     spreads = [fitted("bootstrap", members=members).estimate(tiny_policy.normal(5, 3 * DIMS))[1] for members in (1, 4)]
     assert spreads[0].max() < 1e-5 < spreads[1].min()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_reaches_the_image(kind: str) -> None:
-    made, inside = fitted(kind, beta=2.0), 0.2 + 0.6 * images(3, seed=1)  # away from the ends of [0, 1]
-    asked, step = inside.clone().requires_grad_(), 1e-2 * tiny_policy.normal(*inside.shape)
-    (slope,) = torch.autograd.grad(made(asked, PROMPTS).sum(), asked)
-    ahead, behind = (made(inside + sign * step, PROMPTS).sum().item() for sign in (1, -1))
+    model, inside = fitted(kind, beta=2.0), 0.2 + 0.6 * images(3, seed=1)  # away from the ends of [0, 1]
+    pixels, step = inside.clone().requires_grad_(), 1e-2 * tiny_policy.normal(*inside.shape)
+    (slope,) = torch.autograd.grad(model(pixels, PROMPTS).sum(), pixels)
+    ahead, behind = (model(inside + sign * step, PROMPTS).sum().item() for sign in (1, -1))
     assert (slope * step).sum().item() == pytest.approx((ahead - behind) / 2, rel=2e-2)
-    assert not any(p.requires_grad for p in made.parameters()) and made.differentiable
+    assert not any(p.requires_grad for p in model.parameters()) and model.differentiable
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_learned_can_be_carried_over(kind: str) -> None:
-    made, other = fitted(kind), surrogate(kind)
+def test_fitted_tensors_can_be_loaded_into_another_surrogate(kind: str) -> None:
+    model, other = fitted(kind), surrogate(kind)
     assert not other.learned()
-    other.load({name: value.clone() for name, value in made.learned().items()})
-    assert other(images(3), PROMPTS).equal(made(images(3), PROMPTS))
+    other.load({name: value.clone() for name, value in model.learned().items()})
+    assert other(images(3), PROMPTS).equal(model(images(3), PROMPTS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 5])
-def test_answers_that_do_not_differ_are_learned_as_they_are(kind: str, count: int) -> None:
-    made = surrogate(kind, beta=0.0)
-    phi, _ = answers(made, count)
-    made.fit(phi, torch.full((count,), 0.7), generator("fit"))
-    assert made(images(3, seed=1), PROMPTS).tolist() == pytest.approx([0.7] * 3)
+def test_equal_answers_are_predicted_exactly(kind: str, count: int) -> None:
+    model = surrogate(kind, beta=0.0)
+    phi, _ = answers(model, count)
+    model.fit(phi, torch.full((count,), 0.7), generator("fit"))
+    assert model(images(3, seed=1), PROMPTS).tolist() == pytest.approx([0.7] * 3)

@@ -1,4 +1,4 @@
-"""Laws of the blind comparison: fair and secret towards raters, exact towards votes."""
+"""Tests the blind comparison: the page is balanced and reveals nothing, the tally counts exactly."""
 
 import csv
 import json
@@ -16,12 +16,11 @@ import yaml
 from PIL import Image
 
 from rdt.report.folders import read_run
-from rdt.study import study
-from rdt.study.__main__ import main
-from rdt.study.design import Order
-from rdt.study.pictures import address, cut
-from rdt.study.rates import alpha, over_raters, wilson
-from rdt.study.sources import Grid
+from rdt.study import entry
+from rdt.study.design import Options
+from rdt.study.page import data_uri, write_study
+from rdt.study.sources import SampleGrid
+from rdt.study.tally import alpha, over_raters, wilson
 from rdt.training.record import grid_image, save_image
 from worlds.browser import Chromium, installed
 
@@ -33,13 +32,13 @@ KRIPPENDORFF = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
 
 
 def images(seed, size=8):
-    """(rows, columns, 3, H, W), of whole levels, so that nothing is lost to 8 bits."""
+    """Return images (rows, columns, 3, H, W) of whole levels, so that 8 bits lose nothing."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (*GRID, 3, size, size), generator=generator) / 255
 
 
 def write_run(folder, method, seed=0, noise=0, prompts=PROMPTS):
-    """A run folder with one point more than the run's own, its pictures as `rdt.training.record` saves them."""
+    """Write a run folder with two points, and pictures as `rdt.training.record` saves them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng((seed, *method.encode()))
     point = {"n_prompts": 3, "n_per_prompt": 4, "prompts": prompts}
@@ -67,17 +66,17 @@ def runs(tmp_path):
 
 
 def written(runs, out, pairs=None, size=1, seed=0, names=""):
-    return study([runs], out, Order(pairs, size, seed), names)
+    return write_study([runs], out, Options(pairs, size, seed), names)
 
 
 def shown(out):
-    """What the page knows."""
+    """Return the data in the page."""
     text = (out / "study.html").read_text()
     return json.loads(text.partition('id="study">')[2].partition("</script>")[0])
 
 
 class Page(HTMLParser):
-    """Opens what it closes, and remembers every address."""
+    """Checks that every tag is closed, and collects every address."""
 
     def __init__(self, text):
         super().__init__()
@@ -96,69 +95,71 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("size", [8, 64, 300])
 def test_an_image_is_cut_out_as_it_was_recorded(tmp_path, size):
     write_run(tmp_path / "run", "sqdf")
-    made = images(7, size)
-    save_image(grid_image(made), tmp_path / "run" / "samples" / "base.png")
+    recorded = images(7, size)
+    save_image(grid_image(recorded), tmp_path / "run" / "samples" / "base.png")
     run = read_run(tmp_path / "run")
-    grid = Grid(run, run.base)
+    grid = SampleGrid(run, run.base)
     grid.check()
     scale = max(1, 64 // size)
-    found, pixels = np.asarray(cut(grid, 2, 1)), (made[2, 1] * 255).round().byte().permute(1, 2, 0).numpy()
+    found, pixels = np.asarray(grid.image(2, 1)), (recorded[2, 1] * 255).round().byte().permute(1, 2, 0).numpy()
     assert (found == pixels.repeat(scale, 0).repeat(scale, 1)).all()
-    assert address(grid, 2, 1).startswith("data:image/png" if size <= 256 else "data:image/jpeg")
+    assert data_uri(grid, 2, 1).startswith("data:image/png" if size <= 256 else "data:image/jpeg")
 
 
-def test_the_page_is_whole_needs_nothing_and_tells_nothing(runs, tmp_path):
-    made = written(runs, tmp_path / "out", names="base,*cfg")
-    text = made.page.read_text()
-    page, told = Page(text), shown(tmp_path / "out")
+def test_the_page_is_well_formed_loads_nothing_and_reveals_nothing(runs, tmp_path):
+    study = written(runs, tmp_path / "out", names="base,*cfg")
+    text = study.page.read_text()
+    page, data = Page(text), shown(tmp_path / "out")
     assert page.open == [] and page.addresses == [] and "http" not in text.replace("http-equiv", "")
-    outside = text.replace(json.dumps(told["images"])[1:-1], "")
+    outside = text.replace(json.dumps(data["images"])[1:-1], "")
     assert not [leak for leak in LEAKS if leak in outside.lower().replace("__main__", "")]
-    ids = [one["id"] for pair in told["pairs"] for one in (pair, pair["left"], pair["right"])]
-    assert len(ids) == len(set(ids)) == 3 * len(told["pairs"])
-    assert [pair["prompt"] for pair in told["pairs"]] == [pair["prompt"] for pair in made.key["pairs"]]
-    assert {pair["prompt"] for pair in told["pairs"]} == set(PROMPTS)
+    ids = [one["id"] for pair in data["pairs"] for one in (pair, pair["left"], pair["right"])]
+    assert len(ids) == len(set(ids)) == 3 * len(data["pairs"])
+    assert [pair["prompt"] for pair in data["pairs"]] == [pair["prompt"] for pair in study.key["pairs"]]
+    assert {pair["prompt"] for pair in data["pairs"]} == set(PROMPTS)
 
 
-def test_every_id_shows_the_images_that_the_key_says(runs, tmp_path):
-    made = written(runs, tmp_path / "out", size=2, names="base,*cfg")
-    told = shown(tmp_path / "out")
-    for pair, keyed in zip(told["pairs"], made.key["pairs"], strict=True):
+def test_every_id_shows_the_images_that_the_key_names(runs, tmp_path):
+    study = written(runs, tmp_path / "out", size=2, names="base,*cfg")
+    data = shown(tmp_path / "out")
+    for pair, keyed in zip(data["pairs"], study.key["pairs"], strict=True):
         for side in ("left", "right"):
             source = keyed[side]
             run = read_run(Path(source["picture"]).parents[1])
-            grid = next(g for g in (Grid(run, p) for p in (run.base, *run.points)) if str(g.path) == source["picture"])
-            wanted = [address(grid, source["row"], column) for column in source["columns"]]
-            assert [told["images"][k] for k in pair[side]["images"]] == wanted
+            grid = next(
+                g for g in (SampleGrid(run, p) for p in (run.base, *run.points)) if str(g.path) == source["picture"]
+            )
+            wanted = [data_uri(grid, source["row"], column) for column in source["columns"]]
+            assert [data["images"][k] for k in pair[side]["images"]] == wanted
             assert pair[side]["id"] == source["id"] and grid.prompts[source["row"]] == pair["prompt"]
 
 
 @pytest.mark.parametrize(("pairs", "size"), [(30, 1), (29, 1), (18, 2), (None, 1)])
 def test_settings_sides_and_prompts_are_balanced(runs, tmp_path, pairs, size):
-    made = written(runs, tmp_path / "out", pairs, size, names="base,*cfg")
-    entries = made.key["pairs"]
+    study = written(runs, tmp_path / "out", pairs, size, names="base,*cfg")
+    entries = study.key["pairs"]
     assert len(entries) == (pairs or 60)
     couples, lefts = Counter(), Counter()
-    for entry in entries:
-        sides = entry["left"]["setting"], entry["right"]["setting"]
+    for pair in entries:
+        sides = pair["left"]["setting"], pair["right"]["setting"]
         couples[tuple(sorted(sides))] += 1
         lefts[tuple(sorted(sides))] += sides[0] == min(sides)
     assert len(couples) == 3 and max(couples.values()) - min(couples.values()) <= 1
     assert all(abs(2 * lefts[couple] - count) <= 1 for couple, count in couples.items())
-    prompts = Counter(entry["prompt"] for entry in entries)
+    prompts = Counter(pair["prompt"] for pair in entries)
     assert max(prompts.values()) - min(prompts.values()) <= len(couples)
-    assert len({json.dumps([entry["left"]["picture"], entry["right"]["picture"], entry["left"]["columns"],
-                            entry["prompt"]]) for entry in entries}) == len(entries)  # fmt: skip
+    assert len({json.dumps([pair["left"]["picture"], pair["right"]["picture"], pair["left"]["columns"],
+                            pair["prompt"]]) for pair in entries}) == len(entries)  # fmt: skip
 
 
-def test_the_same_seed_makes_the_same_study_and_the_page_does_not_give_it_away(runs, tmp_path):
+def test_the_same_seed_makes_the_same_study_and_the_page_does_not_reveal_it(runs, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         written(runs, tmp_path / name, 20, seed=seed, names="base,sqdf cfg")
     a, b, c = ((tmp_path / name / "study.html").read_text() for name in "abc")
     assert a == b and a != c
     result = runs / "sqdf0" / "result.json"
     record = json.loads(result.read_text())
-    record["points"][0]["reward"]["hps"]["mean"] += 1e-9  # what no page shows
+    record["points"][0]["reward"]["hps"]["mean"] += 1e-9  # which no page shows
     result.write_text(json.dumps(record))
     written(runs, tmp_path / "d", 20, names="base,sqdf cfg")
     keys = [json.loads((tmp_path / name / "key.json").read_text()) for name in "ad"]
@@ -166,14 +167,14 @@ def test_the_same_seed_makes_the_same_study_and_the_page_does_not_give_it_away(r
     assert keys[0]["study"] != keys[1]["study"] and sides[0] != sides[1]
 
 
-def test_equal_noise_is_kept_and_other_noise_is_said(runs, tmp_path):
-    made = written(runs, tmp_path / "out", names="sqdf*")
-    for pair in made.key["pairs"]:
+def test_equal_noise_is_paired_and_other_noise_is_marked(runs, tmp_path):
+    study = written(runs, tmp_path / "out", names="sqdf*")
+    for pair in study.key["pairs"]:
         assert pair["same_noise"] and pair["left"]["seed"] == pair["right"]["seed"]
         assert [pair["left"][k] for k in ("row", "columns")] == [pair["right"][k] for k in ("row", "columns")]
     write_run(tmp_path / "other", "grpo", 0, noise=5)
-    made = study([runs, tmp_path / "other"], tmp_path / "two", Order(None, 1, 0), "sqdf cfg,grpo cfg")
-    assert made.key["pairs"] and not any(pair["same_noise"] for pair in made.key["pairs"])
+    study = write_study([runs, tmp_path / "other"], tmp_path / "two", Options(None, 1, 0), "sqdf cfg,grpo cfg")
+    assert study.key["pairs"] and not any(pair["same_noise"] for pair in study.key["pairs"])
 
 
 @pytest.mark.parametrize(
@@ -183,35 +184,35 @@ def test_equal_noise_is_kept_and_other_noise_is_said(runs, tmp_path):
         (["pairs=2"], "leaves some of the 10 pairs of settings out"),
         (["set=5"], "no prompt in common with 5 images a side"),
         (["settings=base,ddpo"], "settings=ddpo is none of base, draft aig power exponent=2, draft cfg,"),
-        (["settings=base"], "wants two settings"),
-        (["pairs=0"], "want a whole number, 1 or more"),
+        (["settings=base"], "needs two settings"),
+        (["pairs=0"], "expected a whole number, 1 or more"),
         (["sides=2"], "'sides=2' is none of runs=..."),
     ],
 )
-def test_what_cannot_be_shown_is_one_line_and_writes_nothing(runs, tmp_path, capsys, arguments, words):
-    assert main([f"runs={runs}", f"out={tmp_path / 'out'}", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+def test_an_impossible_study_is_one_line_and_writes_nothing(runs, tmp_path, capsys, arguments, words):
+    assert entry([f"runs={runs}", f"out={tmp_path / 'out'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_missing_or_broken_picture_is_named(runs, tmp_path, capsys):
     picture = runs / "sqdf1" / "samples" / "aig-power-exponent-2.png"
     picture.unlink()
-    assert main([f"runs={runs}"]) == 2 and f"{picture} is missing" in capsys.readouterr().err
+    assert entry([f"runs={runs}"]) == 2 and f"{picture} is missing" in capsys.readouterr().err
     Image.new("RGB", (50, 50)).save(picture)
-    assert main([f"runs={runs}"]) == 2 and "no 3 rows of 4 images" in capsys.readouterr().err
-    assert main([f"runs={runs}", "settings=*cfg"]) == 0
+    assert entry([f"runs={runs}"]) == 2 and "not 3 rows of 4 images" in capsys.readouterr().err
+    assert entry([f"runs={runs}", "settings=*cfg"]) == 0
     assert (runs / "study" / "key.json").is_file()
 
 
-def test_the_key_of_votes_that_are_out_is_not_overwritten(runs, tmp_path, capsys):
+def test_the_key_of_another_study_is_not_overwritten(runs, tmp_path, capsys):
     arguments = [f"runs={runs}", f"out={tmp_path / 'out'}", "pairs=12", "settings=base,sqdf cfg"]
-    assert main(arguments) == 0 and main(arguments) == 0
-    assert main([*arguments, "seed=1"]) == 2 and "give another out=" in capsys.readouterr().err
+    assert entry(arguments) == 0 and entry(arguments) == 0
+    assert entry([*arguments, "seed=1"]) == 2 and "give another out=" in capsys.readouterr().err
 
 
 def ballot(key, rater, outcomes, name="", at="2026-01-01T00:00:00Z", study_id=None):
-    """Votes on the first pairs: what is preferred of the settings, or tie, for every question."""
+    """Return votes on the first pairs: the preferred setting, or tie, for every question."""
     votes = []
     for pair, outcome in zip(key["pairs"], outcomes, strict=False):
         side = next((s for s in ("left", "right") if pair[s]["setting"] == outcome), "tie")
@@ -226,7 +227,7 @@ def ballot(key, rater, outcomes, name="", at="2026-01-01T00:00:00Z", study_id=No
 
 @pytest.fixture
 def counted(runs, tmp_path, capsys):
-    """The rows of tally.csv from votes, or the exit status and the error."""
+    """Return the key, and a function from votes to the rows of tally.csv, or to the error."""
     key = written(runs, tmp_path / "out", 12, names="base,sqdf cfg").key
 
     def tally(*ballots):
@@ -234,7 +235,7 @@ def counted(runs, tmp_path, capsys):
         files = [tmp_path / "out" / "votes" / f"{k}.json" for k in range(len(ballots))]
         for file, one in zip(files, ballots, strict=True):
             file.write_text(one if isinstance(one, str) else json.dumps(one))
-        if main(["tally", *map(str, files)]):
+        if entry(["tally", *map(str, files)]):
             return capsys.readouterr().err
         return list(csv.DictReader((tmp_path / "out" / "tally.csv").open()))
 
@@ -261,25 +262,25 @@ def test_a_tally_counts_exactly(counted):
     assert float(row["alpha"]) == pytest.approx(alpha(zip(*sides, strict=True)), abs=1e-12)
 
 
-def test_one_rater_has_no_spread_over_raters_and_no_agreement(counted):
+def test_one_rater_has_no_interval_over_raters_and_no_agreement(counted):
     key, tally = counted
     row = tally(ballot(key, "a", ["base", "tie"]))[0]
     assert (row["raters_lo"], row["raters_hi"], row["alpha"], row["alpha_question"]) == ("", "", "", "")
     assert float(row["win_rate"]) == 0.75
 
 
-def test_nobody_counts_twice_and_the_last_word_holds(counted):
+def test_a_rater_counts_once_and_with_the_latest_answers(counted):
     key, tally = counted
     early = ballot(key, "a", ["base", "base"])
     late = ballot(key, "a", ["sqdf cfg", "base", "base"], at="2026-01-02T00:00:00Z")
     (row, _) = tally(late, early, early)
     assert (row["votes"], row["raters"], row["first_wins"], row["second_wins"]) == ("3", "1", "2", "1")
     at_home = ballot(key, "b", ["base"], name=" Anna  B", at="2026-01-03T00:00:00Z")
-    (row, _) = tally(early, at_home, late | {"name": "anna b"})  # the name says that both browsers are hers
+    (row, _) = tally(early, at_home, late | {"name": "anna b"})  # the same name in two browsers
     assert (row["votes"], row["raters"], row["first_wins"]) == ("3", "1", "3")
 
 
-def test_votes_that_are_not_of_this_study_are_refused(counted):
+def test_votes_of_another_study_are_refused(counted):
     key, tally = counted
     fine, swapped, other = (ballot(key, rater, ["base", "tie"]) for rater in "abc")
     assert f"holds votes of study feed, the key is of study {key['study']}" in tally(fine, other | {"study": "feed"})
@@ -287,15 +288,15 @@ def test_votes_that_are_not_of_this_study_are_refused(counted):
     vote["left"], vote["right"] = vote["right"], vote["left"]
     assert "are not those of the key" in tally(swapped)
     other["votes"][1]["answers"]["quality"] = "both"
-    assert "quality=both; want quality, overall of left, tie, right" in tally(other)
+    assert "quality=both; expected one of left, tie, right for one of quality, overall" in tally(other)
     for text in ("{", "[]", json.dumps({"kind": "rdt study votes", "version": 2})):
-        said = tally(text)
-        assert said.startswith("error: ") and said.count("\n") == 1
+        error = tally(text)
+        assert error.startswith("error: ") and error.count("\n") == 1
     assert "hold no vote" in tally(fine | {"votes": []})
 
 
-def test_alpha_is_krippendorffs():
-    """His own example (2011, section C: four observers, twelve units, missing data), and one by hand."""
+def test_alpha_is_that_of_krippendorff():
+    """Check his own example (2011, section C: four observers, twelve units, missing data), and one by hand."""
     units = [[value for value in unit if value != "."] for unit in zip(*KRIPPENDORFF, strict=True)]
     assert alpha(units) == pytest.approx(0.743, abs=5e-4)
     # n = 8 answers: 3 left, 3 right, 2 ties; one unit apart: 1 - 7 * 2 / (64 - 22)
@@ -303,8 +304,8 @@ def test_alpha_is_krippendorffs():
     assert math.isnan(alpha([["left"], ["right"]])) and math.isnan(alpha([["left", "left"]]))
 
 
-def test_wilson_agrees_with_the_books():
-    """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+def test_wilson_agrees_with_published_intervals():
+    """Check 81 of 263, 15 of 148, 0 of 20 and 1 of 29 against Newcombe 1998, table I."""
     for wins, votes, lo, hi in [
         (81, 263, 0.2553, 0.3662),
         (15, 148, 0.0624, 0.1605),
@@ -315,8 +316,8 @@ def test_wilson_agrees_with_the_books():
         assert (found.lo, found.hi) == (pytest.approx(lo, abs=5e-5), pytest.approx(hi, abs=5e-5))
 
 
-def test_the_interval_over_raters_covers_where_raters_differ():
-    """Raters with their own tastes: 95 % of the intervals hold the population's rate, of Wilson's far fewer."""
+def test_the_interval_over_raters_covers_when_raters_differ():
+    """About 95 % of the intervals hold the population's rate; of Wilson's intervals far fewer do."""
     rng = np.random.default_rng(0)
     hits = np.zeros(2)
     for k in range(300):
@@ -328,7 +329,7 @@ def test_the_interval_over_raters_covers_where_raters_differ():
 
 
 def test_the_command_answers_without_torch():
-    code = "import sys; from rdt.study.__main__ import main; main(['-h']); print({'torch', 'hydra'} & set(sys.modules))"
+    code = "import sys; from rdt.study import entry; entry(['-h']); print({'torch', 'hydra'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: python -m rdt.study") and done.stdout.splitlines()[-1] == "set()"
 
@@ -347,7 +348,7 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
     names = ("quality", "diversity", "overall")
     wanted = [("left", "tie", "right"), ("right", "tie", "left"), ("left", "left", "left"), ("right", "right", "tie")]
     assert given == [dict(zip(names, answers, strict=True)) for answers in wanted]
-    assert main(["tally", str(votes), f"key={tmp_path / 'out' / 'key.json'}"]) == 0
+    assert entry(["tally", str(votes), f"key={tmp_path / 'out' / 'key.json'}"]) == 0
     rows = {row["question"]: row for row in csv.DictReader((tmp_path / "out" / "tally.csv").open())}
     lefts = [
         pair[side]["setting"] == "base"
@@ -358,7 +359,7 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
 
 
 def _vote(browser, folder):
-    """Answer, undo, leave, come back, finish, save: no pointer is used."""
+    """Answer, undo, leave, come back, finish and save without a pointer."""
     page = folder / "out" / "study.html"
     browser.open(page)
     browser.press(*"Ann 1", "Enter")

@@ -22,8 +22,8 @@ def config(out, *overrides):
 def eventful(out, event, iteration):
     """A run in whose iteration (from 0) something happens."""
     cfg = config(out)
-    cfg.reward.module = {
-        **cfg.reward.module,
+    cfg.reward = {
+        **cfg.reward,
         "_target_": "worlds.failing_reward.hps",
         "event": event,
         "iteration": iteration,

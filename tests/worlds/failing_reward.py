@@ -1,8 +1,9 @@
-"""The bundled reward, to whose n-th call something happens: named by configs of tests."""
+"""Provides the bundled reward with a failure at its n-th call, for the configs of tests."""
 
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,41 +11,39 @@ from torch import Tensor
 from rdt.rewards import clip
 from rdt.rewards.base import Reward
 
-PER_ITERATION = 2  # calls of the reward: of the rollout's images, and of the look-ahead's
+PER_ITERATION = 2  # calls of the reward: for the images of the rollout and those of the look-ahead
 
 
-def hps(*, iteration: int, event: str, **published: object) -> Reward:
-    """The reward whose first call in an iteration of SQDF meets an event."""
+def hps(*, iteration: int, event: str, **published: Any) -> Reward:
+    """Build HPS; at its first call in an iteration of SQDF, counted from 0, an event happens."""
     reward = clip.hps(**published)
     calls = 0
 
-    def meet(module: Reward, inputs: object, scores: Tensor) -> Tensor:
+    def happen(module: Reward, inputs: object, scores: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         return EVENTS[event](scores) if calls == PER_ITERATION * iteration + 1 else scores
 
-    reward.register_forward_hook(meet)
+    reward.register_forward_hook(happen)
     return reward
 
 
 def config_dir(folder: Path, event: str, iteration: int) -> Path:
-    """A config folder of a user's own, which offers `reward=fragile`."""
+    """Write a user's own config folder with `reward=fragile`, and return it."""
     (folder / "reward").mkdir(parents=True)
     lines = [
         "name: fragile",
-        "module:",
-        "  _target_: worlds.failing_reward.hps",
-        f"  event: {event}",
-        f"  iteration: {iteration}",
+        "_target_: worlds.failing_reward.hps",
+        "weights: ${model.checkpoints.hps}",
+        f"event: {event}",
+        f"iteration: {iteration}",
     ]
-    published = ("checkpoint", "tokenizer", "vision_heads", "text_heads")
-    lines += [f"  {key}: ${{model.checkpoints.hps.{key}}}" for key in published]
     (folder / "reward" / "fragile.yaml").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
 def environment() -> dict[str, str]:
-    """Of a process that finds the package and this module."""
+    """Return the environment of a process that finds the package and this module."""
     here = Path(__file__).resolve().parents[1]
     return os.environ | {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
 
