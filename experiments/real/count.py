@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from networks import Cost, decoder, network
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed, conf_dir
 from rdt.config.plan import plan
 from rdt.training.launch import quiet
 
 RESULT = Path(__file__).with_name("cost.md")
-NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("*.yaml"))
+NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("[!_]*.yaml"))
 SPEED = 0.4 * 989e12  # operations a second
 PLANNED = re.compile(r"([\d,]+) (?:network passes|images)")
 
@@ -61,8 +60,7 @@ UPDATES: dict[str, Callable[[DictConfig], Update]] = {"sqdf": sqdf, "aig": aig, 
 
 def config(name: str) -> DictConfig:
     """Of an experiment."""
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("config", [f"experiment=real/{name}", "logger=none", "output_dir=none"])
+    cfg = composed("config", f"experiment=real/{name}", "logger=none", "output_dir=none")
     OmegaConf.resolve(cfg)
     return cfg
 
