@@ -7,18 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rdt import evaluate, sample
 from rdt import run as run_command
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed
+from rdt.config.curve import points
 from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.grids import grids_of
-from rdt.result import described, joined, label
+from rdt.result import joined, label
+from rdt.training.experiment import built
 from rdt.training import folder
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_point
@@ -52,10 +53,8 @@ def result(run):
 
 
 def guidance(*overrides):
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("evaluate", list(overrides))
-    OmegaConf.resolve(cfg)
-    return described(OmegaConf.to_container(cfg.guidance))
+    config = OmegaConf.to_container(composed("evaluate", *overrides).guidance, resolve=True)
+    return {"name": config["name"]} | built(*points(config)).described
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A method, a reward and a model are added from a folder outside the checkout, with as few files as HOUSE.md states.
+"""A method, a reward and a model are added from a folder outside the checkout, with one yaml and, for new code, one module each.
 
 The method and the reward are the README's own examples.
 """
@@ -106,7 +106,10 @@ def test_the_plug_ins_run_together(folder: Path, model: str) -> None:
     [
         (["method.kind=other"], "method.kind=other is not one of plain, fancy"),
         (["method.strength=2"], "method.strength=2 must be greater than 0 and at most 1"),
-        (["method.kind=fancy", "model=small"], "needs model.policy.consistency, which model=small does not have"),
+        (
+            ["method.kind=fancy", "model=small"],
+            "needs model.policy.consistency, which is not set; set method.kind=plain",
+        ),
         (["method.lr=fast"], "method.lr=fast is a text, expected a number such as 0.001"),
     ],
 )

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rdt import prompts, weights
 from rdt.config import compose, curve
 from rdt.config.plan import leaves, missing_devices, sources
-from rdt.config.rules import stated, type_name, without_rules
+from rdt.config.rules import Rule, stated, type_name, without_rules
 from rdt.errors import UsageError
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
@@ -45,15 +45,7 @@ def values(cfg: DictConfig, hydra_config: Any) -> None:
     for key, default in leaves(compose.with_defaults(hydra_config)):
         _check_type(cfg, key, default, key in free)
     for key, (rule, written) in rules.items():
-        value = OmegaConf.select(cfg, key)
-        if refusal := rule.refusal(value, written):
-            raise UsageError(f"{key}={_shown(value)} {refusal}")
-        needed = rule.choices.get(str(value))
-        if needed and OmegaConf.select(cfg, needed) is None:
-            others = " or ".join(choice for choice in rule.choices if choice != str(value))
-            raise UsageError(
-                f"{key}={value} needs {needed}, which model={cfg.model.name} does not have; set {key}={others}"
-            )
+        _check_rule(cfg, key, rule, written)
     without_rules(cfg)
 
 
@@ -64,10 +56,8 @@ def checkpoints(cfg: DictConfig, config_name: str) -> None:
     if section is None:
         return
     offering = [f"model={name}" for name, other in compose.with_each("model", config_name) if _offered(other, section)]
-    unset = [
-        key for key, value in (OmegaConf.select(cfg, section) or {}).items() if value is None and key not in NULLABLE
-    ]
-    given = [f"{section}.{key}=..." for key in unset] or [f"+{section}.checkpoint=..."]
+    keys = [key for key in OmegaConf.select(cfg, section) or {} if not _offered(cfg, f"{section}.{key}")]
+    given = [f"{section}.{key}=..." for key in keys] or [f"+{section}.checkpoint=..."]
     raise UsageError(
         f"model={cfg.model.name} has no checkpoint for {section.rpartition('.')[2]}:"
         f" {' or '.join(offering) or 'no model'} has one, or give {' '.join(given)}"
@@ -94,6 +84,17 @@ def _check_type(cfg: DictConfig, key: str, default: Any, free: bool) -> None:
             return
     expected = f"{type_name(default)} such as {default}" if found == key else "a section"
     raise UsageError(f"{found}={_shown(value)} is {type_name(value)}, expected {expected}")
+
+
+def _check_rule(cfg: DictConfig, key: str, rule: Rule, written: str) -> None:
+    """Refuse a value that breaks its rule, and a choice without the key that it needs."""
+    value = OmegaConf.select(cfg, key)
+    if refusal := rule.refusal(value, written):
+        raise UsageError(f"{key}={_shown(value)} {refusal}")
+    needed = rule.choices.get(str(value))
+    if needed and OmegaConf.select(cfg, needed) is None:
+        others = " or ".join(choice for choice in rule.choices if choice != str(value))
+        raise UsageError(f"{key}={value} needs {needed}, which is not set; set {key}={others}")
 
 
 def _value(cfg: DictConfig, key: str) -> tuple[str, Any]:

@@ -105,7 +105,7 @@ def _refused_override(error: ConfigCompositionException, cause: BaseException) -
     if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{typed}: {str(cause).splitlines()[0]}"
     section, _, _ = (cause.full_key or typed.partition("=")[0]).rpartition(".")
-    known = sorted(str(key) for key in cause.parent_node or () if key != RULES)
+    known = sorted(str(key) for key in cause.parent_node or () if key != RULES and not str(key).startswith("_"))
     close = difflib.get_close_matches(str(cause.key), known, n=3, cutoff=0.5)
     return f"{typed}: there is no {cause.key} in {section or 'the config'}; " + (
         f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"

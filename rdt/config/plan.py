@@ -1,4 +1,8 @@
-"""What a run needs and what it would cost: the plan that `dry_run=true` prints."""
+"""What a run needs and what it would cost: the plan that `dry_run=true` prints.
+
+A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not) and the `num_steps` of a training rollout
+(the model's if it does not). The constructor does not get this section.
+"""
 
 import math
 import os
