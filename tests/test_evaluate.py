@@ -19,8 +19,8 @@ from rdt.report.folders import read_runs
 from rdt.report.gather import compare
 from rdt.report.grids import grids_of
 from rdt.result import joined, label
-from rdt.training.experiment import built
 from rdt.training import folder
+from rdt.training.experiment import built
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_point
 from worlds.wandb_files import merged, runs

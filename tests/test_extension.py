@@ -1,4 +1,4 @@
-"""A method, a reward and a model are added from a folder outside the checkout, with one yaml and, for new code, one module each.
+"""A method, a reward and a model are added from outside the checkout: one yaml each, and one module for new code.
 
 The method and the reward are the README's own examples.
 """

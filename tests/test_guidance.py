@@ -1,4 +1,4 @@
-"""Guidance composes denoisers: its ends are its parts bit for bit, and it runs no pass it does not need."""
+"""Guidance composes denoisers: at its ends it equals one of them bit for bit, and it runs no unnecessary pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Cond:
 
 @dataclass
 class Analytic:
-    """Output x * gain + t + cond, counting the samples it was run on."""
+    """Returns x * gain + t + cond and counts the samples of each call."""
 
     gain: float
     runs: list[int] = field(default_factory=list)
@@ -150,15 +150,15 @@ def test_guidance_composes() -> None:
     torch.testing.assert_close(inside(X, times[4], COND), outside(X, times[4], COND))
 
 
-def test_the_base_is_remembered_where_nothing_differs() -> None:
-    asked = Analytic(2.0)
-    recalled, t = guidance.remembered(asked), torch.tensor(7)
+def test_the_base_is_remembered_if_nothing_differs() -> None:
+    denoiser = Analytic(2.0)
+    recalled, t = guidance.remembered(denoiser), torch.tensor(7)
     first = recalled(X, t, COND)
-    assert recalled(X.clone(), t, COND).equal(first) and asked.runs == [3]
-    recalled(X[:2], t, Cond(COND.embeds[:2]))  # rows apart are kept apart
-    assert recalled(X, t, COND).equal(first) and asked.runs == [3, 2]
+    assert recalled(X.clone(), t, COND).equal(first) and denoiser.runs == [3]
+    recalled(X[:2], t, Cond(COND.embeds[:2]))  # outputs of other row counts are stored apart
+    assert recalled(X, t, COND).equal(first) and denoiser.runs == [3, 2]
     other = Cond(COND.embeds + 1)
-    assert recalled(X, t, other).equal(Analytic(2.0)(X, t, other)) and asked.runs == [3, 2, 3]
+    assert recalled(X, t, other).equal(Analytic(2.0)(X, t, other)) and denoiser.runs == [3, 2, 3]
     assert recalled(X + 1, t, COND).equal(Analytic(2.0)(X + 1, t, COND))
     assert recalled(X, torch.tensor(8), COND).equal(Analytic(2.0)(X, torch.tensor(8), COND))
 
@@ -175,7 +175,7 @@ def cond(policy: Policy, count: int) -> RealCond:
 
 
 def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tensor:
-    """(count, T + 1, *latent) of a rollout whose samples bring noise for their conditions."""
+    """Return the latents (count, T + 1, *latent) of a rollout whose conditions carry noise."""
     noise = Noise(seed=0, purpose="test", indices=range(count), shape=tiny_policy.LATENT, device="cpu")
     return rollout(denoiser, policy.process, noisy(cond(policy, count), noise), noise, NUM_STEPS, 1.0).latents
 
@@ -190,7 +190,7 @@ def context(policy: Policy) -> guidance.Context:
 
 
 def adapted_convolutions() -> Policy:
-    """With low-rank updates of convolutions and of what works on (B, D) too."""
+    """Return a policy with low-rank updates of convolutions and of layers on (B, D) too."""
     policy = Policy(
         tiny_policy.parts(), Adapter(2, 2, [*tiny_policy.TARGETS, "conv1", "conv_in", "linear_1", "time_emb_proj"])
     )
@@ -210,7 +210,7 @@ def test_a_pair_is_base_and_tuned_of_one_call(make: Callable[[], Policy], count:
         assert policy.passes == passes + 2 * count
         torch.testing.assert_close(base, expected[0])
         torch.testing.assert_close(tuned, expected[1])
-        assert (tuned - base).abs().max() > 1e-3  # so that a mix-up would show
+        assert (tuned - base).abs().max() > 1e-3  # else the test could not tell them apart
         assert policy.base(x, t, c).equal(expected[0]) and policy.tuned(x, t, c).equal(expected[1])
 
 
@@ -267,7 +267,7 @@ def test_a_step_schedule_costs_nothing_extra(make: Callable[[], Policy], fractio
 @pytest.mark.parametrize("make", POLICIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: str) -> None:
-    """A guidance sees the policy alone, whatever method tuned it."""
+    """A guidance depends on the policy alone, not on the method that tuned it."""
     policy = make()
     config = OmegaConf.to_container(composed("config", f"guidance={kind}").guidance, resolve=True)
     found = latents(policy, built(*points(config))(context(policy)))
@@ -276,7 +276,7 @@ def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: 
 
 
 def test_classifier_free_guidance_takes_another_scale() -> None:
-    """guidance=cfg guidance.curve=[..] on one checkpoint: the run's own scale is the default."""
+    """Without a scale, guidance=cfg takes the scale of training."""
     policy = tiny_policy.policy()
     made = context(policy)
     other = guidance.ClassifierFree(scale=1.0)(made)

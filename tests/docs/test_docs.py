@@ -110,7 +110,7 @@ def test_default_tables_state_what_a_run_composes(method):
             assert inserts.code(OmegaConf.select(cfg, key)).strip("`") == (shapes or default), key
 
 
-def test_a_key_is_explained_by_its_own_comment():
+def test_a_key_is_explained_by_its_comment_and_its_rule():
     table = inserts.defaults("sqdf")
     assert "| `method.gamma` | `0.9` | `0.97` | `0.97` |  | discount per remaining step; 1 turns it off |" in table
     assert r"| consistency (needs model.policy.consistency) \| tweedie \| n_step |" in table
@@ -119,8 +119,8 @@ def test_a_key_is_explained_by_its_own_comment():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_formula_is_set(page):
+def test_every_formula_converts_to_mathml(page):
     convert = pytest.importorskip("latex2mathml.converter").convert
     for formula in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.sub(r"`[^`\n]*`", "", text(page)), re.DOTALL):
-        set_ = convert("".join(formula))
-        assert "\\" not in set_ and set_.startswith("<math"), formula
+        converted = convert("".join(formula))
+        assert "\\" not in converted and converted.startswith("<math"), formula
