@@ -59,6 +59,12 @@ def test_tuned_values_belong_to_a_method_and_change_what_it_composes(file):
         assert OmegaConf.select(cfg, key) == value, key
 
 
+@pytest.mark.parametrize("model", choices("model"))
+def test_a_reward_is_served_with_the_checkpoints_of_every_model(model):
+    cfg = composed("serve", f"model={model}", "reward=hps")
+    assert cfg.reward.weights.checkpoint == cfg.model.checkpoints.hps.checkpoint
+
+
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_runs_on_the_embedded_model(method, tmp_path):
     work(minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8"))  # one group
