@@ -98,7 +98,7 @@ def test_the_same_guidance_is_replaced_not_doubled(run, typed):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "guidance=aig has nothing to turn"),
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "guidance=aig has no knob to vary"),
         (["guidance=aig", "guidance.curve=[1,-1]"], "exponent=-1 must not be below 0"),
         (["guidance=cads", "guidance.curve=[-1]"], "scale=-1 must not be below 0"),
     ],
@@ -185,7 +185,7 @@ def test_a_run_that_cannot_be_evaluated_is_one_line(run, typed, capfd, words):
             "guidance.schedule=cosine is not one of",
         ),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.curve=3"], "guidance.curve=3 is an integer"),
-        (run_command, ["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "has nothing to turn"),
+        (run_command, ["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "has no knob to vary"),
         (run_command, ["guidance=cads", "guidance.curve=[x]"], "guidance.curve=['x'] holds x, which is no number"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.pwer=1"], "guidance.pwer"),
         (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is no folder"),

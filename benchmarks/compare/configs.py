@@ -38,7 +38,6 @@ MOVED = (  # (an old key, its new key): "" if the value was a copy of another ke
     (r"guidance\.(schedules|knobs|module\.schedule)\..*|guidance\.knob", ""),  # of guidance.power, fraction, constant
     (r"reward\.module\.parts\..*", ""),  # of reward.parts
     (r"model\.policy\.(rank|alpha|targets)", ""),  # of model.lora
-    (r"diversity\.overall\.\w+\.\w+\.\w+\.k", ""),  # the defaults of rdt.diversity and rdt.fidelity
     (r"method\.curves\.schedule\.exponent", "curves.power"),
     (r"(reward|reward\.parts\.\w+)\.module\.(" + WEIGHTS + ")", r"\1.weights.\2"),
     (r"(evaluation\.judges\.\w+|method\.features)\.(" + WEIGHTS + ")", r"\1.weights.\2"),

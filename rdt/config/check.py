@@ -74,8 +74,13 @@ def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _check_type(cfg: DictConfig, key: str, default: Any, free: bool) -> None:
-    """Refuse a value of another type than its default's; if it is free, refuse only a value in place of a section."""
+    """Refuse a value of another type than its default's; if it is free, refuse only a value in place of a section.
+
+    A section may be removed, as in ~diversity.overall.clip.
+    """
     found, value = _value(cfg, key)
+    if found != key and value is None:
+        return
     if found == key:
         accepted = (int, float) if isinstance(default, float) else (type(default),)
         may_be_null = isinstance(default, str | ListConfig) and value is None
