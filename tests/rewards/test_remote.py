@@ -205,7 +205,7 @@ def test_the_command_serves_the_reward_of_the_config(tmp_path):
     near = Experiment(minimal(tmp_path / "never", "reward=hps")).reward
     assert torch.allclose(far(PICTURES, PROMPTS), near(PICTURES, PROMPTS), atol=1e-6)
     cfg.port = made.server_address[1]
-    with pytest.raises(ValueError, match=f"port={cfg.port} cannot be listened on"):
+    with pytest.raises(ValueError, match=f"cannot listen on host=127.0.0.1 port={cfg.port}"):
         serve.server(cfg)
     made.shutdown()
     made.server_close()
