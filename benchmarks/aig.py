@@ -11,29 +11,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from rdt import guidance
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed
 from rdt.policy import Denoiser
 from rdt.rollout import sampled
 from rdt.training.experiment import Experiment
 from rdt.training.silence import silence_libraries
 
+aig = guidance.AnnealedImportance
 SCHEDULES = {
-    "power 2": guidance.power(2),
-    "linear": guidance.linear(),
-    "constant 0.5": guidance.constant(0.5),
-    "step 0.5": guidance.step(0.5),
-}
+    "power 2": aig("power", power=2), "linear": aig("linear"), "constant 0.5": aig("constant", constant=0.5),
+    "step 0.5": aig("step", fraction=0.5),
+}  # fmt: skip
 TARGETS = {"power 2": 2.05, "step 0.5": 1.02, "six steps": 4.0}
 SWEEPS = {
     "three powers, three steps": [
-        *(guidance.power(p) for p in (1, 2, 4)),
-        *(guidance.step(f) for f in (0.25, 0.5, 0.75)),
+        *(aig("power", power=p) for p in (1, 2, 4)), *(aig("step", fraction=f) for f in (0.25, 0.5, 0.75)),
     ],
-    "six steps": [guidance.step(k / 7) for k in range(1, 7)],
-}
+    "six steps": [aig("step", fraction=k / 7) for k in range(1, 7)],
+}  # fmt: skip
 ROUNDS, ROWS = 3, (4, 16, 24, 96)
 
 
@@ -49,8 +46,7 @@ def main() -> None:
     """Print the ratios."""
     silence_libraries()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 16
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        experiment = Experiment(compose("config", ["logger=none"]))
+    experiment = Experiment(composed("config", "logger=none"))
     experiment.method.to("cuda" if torch.cuda.is_available() else "cpu")
     sample(experiment, experiment.policy.tuned, count)  # the first call is slow and is not measured
     plain = {"plain sampling": lambda: sample(experiment, experiment.policy.tuned, count)}
@@ -91,28 +87,28 @@ def sample(experiment: Experiment, view: Denoiser, count: int) -> None:
     roll(experiment, experiment.method.guided(view), count)
 
 
-def sample_along(experiment: Experiment, schedule: guidance.Schedule, count: int) -> None:
+def sample_along(experiment: Experiment, schedule: guidance.Guidance, count: int) -> None:
     """Sample `count` images along one annealing schedule."""
     roll(experiment, next(points(experiment, [schedule])), count)
 
 
-def sample_together(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+def sample_together(experiment: Experiment, schedules: list[guidance.Guidance], count: int) -> None:
     """Sample along every schedule with one cache of the base's outputs, as an evaluation of a curve does."""
     for view in list(points(experiment, schedules)):
         roll(experiment, view, count)
 
 
-def sample_apart(experiment: Experiment, schedules: list[guidance.Schedule], count: int) -> None:
+def sample_apart(experiment: Experiment, schedules: list[guidance.Guidance], count: int) -> None:
     """Sample along every schedule without a shared cache, as separate evaluations do."""
     for schedule in schedules:
         sample_along(experiment, schedule, count)
 
 
-def points(experiment: Experiment, schedules: list[guidance.Schedule]) -> Iterable[Denoiser]:
+def points(experiment: Experiment, schedules: list[guidance.Guidance]) -> Iterable[Denoiser]:
     """Return one denoiser per schedule; all of them share a cache of the base's outputs."""
     base = guidance.remembered(experiment.policy.base)
-    views = guidance.Views(experiment.policy, base, experiment.method.guided, experiment.sampling.num_steps)
-    return (guidance.aig(views, schedule=schedule) for schedule in schedules)
+    context = guidance.Context(experiment.policy, base, experiment.method.guided, experiment.sampling.num_steps)
+    return (schedule(context) for schedule in schedules)
 
 
 def roll(experiment: Experiment, view: Denoiser, count: int) -> None:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import lightning as L
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from rdt.config.compose import composed
 from rdt.training.experiment import Experiment
 from rdt.training.silence import silence_libraries
 
@@ -26,8 +26,7 @@ HEAD = ("method", "model", "batch", "images", "forward", "backward", "passes")
 def config(method: str, model: str, *more: str) -> DictConfig:
     """Return the config of a run of the method at the model's settings."""
     overrides = [f"method={method}", f"model={model}", "logger=none", "evaluation.every=0", *more]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides)
+    return composed("config", *overrides)
 
 
 def cycle(cfg: DictConfig) -> int:

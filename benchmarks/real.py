@@ -15,12 +15,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed
 from rdt.policy import Policy
 from rdt.training import folder, record
 from rdt.training.experiment import Experiment
@@ -49,8 +48,7 @@ def config(model: str, root: Path, *more: str) -> DictConfig:
     sizes = [f"batch_size={BATCH[model]}", f"evaluation.images_per_prompt={BATCH[model] // 2}"]
     places = [*full_size_checkpoints.named(root / model), f"cache={root}/cache", f"output_dir={root}/{model}-out"]
     small = [] if GPU else [f"model.policy.setup.resolution={SIDE}", "model.sampling.num_steps=3", "iterations=1"]
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("config", [f"model={model}", *COMMON, *places, *sizes, *small, *more])
+    cfg = composed("config", f"model={model}", *COMMON, *places, *sizes, *small, *more)
     OmegaConf.resolve(cfg)
     return cfg
 

@@ -10,26 +10,23 @@ import copy
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from rdt.config.compose import composed
 from rdt.policy import Policy
 from rdt.training.experiment import Experiment
 from rdt.training.silence import silence_libraries
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
 COMMON = ["batch_size=16", "method.capacity=256", "model.sampling.num_steps=15", "evaluation.every=0", "logger=none"]
 CYCLE = 4  # iterations between two rollouts, at most
 
 
 def config(replay_ratio: int, iterations: int) -> DictConfig:
     """Return the config of SQDF on the embedded world at a replay ratio."""
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("config", [*COMMON, f"method.replay_ratio={replay_ratio}", f"iterations={iterations}"])
+    return composed("config", *COMMON, f"method.replay_ratio={replay_ratio}", f"iterations={iterations}")
 
 
 def as_published(policy: Policy) -> Policy:

@@ -1,4 +1,4 @@
-"""What mkdocs does with a page: `<!-- insert KIND ARGUMENT.. -->` becomes what `inserts` makes, a formula MathML."""
+"""The hooks of mkdocs: `<!-- insert KIND ARGUMENT.. -->` is replaced by an insert, and a formula by MathML."""
 
 import html
 import re
@@ -14,7 +14,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 
 def expanded(markdown: str, depth: int) -> str:
-    """A page's text with its inserts made; `depth` folders lie between docs/ and the page."""
+    """Return a page's text with its inserts; `depth` folders lie between docs/ and the page."""
 
     def made(found: re.Match) -> str:
         return LOCAL_LINK.sub("](" + "../" * depth, INSERTS[found[1]](*shlex.split(found[2])))
@@ -27,7 +27,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    from latex2mathml.converter import convert  # of the docs extra, as mkdocs
+    from latex2mathml.converter import convert  # installed with mkdocs, by the docs extra
 
     def formula(found: re.Match) -> str:
         return convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline")
@@ -36,7 +36,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The figures of experiments/ are files of the site."""
+    """Add the figures of experiments/ to the files of the site."""
     from mkdocs.structure.files import File
 
     for picture in ROOT.glob("experiments/*/*.png"):

@@ -1,6 +1,6 @@
-"""What pages insert: tables read from conf/, experiments/ and benchmarks/, links in them standing as from docs/.
+"""The inserts of pages: tables read from conf/, experiments/ and benchmarks/. Links in them are relative to docs/.
 
-So no number of a table is written by hand, and what is not measured yet says so.
+So no number of a table is written by hand, and a missing measurement is stated as missing.
 """
 
 import ast
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from keys import CONF, ROOT, about, comments, lineage, settings
+from keys import CONF, ROOT, about, comments, lineage, rules, settings, settings_on, tuned
 from omegaconf import OmegaConf
 
 MODELS = ("shapes", "shapes_flow")
@@ -19,22 +19,21 @@ COST = ROOT / "benchmarks/results/cost.csv"
 
 
 def defaults(method: str) -> str:
-    """Keys of a method: its own values, and where the embedded world's models have others, those."""
+    """Return the keys of a method: defaults, values on the embedded world's models, and what they may be."""
     yaml = CONF / "method" / f"{method}.yaml"
     if not yaml.is_file():
         return f"There is no `conf/method/{yaml.name}` yet."
-    own = settings(CONF / "config.yaml", yaml)
-    files = [CONF / "setting" / f"{model}_{method}.yaml" for model in MODELS]
-    theirs = [settings(file) if file.is_file() else {} for file in files]
-    said = comments(CONF / "config.yaml")
-    for file in lineage(yaml):
-        said |= {f"method.{key.removeprefix('method.')}": word for key, word in comments(file).items()}
+    composed, allowed = [settings_on(method, model) for model in MODELS], rules(method)
+    explained = comments(CONF / "config.yaml")
+    for file in lineage(method):
+        explained |= {f"method.{key.removeprefix('method.')}": word for key, word in comments(file).items()}
     rows = (
-        [code(key), code(value), *(code(other[key]) if key in other else "" for other in theirs), said.get(key, "")]
-        for key, value in own.items()
-    )
-    shown = table(["key", "default", *(f"on `{model}`" for model in MODELS), ""], rows)
-    return "\n\n".join([shown, *(about(file) for file in files if file.is_file())])
+        [code(key), code(value), *("" if other[key] == value else code(other[key]) for other in composed),
+         allowed.get(key, ""), explained.get(key, "")]
+        for key, value in settings(method).items()
+    )  # fmt: skip
+    shown = table(["key", "default", *(f"on `{model}`" for model in MODELS), "may be", ""], rows)
+    return "\n\n".join([shown, *map(about, tuned(method, "shapes", MODELS))])
 
 
 def formula(*modules: str) -> str:
@@ -55,15 +54,17 @@ def example(name: str) -> str:
 
 
 def guidance(name: str) -> str:
-    """Keys of a guidance and their values."""
+    """Return the keys of a guidance, their defaults, and what they may be."""
     file = CONF / "guidance" / f"{name}.yaml"
-    said, keys = comments(file), OmegaConf.to_container(OmegaConf.load(file))
-    shown = {k: v for k, v in keys.items() if k not in ("name", "knob") and not isinstance(v, dict)}
-    return table(["key", "default", ""], ([code(f"guidance.{k}"), code(v), said.get(k, "")] for k, v in shown.items()))
+    explained, keys = comments(file), OmegaConf.to_container(OmegaConf.load(file))
+    allowed = keys.get("rules", {})
+    shown = {k: v for k, v in keys.items() if k not in ("name", "knob", "rules", "_target_")}
+    rows = ([code(f"guidance.{k}"), code(v), allowed.get(k, ""), explained.get(k, "")] for k, v in shown.items())
+    return table(["key", "default", "may be", ""], rows)
 
 
 def rewards() -> str:
-    """Every reward and what its yaml begins with."""
+    """Return every reward with the first sentence of its yaml."""
     files = sorted((CONF / "reward").glob("*.yaml"))
     lines = (file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files)
     rows = ([code(file.stem), line.rpartition(".")[0] + "."] for file, line in zip(files, lines, strict=True))
@@ -71,7 +72,7 @@ def rewards() -> str:
 
 
 def methods() -> str:
-    """Every page under methods/: its title and its first sentence."""
+    """Return the title and the first sentence of every page under methods/."""
     rows = []
     for page in sorted((ROOT / "docs/methods").glob("*.md")):
         title, _, text = page.read_text(encoding="utf-8").partition("\n")
@@ -81,13 +82,13 @@ def methods() -> str:
 
 
 def figure(result: str) -> str:
-    """A picture of experiments/, nothing while there is none."""
+    """Return a picture of experiments/, or nothing if it does not exist yet."""
     picture = f"experiments/{result}.png"
     return f"![The measured front]({picture})" if (ROOT / picture).is_file() else ""
 
 
 def measured(result: str, *rows: str) -> str:
-    """The tables of a result in experiments/; only the rows that begin so, where any are named."""
+    """Return the tables of a result in experiments/, all rows of them or those that begin with a name."""
     text = ROOT / f"experiments/{result}.md"
     if not text.is_file():
         return f"Not measured yet: there is no `experiments/{result}.md`."
@@ -95,7 +96,7 @@ def measured(result: str, *rows: str) -> str:
 
 
 def costs(*names: str) -> str:
-    """Network passes of one iteration, of these methods or of all."""
+    """Return the network passes of one iteration of these methods, or of all."""
     if not COST.is_file():
         return "Not measured yet: `python benchmarks/cost.py` does."
     with COST.open(encoding="utf-8", newline="") as stream:
@@ -126,25 +127,25 @@ def markdown(docstring: str) -> str:
 
 
 def selected(blocks: list[str], names: tuple[str, ...]) -> Iterator[str]:
-    """Blocks of Markdown without the title; with names, the tables' rows of those names and what introduces them."""
-    said: list[str] = []
+    """Yield blocks of Markdown without the title; with names, only their rows and the text before the table."""
+    text: list[str] = []
     for block in blocks:
         if not block.startswith("|"):
-            said += [] if block.startswith("# ") else [block]
+            text += [] if block.startswith("# ") else [block]
             continue
         head, rows = block.splitlines()[:2], block.splitlines()[2:]
         kept = [row for row in rows if not names or row.split("|")[1].strip() in names]
-        yield from [*said, "\n".join([*head, *kept])] if kept else []
-        said = []
+        yield from [*text, "\n".join([*head, *kept])] if kept else []
+        text = []
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
     cells.insert(1, ["---"] * len(cells[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def code(value: Any) -> str:
-    """`value` as yaml writes it."""
+    """Return a value as yaml writes it."""
     return f"`{json.dumps(value) if value is None or isinstance(value, bool) else value}`"

@@ -1,4 +1,4 @@
-"""The `rdt` command: `rdt run ...`, and `evaluate`, `report`, `dashboard` and the others in the same way."""
+"""The `rdt` command: `rdt run ...`, `rdt evaluate ...` and so on are the modules of these names."""
 
 import sys
 from importlib import import_module
@@ -8,7 +8,7 @@ COMMANDS = ("run", "evaluate", "report", "sample", "serve", "study", "dashboard"
 
 
 def main() -> None:
-    """Hand over to the command's module; bare overrides mean `run`."""
+    """Run the module that the first argument names; without one, the arguments are overrides of `run`."""
     arguments = sys.argv[1:]
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     sys.argv = [f"rdt {command}", *arguments]

@@ -12,8 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rdt.config.check import types
-from rdt.config.compose import alone, command, conf_dir
+from rdt.config.check import values
+from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
 from rdt.training import finished
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Evaluate one point or a curve."""
-    with alone(HydraConfig.get()):
-        types(cfg, HydraConfig.get())
+    with job_errors(HydraConfig.get()):
+        values(cfg, HydraConfig.get())
         extend(finished.read(cfg.run, cfg.get("guidance")))
 
 
@@ -87,7 +87,7 @@ def check_same_base(run: finished.FinishedRun, experiment: "Experiment") -> None
 
 def entry() -> None:
     """Run the command."""
-    with command():
+    with command_errors():
         main()
 
 

@@ -1,22 +1,22 @@
-"""Guidance at inference: what a run's policy becomes, made of views of it; conf/guidance names the functions here.
+"""Guidance at inference: what a run's policy becomes, as denoisers made of denoisers.
 
-Denoisers made of denoisers: classifier-free guidance, and annealed importance guidance (Jena et al. 2409.06493).
+conf/guidance names the classes at the end: a guidance holds its numbers and returns the denoiser of a `Context`.
 
-A sampler hands its shared time over as a () tensor on the host, so `anneal` reads it without waiting for the device.
+Annealed importance guidance (AIG, Jena et al., 2409.06493) mixes base and tuned outputs over the sampler's steps,
+    out_i = (1 - g_i) base + g_i tuned,   g a schedule of the progress i / T.
 
-CADS: a condition noised while the sample is noisy, clean once it takes shape (Sadat et al. 2310.17347).
-
+CADS noises a condition while the sample is noisy and leaves it clean once it takes shape (Sadat et al., 2310.17347):
     c_t = sqrt(g) c + s sqrt(1 - g) n,   g = 1 for level <= tau1, 0 for level >= tau2, linear between,
-then rescaled to c's mean and standard deviation and mixed with what was not rescaled by psi. Departures: n is the
-sample's own and held for the rollout (the paper draws it anew at every step), so that a rollout can be replayed; mean
-and deviation are those of one sample over its tokens and channels (the official code's are the batch's), so that no
-sample depends on its company.
-
-The weight g of the tuned output over the sampler's progress i / T.
+then rescaled to c's mean and standard deviation and mixed with its value before rescaling by psi. Departures: each
+sample has its own n for the whole rollout (the paper draws it again at every step), so that a rollout can be replayed;
+mean and deviation are those of one sample over its tokens and channels (the official code's are the batch's), so that
+no sample depends on its batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,28 +25,28 @@ from rdt.cond import Cond, Denoiser
 from rdt.policy import Policy
 from rdt.process import Process, column
 
-Schedule = Callable[[float], float]  # progress i / T -> g
+Schedule = Callable[[float], float]  # progress i / T -> g, the weight of the tuned output
 
 
 def linear() -> Schedule:
-    """g = i / T."""
+    """Return g = i / T."""
     return power(1)
 
 
 def power(exponent: float) -> Schedule:
-    """g = (i / T)^exponent: the larger, the later the tuned model takes over; 0 is the tuned model."""
+    """Return g = (i / T)^exponent: the larger, the later the tuned model takes over; 0 is the tuned model."""
     if exponent < 0:
         raise ValueError(f"guidance.power: exponent={exponent} must not be below 0; g would exceed 1")
     return lambda progress: progress**exponent
 
 
 def step(fraction: float) -> Schedule:
-    """g = 1 from `fraction` of the steps on, 0 before: no step costs two passes."""
+    """Return g = 1 from `fraction` of the steps on, 0 before: no step costs two passes."""
     return lambda progress: float(progress >= fraction)
 
 
 def constant(weight: float) -> Schedule:
-    """g = weight at every step."""
+    """Return g = weight at every step."""
     return lambda progress: weight
 
 
@@ -54,7 +54,7 @@ Pair = Callable[[Tensor, Tensor, Cond], tuple[Tensor, Tensor]]  # (x, t, cond) -
 
 
 def cfg(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
-    """u + scale (c - u) in one doubled batch, `empty` (1 row) being u's condition; scale 1 is the denoiser itself."""
+    """Return u + scale (c - u) in one doubled batch, `empty` (1 row) being u's condition; scale 1 is the denoiser."""
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         both = cond.cat(empty.to(x.device)[torch.zeros(len(x), dtype=torch.long, device=x.device)], cond)
@@ -65,7 +65,7 @@ def cfg(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
 
 
 def cfg_detached(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
-    """`cfg` with no gradient through u: as many passes forward, half as many backward."""
+    """Return `cfg` without gradient through u: as many passes forward, half as many backward."""
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         c = denoiser(x, t, cond)
@@ -77,9 +77,10 @@ def cfg_detached(denoiser: Denoiser, empty: Cond, scale: float) -> Denoiser:
 
 
 def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor, *, pair: Pair | None = None) -> Denoiser:
-    """(1 - g_i) base + g_i tuned on the grid `times` (T + 1,); where g_i is 0 or 1 the other pass is not run.
+    """Return (1 - g_i) base + g_i tuned on the grid `times` (T + 1,); if g_i is 0 or 1 the other pass is not run.
 
-    `pair` gives both outputs at one state, where there is a faster way than one after the other.
+    `pair` returns both outputs at one state, if that is faster than one after the other. The sampler's shared time is
+    a () tensor on the host, so reading it does not wait for the device.
     """
     grid = times.tolist()
     weights = {t: schedule(i / (len(grid) - 1)) for i, t in enumerate(grid[:-1])}
@@ -95,10 +96,10 @@ def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor, *
 
 
 def remembered(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, answering from memory where it is asked for the states it last saw at that time: a shared prefix.
+    """Return the denoiser with a memory of its last output per time: rollouts share a prefix until they differ.
 
-    Only for one that never changes, as the base. Rows are remembered by how many they were, since samples and the few
-    of them whose KL is measured take turns; what is recalled is what these very rows gave, bit for bit.
+    For a denoiser that never changes, such as the base. Outputs are also stored per number of rows, since samples and
+    the few of them whose KL is measured alternate; a recalled output is that of the same rows, bit for bit.
     """
     seen: dict[tuple[float, int], tuple[Tensor, Tensor, Tensor]] = {}  # by time and rows: x, embeds, output
 
@@ -116,7 +117,7 @@ def remembered(denoiser: Denoiser) -> Denoiser:
 
 def _at(t: Tensor, weights: dict[float, float]) -> float:
     if t.ndim:
-        raise ValueError(f"t has shape {tuple(t.shape)}; annealing goes by the shared time of a rollout, shape ()")
+        raise ValueError(f"t has shape {tuple(t.shape)}; annealing needs the shared time of a rollout, shape ()")
     if t.item() not in weights:
         raise ValueError(f"t={t.item()} is none of the {len(weights)} times that anneal was built for")
     return weights[t.item()]
@@ -124,10 +125,10 @@ def _at(t: Tensor, weights: dict[float, float]) -> float:
 
 @dataclass(frozen=True)
 class Annealing:
-    """How strongly a condition is noised, and until when."""
+    """Says how strongly a condition is noised, and at which noise levels."""
 
-    tau1: float  # noise level from which on, towards clean, the condition is untouched
-    tau2: float  # noise level from which on, towards noise, nothing of it is left but its mean and deviation
+    tau1: float  # at lower noise levels the condition is clean
+    tau2: float  # at higher noise levels only its mean and deviation are left
     scale: float  # s
     psi: float  # 1: mean and deviation are kept, 0: they drift
 
@@ -139,7 +140,7 @@ class Annealing:
 
 
 def noised(denoiser: Denoiser, process: Process, annealing: Annealing) -> Denoiser:
-    """The denoiser under annealed conditions; around classifier-free guidance, whose empty prompt stays clean."""
+    """Return the denoiser with annealed conditions; around classifier-free guidance, its empty prompt stays clean."""
 
     def annealed_condition(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return denoiser(x, t, annealed(cond, process.level(t), annealing))
@@ -148,12 +149,13 @@ def noised(denoiser: Denoiser, process: Process, annealing: Annealing) -> Denois
 
 
 def annealed(cond: Cond, level: Tensor, annealing: Annealing) -> Cond:
-    """The condition at a noise level, () on the host or (B,), by the noise it carries; what is returned carries none.
+    """Return the condition at a noise level, () on the host or (B,), noised by the noise that it carries.
 
-    Bit for bit the condition itself at levels up to tau1, and at every level where scale is 0 and psi 1.
+    The result carries no noise. It is the condition bit for bit at levels up to tau1, and everywhere if scale is 0 and
+    psi is 1.
     """
     if cond.noise is None:
-        raise ValueError("cond carries no noise to be annealed with; attach the samples' own by rdt.rollout.noisy")
+        raise ValueError("cond carries no noise to anneal with; attach the samples' noise with rdt.rollout.noisy")
     clean = replace(cond, noise=None)
     if (annealing.scale == 0 and annealing.psi == 1) or (level.ndim == 0 and level <= annealing.tau1):
         return clean
@@ -161,7 +163,7 @@ def annealed(cond: Cond, level: Tensor, annealing: Annealing) -> Cond:
 
 
 def _annealed(c: Tensor, n: Tensor, level: Tensor, how: Annealing) -> Tensor:
-    """c (B, ...) noised by n; level is () or (B, 1, ..., 1)."""
+    """Return c (B, ...) noised by n; level is () or (B, 1, ..., 1)."""
     g = ((how.tau2 - level) / (how.tau2 - how.tau1)).clamp(0, 1)
     mixed = g.sqrt() * c + how.scale * (1 - g).sqrt() * n
     mixed = torch.lerp(mixed, _rescaled(mixed, c), how.psi).to(c.dtype)
@@ -169,57 +171,109 @@ def _annealed(c: Tensor, n: Tensor, level: Tensor, how: Annealing) -> Tensor:
 
 
 def _rescaled(x: Tensor, c: Tensor) -> Tensor:
-    """x with each sample's mean and deviation those of c; what has no deviation becomes the mean."""
+    """Return x with the mean and deviation of c, sample by sample; a sample without deviation becomes the mean."""
     (std, mean), (to_std, to_mean) = (
         torch.std_mean(each.to(x.dtype), dim=tuple(range(1, c.ndim)), correction=0, keepdim=True) for each in (x, c)
     )
     return (x - mean) / std.clamp(min=torch.finfo(x.dtype).tiny) * to_std + to_mean
 
 
-__all__ = [
-    "Views", "aig", "anneal", "cads", "cfg", "cfg_detached", "constant", "linear", "lora_scale", "power", "remembered",
-    "step", "tuned",
-]  # fmt: skip
-
-
 @dataclass(frozen=True)
-class Views:
-    """What a guidance is made of."""
+class Context:
+    """Holds what a guidance is made of."""
 
     policy: Policy
-    base: Denoiser  # of the policy; points of one sweep share its memory
-    guided: Callable[..., Denoiser]  # (view, scale=None): puts classifier-free guidance around a view
+    base: Denoiser  # the policy's; the points of one curve share its memory
+    guided: Callable[..., Denoiser]  # (denoiser, scale=None) -> the denoiser under classifier-free guidance
     num_steps: int  # of the sampler
 
 
-def tuned(views: Views, *, scale: float | None = None) -> Denoiser:
-    """guidance=cfg: the tuned policy itself, under the run's classifier-free guidance or another scale of it."""
-    return views.guided(views.policy.tuned, scale)
+class Guidance(ABC):
+    """Turns a policy into the denoiser that samples from it; a subclass is a frozen dataclass of its numbers."""
+
+    @abstractmethod
+    def __call__(self, context: Context) -> Denoiser:
+        """Return the guided denoiser."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return the numbers that have an effect, as result.json holds them."""
+        return {key: float(v) if type(v) is int else v for key, v in vars(self).items() if v is not None}
 
 
-def aig(views: Views, *, schedule: Schedule) -> Denoiser:
-    """guidance=aig: annealed from base to tuned over the sampler's steps."""
-    times = views.policy.process.times(views.num_steps)
-    return views.guided(anneal(views.base, views.policy.tuned, schedule, times, pair=both(views)))
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """guidance=cfg: samples the tuned policy under the run's classifier-free guidance, or under another scale."""
+
+    scale: float | None = None
+
+    def __call__(self, context: Context) -> Denoiser:
+        return context.guided(context.policy.tuned, self.scale)
 
 
-def lora_scale(views: Views, *, scale: float) -> Denoiser:
-    """guidance=lora_scale: the tuned adapter scaled; 0 is the base, 1 the tuned policy."""
-    return views.guided(views.policy.scaled(scale) if scale else views.base)
+@dataclass(frozen=True)
+class AnnealedImportance(Guidance):
+    """guidance=aig: mixes base and tuned policy over the sampler's steps, by one of four schedules."""
+
+    schedule: str
+    power: float = 2.0
+    fraction: float = 0.5
+    constant: float = 0.5
+
+    def __call__(self, context: Context) -> Denoiser:
+        make, numbers = self._choice
+        times = context.policy.process.times(context.num_steps)
+        mixed = anneal(context.base, context.policy.tuned, make(**numbers), times, pair=_pair(context))
+        return context.guided(mixed)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {"schedule": self.schedule} | {name: float(number) for name, number in self._choice[1].items()}
+
+    @property
+    def _choice(self) -> tuple[Callable[..., Schedule], dict[str, float]]:
+        """Return the function of the schedule and its argument."""
+        choices: dict[str, tuple[Callable[..., Schedule], dict[str, float]]] = {
+            "linear": (linear, {}),
+            "power": (power, {"exponent": self.power}),
+            "step": (step, {"fraction": self.fraction}),
+            "constant": (constant, {"weight": self.constant}),
+        }
+        if self.schedule not in choices:
+            raise ValueError(f"guidance.schedule={self.schedule} is not one of {', '.join(choices)}")
+        return choices[self.schedule]
 
 
-def cads(views: Views, *, tau1: float, tau2: float, scale: float, psi: float) -> Denoiser:
-    """guidance=cads: the tuned policy under prompts that are noised while the sample is."""
-    annealing = Annealing(tau1=tau1, tau2=tau2, scale=scale, psi=psi)
-    return noised(tuned(views), views.policy.process, annealing)
+@dataclass(frozen=True)
+class AdapterScale(Guidance):
+    """guidance=lora_scale: scales the tuned adapter; 0 is the base, 1 the tuned policy."""
+
+    scale: float
+
+    def __call__(self, context: Context) -> Denoiser:
+        return context.guided(context.policy.scaled(self.scale) if self.scale else context.base)
 
 
-def both(views: Views) -> Pair:
-    """Base and tuned in one call where that is faster, in two, of which the base's may be remembered, where not."""
+@dataclass(frozen=True)
+class ConditionAnnealing(Guidance):
+    """guidance=cads: samples the tuned policy under prompts that are noised while the sample is noisy."""
+
+    tau1: float
+    tau2: float
+    scale: float
+    psi: float
+
+    def __call__(self, context: Context) -> Denoiser:
+        tuned = context.guided(context.policy.tuned, None)
+        return noised(tuned, context.policy.process, Annealing(self.tau1, self.tau2, self.scale, self.psi))
+
+
+def _pair(context: Context) -> Pair:
+    """Return base and tuned outputs from one call if that is faster, else from two, the base's possibly remembered."""
 
     def pair(x: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        if views.policy.pairs(x):
-            return views.policy.pair(x, t, cond)
-        return views.base(x, t, cond), views.policy.tuned(x, t, cond)
+        if context.policy.pairs(x):
+            return context.policy.pair(x, t, cond)
+        return context.base(x, t, cond), context.policy.tuned(x, t, cond)
 
     return pair

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rdt.config import check
-from rdt.config.compose import alone, command, conf_dir
+from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
 from rdt.result import slug
 from rdt.training import finished
@@ -19,8 +19,8 @@ from rdt.training import finished
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
 def main(cfg: DictConfig) -> None:
     """Draw one picture and print its path."""
-    with alone(HydraConfig.get()):
-        check.types(cfg, HydraConfig.get())
+    with job_errors(HydraConfig.get()):
+        check.values(cfg, HydraConfig.get())
         print(sample(cfg))
 
 
@@ -57,7 +57,7 @@ def write_picture(run: finished.FinishedRun, prompt: str, count: int, seed: int,
 
 def entry() -> None:
     """Run the command."""
-    with command():
+    with command_errors():
         main()
 
 

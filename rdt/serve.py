@@ -1,4 +1,4 @@
-"""`python -m rdt.serve reward=hps model=shapes port=8000`: a reward of ours behind HTTP, for `reward=remote`."""
+"""A reward behind HTTP, for `reward=remote`: `python -m rdt.serve reward=hps model=shapes port=8000`."""
 
 from typing import Any
 
@@ -8,17 +8,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import weights
 from rdt.config import check
-from rdt.config.compose import alone, command, conf_dir
+from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.config.plan import sources
 from rdt.errors import UsageError
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="serve")
 def main(cfg: DictConfig) -> None:
-    """Answer until stopped."""
-    with alone(HydraConfig.get()):
-        check.given(cfg, HydraConfig.get())
-        OmegaConf.resolve(cfg.reward)  # of the model only the checkpoints that the reward reads are wanted
+    """Answer requests until interrupted."""
+    hydra_config = HydraConfig.get()
+    with job_errors(hydra_config):
+        check.values(cfg, hydra_config)
+        check.checkpoints(cfg, hydra_config.job.config_name)
+        OmegaConf.resolve(cfg.reward)  # the rest of the model's config is not needed
         for key, source in sources(cfg):
             if key.startswith("reward."):
                 weights.check(source)
@@ -29,24 +31,23 @@ def main(cfg: DictConfig) -> None:
 
 
 def server(cfg: DictConfig) -> Any:
-    """The server, listening; UsageError where the port is not to be had."""
+    """Return the listening server; UsageError if the port cannot be used."""
     import torch
-    from hydra.utils import instantiate
 
     from rdt.rewards.server import Server
+    from rdt.training.experiment import built
 
-    own = {key: value for key, value in cfg.reward.items() if key != "name"}
-    reward = instantiate(own, _convert_="all").requires_grad_(False)
+    reward = built(cfg.reward, "name").requires_grad_(False)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return Server(reward, device, cfg.host, cfg.port)
     except OSError as error:
-        raise UsageError(f"host={cfg.host} port={cfg.port} cannot be listened on: {error.strerror or error}") from None
+        raise UsageError(f"cannot listen on host={cfg.host} port={cfg.port}: {error.strerror or error}") from None
 
 
 def entry() -> None:
-    """The command."""
-    with command():
+    """Run the command."""
+    with command_errors():
         main()
 
 

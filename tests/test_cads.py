@@ -1,4 +1,4 @@
-"""Condition annealing: clean late, noise early, of unchanged size, and each sample's own whatever its company."""
+"""Condition annealing: conditions are noise early and clean late, keep their size, and do not depend on the batch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def noise(*indices: int) -> Noise:
 
 
 def cond(*indices: int) -> Cond:
-    """Conditions with noise, two token widths apart in size and centre."""
+    """Return conditions that carry noise; embeds and pooled differ in mean and deviation."""
     rows = [3.0 + 2 * tiny_policy.normal(1, 5, 8, seed=i) for i in indices]
     return noisy(Cond(torch.cat(rows), torch.cat([row.mean(1) for row in rows])), noise(*indices))
 
 
 def size(x: Tensor) -> Tensor:
-    """Mean and deviation per sample, (2, B)."""
+    """Return mean and deviation per sample, (2, B)."""
     return torch.stack([x.flatten(1).mean(1), x.flatten(1).std(1)])
 
 
@@ -43,7 +43,7 @@ def test_up_to_tau1_the_condition_is_untouched_bit_for_bit(level: float, psi: fl
 
 
 @pytest.mark.parametrize("level", [0.61, 0.75, 0.95])
-def test_mean_and_deviation_are_each_samples_own(level: float) -> None:
+def test_every_sample_keeps_its_mean_and_deviation(level: float) -> None:
     clean, found = cond(0, 1, 2), annealed(cond(0, 1, 2), torch.tensor(level), CADS)
     assert not found.embeds.equal(clean.embeds) and not found.pooled.equal(clean.pooled)
     torch.testing.assert_close(size(found.embeds), size(clean.embeds))
@@ -70,7 +70,7 @@ def test_from_tau2_on_it_is_noise_of_the_conditions_size(level: float) -> None:
 
 @pytest.mark.parametrize("level", [0.75, 1.0])
 def test_no_noise_of_kept_size_is_no_annealing(level: float) -> None:
-    """scale 0 only shrinks the condition, which psi 1 undoes: rescaling what is left gives c itself."""
+    """At scale 0 the condition only shrinks, and rescaling at psi 1 undoes that."""
     none = dataclasses.replace(CADS, scale=0.0)
     assert annealed(cond(0, 1), torch.tensor(level), none).embeds.equal(cond(0, 1).embeds)
     almost = annealed(cond(0, 1), torch.tensor(0.75), dataclasses.replace(CADS, scale=1e-7))
@@ -86,7 +86,7 @@ def test_levels_of_a_batch_are_the_levels_of_its_samples() -> None:
         torch.testing.assert_close(together.embeds[row : row + 1], alone.embeds)
 
 
-def test_the_noise_is_the_samples_not_the_batchs() -> None:
+def test_the_noise_does_not_depend_on_the_batch() -> None:
     together = annealed(cond(4, 7, 5), torch.tensor(0.8), CADS)
     alone = annealed(cond(7), torch.tensor(0.8), CADS)
     torch.testing.assert_close(together.embeds[1:2], alone.embeds)
@@ -124,8 +124,8 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
         return policy.tuned(x, t, c)
 
     empty, with_noise = policy.encode([""]), noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
-    views = guidance.Views(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
-    denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)
+    context = guidance.Context(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
+    denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)(context)
     rollout(denoiser, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
     for c in seen:
         assert c.noise is None and c.embeds[:2].equal(empty.embeds.expand(2, -1, -1))
@@ -134,9 +134,9 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
 
 def test_no_scale_is_the_tuned_policy_bit_for_bit() -> None:
     policy = tiny_policy.policy()
-    views = guidance.Views(policy, policy.base, lambda view, scale: view, 4)
+    context = guidance.Context(policy, policy.base, lambda view, scale: view, 4)
     with_noise = noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
-    denoiser = guidance.cads(views, tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)
+    denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)(context)
     found, plain = (
         rollout(view, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
         for view in (denoiser, policy.tuned)
@@ -152,7 +152,7 @@ def test_half_precision_is_kept() -> None:
     torch.testing.assert_close(size(found.float()), size(half.embeds.float()), rtol=1e-2, atol=1e-2)
 
 
-def test_what_cannot_be_annealed_is_said() -> None:
+def test_wrong_annealing_is_refused_with_its_values() -> None:
     with pytest.raises(ValueError, match=r"^cond carries no noise .*$"):
         annealed(dataclasses.replace(cond(0), noise=None), torch.tensor(0.8), CADS)
     with pytest.raises(ValueError, match=r"tau1=0.9 must be below tau2=0.6"):

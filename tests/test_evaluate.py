@@ -8,20 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rdt import evaluate, sample
 from rdt import run as run_command
-from rdt.config.compose import conf_dir
-from rdt.config.curve import described
+from rdt.config.compose import composed
+from rdt.config.curve import points
 from rdt.report.compare import compare
 from rdt.report.grids import grids_of
 from rdt.report.read import read_runs
 from rdt.result import label, read
 from rdt.training import finished
+from rdt.training.experiment import built
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_points
 from worlds.wandb_files import merged, runs
@@ -54,10 +54,8 @@ def result(run):
 
 
 def guidance(*overrides):
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("evaluate", list(overrides))
-    OmegaConf.resolve(cfg)
-    return described(OmegaConf.to_container(cfg.guidance))
+    config = OmegaConf.to_container(composed("evaluate", *overrides).guidance, resolve=True)
+    return {"name": config["name"]} | built(*points(config)).described
 
 
 def titles(run):
@@ -104,7 +102,7 @@ def test_a_point_of_the_same_guidance_is_replaced_together_with_its_pictures(run
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "guidance=aig has nothing to turn"),
+        (["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "guidance=aig has no knob to vary"),
         (["guidance=aig", "guidance.curve=[1,-1]"], "exponent=-1 must not be below 0"),
         (["guidance=cads", "guidance.curve=[-1]"], "scale=-1 must not be below 0"),
     ],
@@ -194,7 +192,7 @@ def test_a_run_that_cannot_be_evaluated_is_refused_in_one_line(run, typed, capfd
             "guidance.schedule=cosine is not one of",
         ),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.curve=3"], "guidance.curve=3 is an integer"),
-        (run_command, ["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "has nothing to turn"),
+        (run_command, ["guidance=aig", "guidance.schedule=linear", "guidance.curve=[1]"], "has no knob to vary"),
         (run_command, ["guidance=cads", "guidance.curve=[x]"], "guidance.curve=['x'] holds x, which is no number"),
         (evaluate, ["run=nowhere", "guidance=aig", "guidance.pwer=1"], "guidance.pwer"),
         (evaluate, ["run=nowhere", "guidance=aig"], "run=nowhere is not a folder"),

@@ -26,12 +26,12 @@ def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
 def curve(policy: Policy) -> tuple[Denoiser, dict[str, Denoiser]]:
     """Return the guided base and points of every guidance, all with one shared memory of the base."""
     empty, base = policy.encode([""]), guidance.remembered(policy.base)
-    views = guidance.Views(policy, base, lambda view, scale=None: guidance.cfg(view, empty, 3.0), T)
-    points = {f"step {f}": guidance.aig(views, schedule=guidance.step(f)) for f in (0.25, 0.5, 0.75)}
-    points |= {f"power {p}": guidance.aig(views, schedule=guidance.power(p)) for p in (0, 2)}
-    points |= {f"scale {s}": guidance.lora_scale(views, scale=s) for s in (0.0, 0.5)}
-    points |= {f"cads {s}": guidance.cads(views, tau1=0.6, tau2=0.9, scale=s, psi=1.0) for s in (0.0, 0.2)}
-    return views.guided(base), points
+    context = guidance.Context(policy, base, lambda view, scale=None: guidance.cfg(view, empty, 3.0), T)
+    points = {f"step {f}": guidance.AnnealedImportance("step", fraction=f)(context) for f in (0.25, 0.5, 0.75)}
+    points |= {f"power {p}": guidance.AnnealedImportance("power", power=p)(context) for p in (0, 2)}
+    points |= {f"scale {s}": guidance.AdapterScale(s)(context) for s in (0.0, 0.5)}
+    points |= {f"cads {s}": guidance.ConditionAnnealing(0.6, 0.9, s, 1.0)(context) for s in (0.0, 0.2)}
+    return context.guided(base), points
 
 
 def run(policy: Policy, names: list[str], kl_images: int = 1, batch_size: int = 6) -> tuple[dict[str, Evaluation], int]:

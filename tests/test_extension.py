@@ -1,4 +1,7 @@
-"""The README's own method and reward, run as a user would: two files each, in a folder outside the checkout."""
+"""A method, a reward and a model are added from outside the checkout: one yaml each, and one module for new code.
+
+The method and the reward are the README's own examples.
+"""
 
 import csv
 import json
@@ -17,10 +20,34 @@ SMALL = [
     "iterations=2", "batch_size=2", "model.sampling.num_steps=3", "logger=csv", "output_dir=out", "evaluation.every=0",
     "evaluation.prompts=2", "evaluation.images_per_prompt=2", "evaluation.kl_images=1", "evaluation.limit.points=2",
 ]  # fmt: skip
+MODEL = """
+name: small
+policy:
+  _target_: rdt.models.sd15.build
+  source: bundled:base
+  consistency: null
+lora:
+  rank: 2
+  alpha: 2
+  targets: [to_q]
+sampling:
+  num_steps: 3
+  eta: 1.0
+  guidance_scale: 1.0
+"""
+RULES = """
+kind: plain
+strength: 0.5
+plan:
+  num_steps: 2
+rules:
+  kind: plain | fancy (needs model.policy.consistency)
+  strength: greater than 0 and at most 1
+"""
 
 
 def blocks(example: str) -> list[str]:
-    """The code blocks between an example's markers."""
+    """Return the code blocks between an example's markers."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"<!-- example:{example} -->\n(.*?)<!-- /example -->", readme, re.DOTALL)
     assert found, f"README.md has no <!-- example:{example} --> ... <!-- /example -->"
@@ -28,15 +55,26 @@ def blocks(example: str) -> list[str]:
 
 
 def files(example: str) -> dict[str, str]:
-    """Blocks that name their file in a first comment."""
+    """Return the blocks whose first line is a comment with the name of their file."""
     named = (re.match(r"# (\S+)\n", block) for block in blocks(example))
     return {name[1]: name.string for name in named if name}
 
 
-def command() -> list[str]:
-    """The one command of the examples."""
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write the examples and a model of a known family into a folder of their own."""
+    for name, text in (files("method") | files("reward") | {"conf/model/small.yaml": MODEL}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run the one command of the examples with more overrides."""
     (line,) = [b for example in EXAMPLES for b in blocks(example) if b.startswith("python -m ")]
-    return [sys.executable, *shlex.split(line)[1:]]
+    words = [sys.executable, *shlex.split(line)[1:], *overrides]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -48,18 +86,42 @@ def test_an_example_is_one_short_file_and_one_yaml(example: str) -> None:
     assert len(lines) <= 15
 
 
-def test_the_readme_examples_run_together(tmp_path: Path) -> None:
-    for name, text in (files("method") | files("reward")).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command(), *SMALL], cwd=tmp_path, env=environment, capture_output=True, text=True)
+@pytest.mark.parametrize("model", ["shapes", "small"])
+def test_the_plug_ins_run_together(folder: Path, model: str) -> None:
+    done = run(folder, *SMALL, f"model={model}")
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
-    assert (result["method"], result["reward"], result["iterations"]) == ("draft1", "redness", 2)
+    result = json.loads((folder / "out" / "result.json").read_text(encoding="utf-8"))
+    found = [result[key] for key in ("method", "reward", "model", "iterations")]
+    assert found == ["draft1", "redness", model, 2]
     assert {"redness", "gold", "judge"} <= result["points"][0]["reward"].keys()
-    with (tmp_path / "out" / "metrics.csv").open(encoding="utf-8", newline="") as stream:
+    with (folder / "out" / "metrics.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["iteration"] for row in rows] == ["0", "1"]
     assert all(-1 <= float(row["train/reward"]) <= 1 for row in rows)
-    assert (tmp_path / "out" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert (folder / "out" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method.kind=other"], "method.kind=other is not one of plain, fancy"),
+        (["method.strength=2"], "method.strength=2 must be greater than 0 and at most 1"),
+        (
+            ["method.kind=fancy", "model=small"],
+            "needs model.policy.consistency, which is not set; set method.kind=plain",
+        ),
+        (["method.lr=fast"], "method.lr=fast is a text, expected a number such as 0.001"),
+    ],
+)
+def test_a_plug_in_states_its_own_refusals(folder: Path, overrides: list[str], words: str) -> None:
+    with (folder / "conf/method/draft1.yaml").open("a", encoding="utf-8") as file:
+        file.write(RULES)
+    done = run(folder, *overrides, "dry_run=true")
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_plug_in_states_what_its_plan_counts(folder: Path) -> None:
+    with (folder / "conf/method/draft1.yaml").open("a", encoding="utf-8") as file:
+        file.write(RULES)
+    done = run(folder, "dry_run=true")
+    assert done.returncode == 0 and " 2 sampling steps" in done.stdout

@@ -1,4 +1,4 @@
-"""Guidance composes denoisers: its ends are its parts bit for bit, and it runs no pass it does not need."""
+"""Guidance composes denoisers: at its ends it equals one of them bit for bit, and it runs no unnecessary pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from rdt import guidance
 from rdt.cond import Cond as RealCond
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed, conf_dir
+from rdt.config.curve import points
 from rdt.policy import PAIRED_ROWS, Adapter, Policy
 from rdt.process import Diffusion, Flow
 from rdt.rollout import Sampling, sampled
+from rdt.training.experiment import built
 from worlds import tiny_policy
 
 
@@ -36,7 +37,7 @@ class Cond:
 
 @dataclass
 class Analytic:
-    """Output x * gain + t + cond, counting the samples it was run on."""
+    """Returns x * gain + t + cond and counts the samples of each call."""
 
     gain: float
     runs: list[int] = field(default_factory=list)
@@ -149,15 +150,15 @@ def test_guidance_composes() -> None:
     torch.testing.assert_close(inside(X, times[4], COND), outside(X, times[4], COND))
 
 
-def test_the_base_is_remembered_where_nothing_differs() -> None:
-    asked = Analytic(2.0)
-    recalled, t = guidance.remembered(asked), torch.tensor(7)
+def test_the_base_is_remembered_if_nothing_differs() -> None:
+    denoiser = Analytic(2.0)
+    recalled, t = guidance.remembered(denoiser), torch.tensor(7)
     first = recalled(X, t, COND)
-    assert recalled(X.clone(), t, COND).equal(first) and asked.runs == [3]
-    recalled(X[:2], t, Cond(COND.embeds[:2]))  # rows apart are kept apart
-    assert recalled(X, t, COND).equal(first) and asked.runs == [3, 2]
+    assert recalled(X.clone(), t, COND).equal(first) and denoiser.runs == [3]
+    recalled(X[:2], t, Cond(COND.embeds[:2]))  # outputs of other row counts are stored apart
+    assert recalled(X, t, COND).equal(first) and denoiser.runs == [3, 2]
     other = Cond(COND.embeds + 1)
-    assert recalled(X, t, other).equal(Analytic(2.0)(X, t, other)) and asked.runs == [3, 2, 3]
+    assert recalled(X, t, other).equal(Analytic(2.0)(X, t, other)) and denoiser.runs == [3, 2, 3]
     assert recalled(X + 1, t, COND).equal(Analytic(2.0)(X + 1, t, COND))
     assert recalled(X, torch.tensor(8), COND).equal(Analytic(2.0)(X, torch.tensor(8), COND))
 
@@ -174,22 +175,22 @@ def cond(policy: Policy, count: int) -> RealCond:
 
 
 def latents(policy: Policy, denoiser: guidance.Denoiser, count: int = 3) -> Tensor:
-    """(count, T + 1, *latent) of a rollout whose samples bring noise for their conditions."""
+    """Return the latents (count, T + 1, *latent) of a rollout whose conditions carry noise."""
     prompts, noise = [tiny_policy.PROMPTS[k % 3] for k in range(count)], policy.noise(0, "test", range(count))
     return sampled(policy, denoiser, prompts, noise, Sampling(NUM_STEPS, 1.0, 1.0)).trajectory.latents
 
 
-def views(policy: Policy) -> guidance.Views:
+def context(policy: Policy) -> guidance.Context:
     empty = policy.encode([""])
 
     def guided(view: guidance.Denoiser, scale: float | None = None) -> guidance.Denoiser:
         return guidance.cfg(view, empty, 3.0 if scale is None else scale)
 
-    return guidance.Views(policy, guidance.remembered(policy.base), guided, NUM_STEPS)
+    return guidance.Context(policy, guidance.remembered(policy.base), guided, NUM_STEPS)
 
 
 def adapted_convolutions() -> Policy:
-    """With low-rank updates of convolutions and of what works on (B, D) too."""
+    """Return a policy with low-rank updates of convolutions and of layers on (B, D) too."""
     policy = Policy(
         tiny_policy.parts(), Adapter(2, 2, [*tiny_policy.TARGETS, "conv1", "conv_in", "linear_1", "time_emb_proj"])
     )
@@ -209,7 +210,7 @@ def test_a_pair_is_base_and_tuned_of_one_call(make: Callable[[], Policy], count:
         assert policy.passes == passes + 2 * count
         torch.testing.assert_close(base, expected[0])
         torch.testing.assert_close(tuned, expected[1])
-        assert (tuned - base).abs().max() > 1e-3  # so that a mix-up would show
+        assert (tuned - base).abs().max() > 1e-3  # else the test could not tell them apart
         assert policy.base(x, t, c).equal(expected[0]) and policy.tuned(x, t, c).equal(expected[1])
 
 
@@ -231,11 +232,15 @@ def test_a_pair_has_the_gradients_of_two_calls() -> None:
 @pytest.mark.parametrize("make", POLICIES)
 def test_aig_ends_are_base_and_tuned_bit_for_bit(make: Callable[[], Policy]) -> None:
     policy = make()
-    ends = {guidance.constant(0): policy.base, guidance.constant(1): policy.tuned, guidance.power(0): policy.tuned}
-    for schedule, view in ends.items():
-        expected = latents(policy, views(policy).guided(view))
+    aig = guidance.AnnealedImportance
+    ends = {
+        aig("constant", constant=0): policy.base, aig("constant", constant=1): policy.tuned,
+        aig("power", power=0): policy.tuned,
+    }  # fmt: skip
+    for annealed, view in ends.items():
+        expected = latents(policy, context(policy).guided(view))
         before = policy.passes
-        assert latents(policy, guidance.aig(views(policy), schedule=schedule)).equal(expected)
+        assert latents(policy, annealed(context(policy))).equal(expected)
         assert policy.passes == before + 2 * 3 * NUM_STEPS  # 3 samples, doubled by cfg: as many as plain sampling
 
 
@@ -243,10 +248,10 @@ def test_aig_ends_are_base_and_tuned_bit_for_bit(make: Callable[[], Policy]) -> 
 @pytest.mark.parametrize("count", [2, PAIRED_ROWS // 2 + 1])  # doubled by cfg: in pairs, and too many for it
 def test_aig_is_the_mixture_however_its_views_are_run(make: Callable[[], Policy], count: int) -> None:
     policy = make()
-    schedule, guided = guidance.power(2), views(policy).guided
+    schedule, guided = guidance.power(2), context(policy).guided
     plain = guidance.anneal(policy.base, policy.tuned, schedule, policy.process.times(NUM_STEPS))
     before = policy.passes
-    found = latents(policy, guidance.aig(views(policy), schedule=schedule), count)
+    found = latents(policy, guidance.AnnealedImportance("power", power=2)(context(policy)), count)
     assert policy.passes == before + 2 * count * (2 * NUM_STEPS - 1)  # weight 0 at the first step
     torch.testing.assert_close(found, latents(policy, guided(plain), count), rtol=1e-4, atol=1e-4)
 
@@ -255,26 +260,25 @@ def test_aig_is_the_mixture_however_its_views_are_run(make: Callable[[], Policy]
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.75, 1.0])
 def test_a_step_schedule_costs_nothing_extra(make: Callable[[], Policy], fraction: float) -> None:
     policy = make()
-    latents(policy, guidance.aig(views(policy), schedule=guidance.step(fraction)))
+    latents(policy, guidance.AnnealedImportance("step", fraction=fraction)(context(policy)))
     assert policy.passes == 2 * 3 * NUM_STEPS
 
 
 @pytest.mark.parametrize("make", POLICIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_guidance_works_on_every_policy(make: Callable[[], Policy], kind: str) -> None:
-    """A guidance sees the policy alone, whatever method tuned it."""
+    """A guidance depends on the policy alone, not on the method that tuned it."""
     policy = make()
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        module = compose("config", [f"guidance={kind}"]).guidance.module
-    found = latents(policy, instantiate(module)(views(policy)))
+    config = OmegaConf.to_container(composed("config", f"guidance={kind}").guidance, resolve=True)
+    found = latents(policy, built(*points(config))(context(policy)))
     assert found.isfinite().all()
-    assert found[:, -1].equal(latents(policy, views(policy).guided(policy.tuned))[:, -1]) == (kind == "cfg")
+    assert found[:, -1].equal(latents(policy, context(policy).guided(policy.tuned))[:, -1]) == (kind == "cfg")
 
 
 def test_classifier_free_guidance_takes_another_scale() -> None:
-    """guidance=cfg guidance.curve=[..] on one checkpoint: the run's own scale is the default."""
+    """Without a scale, guidance=cfg takes the scale of training."""
     policy = tiny_policy.policy()
-    seen = views(policy)
-    other = guidance.tuned(seen, scale=1.0)
-    assert latents(policy, guidance.tuned(seen)).equal(latents(policy, seen.guided(policy.tuned)))
+    made = context(policy)
+    other = guidance.ClassifierFree(scale=1.0)(made)
+    assert latents(policy, guidance.ClassifierFree()(made)).equal(latents(policy, made.guided(policy.tuned)))
     assert latents(policy, other).equal(latents(policy, policy.tuned))

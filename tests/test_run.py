@@ -1,4 +1,4 @@
-"""The command: bad input is one line that shows the value and leaves nothing behind; what needs no weights is quick."""
+"""The command `rdt.run`: wrong input gives one line with the value and leaves no files; plans need no weights."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """`rdt run output_dir=out ...` in an empty folder: (exit status, stdout, stderr)."""
+    """Return a function that runs `rdt run output_dir=out ...` in an empty folder: (exit status, stdout, stderr)."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
@@ -37,7 +37,7 @@ def command(tmp_path, monkeypatch, capsys):
 
 
 def refused(answer, *words):
-    """One line on stderr with all the words, exit status not 0, nothing written."""
+    """Assert that the answer is one line on stderr with all the words, a failing status, and no file."""
     status, out, err = answer
     assert status not in (0, None) and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
@@ -50,6 +50,7 @@ def refused(answer, *words):
     {
         "method.klx=3": ["method.klx=3", "kl_coef"],
         "foo=1": ["foo=1", "method", "seed"],
+        "method.module.gamma=0.5": ["method.module.gamma=0.5: there is no module in method"],
         "iteration=7": ["iteration=7", "did you mean iterations"],
         "method=nosuch": ["method=nosuch", "sqdf"],
         "method.kl_coef=abc": ["method.kl_coef=abc", "a text", "a number"],
@@ -58,7 +59,9 @@ def refused(answer, *words):
         "dry_run=1": ["dry_run=1", "a truth value"],
         "tags=a": ["tags=a", "a list"],
         "model.lora=3": ["model.lora=3", "a section"],
-        "method.lr=0": ["method.lr=0", "greater than 0"],
+        "method.lr=0": ["method.lr=0 must be greater than 0"],
+        "method.capacity=100": ["method.capacity=100", "a multiple of batch_size=16"],
+        "experiment=nosuch": ["experiment=nosuch is not one of"],
         "method.lr=nan": ["method.lr=nan", "greater than 0"],
         "max_passes=abc": ["max_passes=abc is a text", "an integer"],
         "micro_batch_size=1.5": ["micro_batch_size=1.5 is a number", "an integer"],
@@ -82,19 +85,23 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
     refused(command(override), *words)
 
 
-def test_what_does_not_divide_over_devices_is_one_line(command, monkeypatch):
+def test_work_that_does_not_divide_over_devices_is_one_line(command, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv("PATH", "")  # no nvidia-smi: a machine of two cores
-    refused(command("devices=2", "batch_size=3"), "batch_size=3", "a multiple of 2")
-    refused(command("devices=2", "batch_size=4", "evaluation.prompts=1"), "evaluation.prompts=1", "2 or more")
+    refused(command("method=draft", "devices=2", "batch_size=3"), "batch_size=3", "a multiple of 2")
+    refused(
+        command("method=draft", "devices=2", "batch_size=4", "evaluation.prompts=1"),
+        "evaluation.prompts=1",
+        "2 or more",
+    )
 
 
-def test_a_scale_is_null_only_where_there_is_another_to_take(command):
+def test_only_a_scale_with_a_fallback_may_be_null(command):
     refused(command("guidance=lora_scale", "guidance.scale=null"), "guidance.scale=null is nothing, expected a number")
     assert command("guidance=cfg", "guidance.scale=null", "dry_run=true")[0] == 0
 
 
-def test_what_is_optional_can_be_given_and_taken_back(command):
+def test_an_optional_value_can_be_set_and_reset(command):
     status, plan, err = command("method=grpo", "micro_batch_size=4", "method.num_steps=null", "dry_run=true")
     assert (status, err) == (0, "") and " samples on 1 device(s), 4 at a time, 15 sampling steps" in plan
 
@@ -103,7 +110,7 @@ def test_a_sweep_does_not_push_all_its_jobs_to_one_repository(command):
     sweep = ("hydra.sweep.dir=sweep", "dry_run=true", "-m")
     status, _, err = command("seed=0,1", "push_to_hub=me/lora", *sweep)
     assert status == 1 and err.count("error: ") == 1 and not list(Path("sweep").glob("*/*"))
-    assert "push_to_hub=me/lora would take every job" in err and "hf upload me/lora <its output_dir>/lora" in err
+    assert "push_to_hub=me/lora would receive every job" in err and "hf upload me/lora <its output_dir>/lora" in err
     status, plans, _ = command("seed=0,1", "push_to_hub=me/lora-${seed}", *sweep)
     assert status == 0 and plans.count("dry run: ") == 2
 
@@ -112,7 +119,7 @@ def test_a_larger_machine_can_be_planned_for(command, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    larger = ("devices=4", "num_nodes=2", "batch_size=8", "evaluation.every=0")
+    larger = ("method=draft", "devices=4", "num_nodes=2", "batch_size=8", "evaluation.every=0")
     refused(command(*larger), "devices=4 exceeds the 2 CPU cores of this machine")
     status, plan, err = command(*larger, "dry_run=true")
     assert (status, err) == (0, "") and "on 8 device(s)" in plan
@@ -134,7 +141,7 @@ def test_a_prompts_file_without_prompts_is_one_line(command, tmp_path, content, 
     refused(answer, f"prompts.held_out_file={bad}", words, "one prompt per line")
 
 
-def test_prompts_that_are_held_out_and_trained_on_are_one_line(command, tmp_path):
+def test_a_prompt_in_both_splits_is_one_line(command, tmp_path):
     train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.txt"
     train.write_text('{"text": "a circle"}\n')
     held_out.write_text("a ring\na circle\n")
@@ -147,7 +154,7 @@ def test_prompts_that_are_held_out_and_trained_on_are_one_line(command, tmp_path
     )
 
 
-def test_a_data_set_that_cannot_be_had_is_one_line(command, monkeypatch):
+def test_an_unavailable_data_set_is_one_line(command, monkeypatch):
     monkeypatch.setattr("rdt.weights.refusal", lambda place: "no answer")
     refused(command("prompts=hpdv2"), "dataset:ymhao/HPDv2:train.json", "--repo-type dataset")
 
@@ -185,7 +192,7 @@ def test_a_truncated_model_folder_is_one_line(command, tmp_path):
 def test_a_hub_that_never_answers_is_given_up_on(command, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         answer = command("model.policy.source=hub:owner/name")
@@ -200,7 +207,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["dry_run=true"]], ids=" ".join)
-def test_what_needs_no_weights_imports_no_torch(tmp_path, arguments):
+def test_answers_without_weights_import_no_torch(tmp_path, arguments):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rdt.run", *arguments],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,

@@ -3,10 +3,12 @@
     python benchmarks/compare/configs.py record <checkout> <configs.json>
     python benchmarks/compare/configs.py diff <configs.json> <configs.json>
 
-`diff` prints every key that was added, removed or changed, with the number of jobs in which it was.
+`diff` prints every key that was added, removed or changed, with the number of jobs in which it was. Keys of the first
+recording that have moved since are compared at their new place: MOVED, RENAMED and NEW say which.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -29,6 +31,36 @@ OVERRIDES = (
     ["model=sd15", "prompts=hpdv2"], ["model=sd15", "prompts=pickapic"], ["constraint.kl.max=20"], ["sweep=none"],
     ["model=sd15", "reward=hps", "model.lora.rank=32"], ["reward=jpeg", "reward.quality=80"], ["precision=bf16"],
 )  # fmt: skip
+WEIGHTS = "checkpoint|sha256|tokenizer|vision_heads|text_heads|backbone"
+MOVED = (  # (an old key, its new key): "" if the value was a copy of another key's, or is the default in the code
+    (r"(method|guidance|reward|reward\.parts\.\w+)\.module\.(_partial_|_convert_)", ""),
+    (r"method\.module\.surrogate\..*|method\.surrogates\.\w+\.(features|beta).*", ""),  # of method.surrogates, features
+    (r"guidance\.(schedules|knobs|module\.schedule)\..*|guidance\.knob", ""),  # of guidance.power, fraction, constant
+    (r"reward\.module\.parts\..*", ""),  # of reward.parts
+    (r"model\.policy\.(rank|alpha|targets)", ""),  # of model.lora
+    (r"method\.curves\.schedule\.exponent", "curves.power"),
+    (r"(reward|reward\.parts\.\w+)\.module\.(" + WEIGHTS + ")", r"\1.weights.\2"),
+    (r"(evaluation\.judges\.\w+|method\.features)\.(" + WEIGHTS + ")", r"\1.weights.\2"),
+    (r"(method|guidance|reward|reward\.parts\.\w+)\.module\.(.+)", r"\1.\2"),
+)
+RENAMED = {
+    "rdt.guidance.aig": "rdt.guidance.AnnealedImportance",
+    "rdt.guidance.cads": "rdt.guidance.ConditionAnnealing",
+    "rdt.guidance.lora_scale": "rdt.guidance.AdapterScale",
+    "rdt.guidance.tuned": "rdt.guidance.ClassifierFree",
+    "rdt.methods.bbo.BBO": "rdt.methods.bbo.build",
+    "rdt.parts.Setup": "rdt.policy.Setup",
+    "rdt.prompt_sets.joined": "rdt.prompts.joined",
+    "rdt.prompt_sets.packaged": "rdt.prompts.packaged",
+    "rdt.prompt_sets.without": "rdt.prompts.without",
+    "rdt.rewards.bootstrap.Bootstrap": "rdt.rewards.surrogate.Bootstrap",
+    "rdt.rewards.bootstrap.Descent": "rdt.rewards.surrogate.Fit",
+    "rdt.rewards.mixture.Mixture": "rdt.rewards.mixture.mixture",
+}
+NEW = re.compile(  # keys without a value of their own: rules, plans, interpolated copies, and how a value is looked up
+    r"(.*\.)?rules\..*|method\.plan\..*|model\.look_ahead|tuned\.resolution|guidance\.knob.*|method\.features\.weights\.sha256"
+    r"|method\.surrogates\.\w+\._partial_|reward\._recursive_"
+)
 DUMP = """
 import json, sys
 from hydra import compose, initialize_config_dir
@@ -73,6 +105,17 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, branch in tree.items() for key, value in flat(branch, f"{prefix}{name}.").items()}
 
 
+def moved(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat config with its keys at their new places; ValueError if two keys of one place differ."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        place = next((re.sub(old, new, key) for old, new in MOVED if re.fullmatch(old, key)), key)
+        value = RENAMED.get(value, value) if isinstance(value, str) else value
+        if place and found.setdefault(place, value) != value:
+            raise ValueError(f"{key}={value} differs from {place}={found[place]}")
+    return found
+
+
 def diff(before: dict[str, Any], after: dict[str, Any]) -> Counter[str]:
     """Return every difference with the number of jobs that have it."""
     found: Counter[str] = Counter()
@@ -80,8 +123,8 @@ def diff(before: dict[str, Any], after: dict[str, Any]) -> Counter[str]:
         if job not in before or job not in after:
             found[f"job {job}: only {'before' if job in before else 'after'}"] += 1
             continue
-        was, now = flat(before[job]), flat(after[job])
-        for key in was.keys() | now.keys():
+        was, now = moved(flat(before[job])), moved(flat(after[job]))
+        for key in (key for key in was.keys() | now.keys() if not NEW.fullmatch(key)):
             if key not in now:
                 found[f"- {key}={was[key]}"] += 1
             elif key not in was:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from networks import Cost, decoder, network
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed, conf_dir
 from rdt.config.plan import plan
 from rdt.training.silence import silence_libraries
 
 RESULT = Path(__file__).with_name("cost.md")
-NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("*.yaml"))
+NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("[!_]*.yaml"))
 SPEED = 0.4 * 989e12  # operations per second
 PLANNED = re.compile(r"([\d,]+) (?:network passes|images)")
 
@@ -60,8 +59,7 @@ UPDATES: dict[str, Callable[[DictConfig], Update]] = {"sqdf": sqdf, "aig": aig, 
 
 def config(name: str) -> DictConfig:
     """Return the resolved config of an experiment."""
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("config", [f"experiment=real/{name}", "logger=none", "output_dir=none"])
+    cfg = composed("config", f"experiment=real/{name}", "logger=none", "output_dir=none")
     OmegaConf.resolve(cfg)
     return cfg
 

@@ -1,134 +1,109 @@
-"""What is refused before anything is loaded or written.
+"""What is refused before anything is loaded or written: every refusal is a UsageError with the key and the value.
 
-What a config is given: every value there, of the type of the default it replaces, and one that is offered.
-
-Reward checkpoints that a model offers: one that is asked for and not there is one line, with who has it.
+`values` compares the composed config with its defaults and with the rules that its yamls state (rdt/config/rules.py);
+`check` does that, resolves the config, and looks at the devices, the prompts and the weights that it names.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rdt import prompts, weights
-from rdt.config import curve
-from rdt.config.plan import lacks, leaves, sources
+from rdt.config import compose, curve
+from rdt.config.plan import leaves, missing_devices, sources
+from rdt.config.rules import Rule, stated, type_name, without_rules
 from rdt.errors import UsageError
-from rdt.training import constraints, folder
 
-ASKED = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
-NULLABLE = ("sha256",)  # null is a value there
+CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
+NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
 
 
-def check_checkpoints(cfg: DictConfig, config_name: str) -> None:
-    """UsageError where the config, not yet resolved, reads a reward's checkpoint that the chosen model has not."""
-    named = {match[1] for text in _texts(OmegaConf.to_container(cfg)) if (match := ASKED.fullmatch(text))}
-    asked = {key for whole in named for key in _files(cfg, whole)}
-    if not (missing := sorted(key for key in asked if not _offers(cfg, key))):
+def check(cfg: DictConfig, hydra_config: Any) -> None:
+    """Refuse a config that cannot be run; resolve it in place and remove its rules."""
+    values(cfg, hydra_config)
+    checkpoints(cfg, hydra_config.job.config_name)
+    _left_out(cfg, hydra_config.runtime.choices.get("without") or "")
+    _repository(cfg, hydra_config)
+    OmegaConf.resolve(cfg)
+    curve.points(OmegaConf.to_container(cfg.guidance))
+    _devices(cfg)
+    _prompts(cfg.prompts)
+    weights.check_all((source for _, source in sources(cfg)), planned=cfg.dry_run)
+
+
+def values(cfg: DictConfig, hydra_config: Any) -> None:
+    """Refuse a missing value, a value of another type than its default's, and one that breaks a rule; remove the rules.
+
+    The config must not be resolved yet: a wrong value is named by its own key, not by those that refer to it.
+    """
+    for key in _missing(cfg):
+        raise UsageError(f"{key}=??? has no default; give {key}=...")
+    rules = stated(cfg)
+    free = {key for key, (rule, _) in rules.items() if rule.type}
+    for key, default in leaves(compose.with_defaults(hydra_config)):
+        _check_type(cfg, key, default, key in free)
+    for key, (rule, written) in rules.items():
+        _check_rule(cfg, key, rule, written)
+    without_rules(cfg)
+
+
+def checkpoints(cfg: DictConfig, config_name: str) -> None:
+    """Refuse a reward whose checkpoint the chosen model does not have; the config must not be resolved yet."""
+    read = {found[1] for text in _texts(OmegaConf.to_container(cfg)) if (found := CHECKPOINT.fullmatch(text))}
+    section = next((key for key in sorted(read) if not _offered(cfg, key)), None)
+    if section is None:
         return
-    section = missing[0].rpartition(".")[0]
-    keys = [key for key in missing if key.rpartition(".")[0] == section]
-    models = GlobalHydra.instance().config_loader().get_group_options("model")
-    having = " or ".join(f"model={name}" for name in models if _has(name, keys, config_name)) or "no model"
-    new = "" if OmegaConf.select(cfg, section) else "+"
+    offering = [f"model={name}" for name, other in compose.with_each("model", config_name) if _offered(other, section)]
+    keys = [key for key in OmegaConf.select(cfg, section) or {} if not _offered(cfg, f"{section}.{key}")]
+    given = [f"{section}.{key}=..." for key in keys] or [f"+{section}.checkpoint=..."]
     raise UsageError(
-        f"model={cfg.model.name} has no checkpoint for {section.rpartition('.')[2]}: {having} has one,"
-        f" or give {' '.join(f'{new}{key}=...' for key in keys)}"
+        f"model={cfg.model.name} has no checkpoint for {section.rpartition('.')[2]}:"
+        f" {' or '.join(offering) or 'no model'} has one, or give {' '.join(given)}"
     )
 
 
-def check_parts(method: str, without: str) -> None:
-    """UsageError where the part that is to be left out is another method's."""
-    owner, _, part = without.rpartition("/")
-    if owner not in ("", method):
-        raise UsageError(f"without={without} takes {part} from {owner}; method={method} has none: take method={owner}")
+def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the keys whose value must be given and is not."""
+    for key in node:
+        if OmegaConf.is_missing(node, key):
+            yield f"{prefix}{key}"
+        elif not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+            yield from _missing(node[key], f"{prefix}{key}.")
 
 
-def _files(cfg: DictConfig, key: str) -> list[str]:
-    """The keys of a reward's files, where it is named as a whole; of one that no model knows, its checkpoint's."""
-    node = OmegaConf.select(cfg, key)
-    if isinstance(node, DictConfig):
-        return [f"{key}.{name}" for name in node]
-    return [f"{key}.checkpoint"] if key.count(".") == 2 else [key]
+def _check_type(cfg: DictConfig, key: str, default: Any, free: bool) -> None:
+    """Refuse a value of another type than its default's; if it is free, refuse only a value in place of a section.
+
+    A section may be removed, as in ~diversity.overall.clip.
+    """
+    found, value = _value(cfg, key)
+    if found != key and value is None:
+        return
+    if found == key:
+        accepted = (int, float) if isinstance(default, float) else (type(default),)
+        may_be_null = isinstance(default, str | ListConfig) and value is None
+        same = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
+        if free or default is None or may_be_null or same:
+            return
+    expected = f"{type_name(default)} such as {default}" if found == key else "a section"
+    raise UsageError(f"{found}={_shown(value)} is {type_name(value)}, expected {expected}")
 
 
-def _offers(cfg: DictConfig, key: str) -> bool:
-    section, _, name = key.rpartition(".")
-    known = name in (OmegaConf.select(cfg, section) or {})
-    return known and (name in NULLABLE or OmegaConf.select(cfg, key) is not None)
+def _check_rule(cfg: DictConfig, key: str, rule: Rule, written: str) -> None:
+    """Refuse a value that breaks its rule, and a choice without the key that it needs."""
+    value = OmegaConf.select(cfg, key)
+    if refusal := rule.refusal(value, written):
+        raise UsageError(f"{key}={_shown(value)} {refusal}")
+    needed = rule.choices.get(str(value))
+    if needed and OmegaConf.select(cfg, needed) is None:
+        others = " or ".join(choice for choice in rule.choices if choice != str(value))
+        raise UsageError(f"{key}={value} needs {needed}, which is not set; set {key}={others}")
 
 
-def _has(model: str, keys: list[str], config_name: str) -> bool:
-    """Another model offers all of these; one that does not even compose offers nothing."""
-    with suppress(HydraException):
-        other = compose(config_name, [f"model={model}"])
-        return all(_offers(other, key) for key in keys)
-    return False
-
-
-def _texts(tree: Any) -> Iterator[str]:
-    """All texts in a container."""
-    if isinstance(tree, str):
-        yield tree
-    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _texts(branch)
-
-
-CHOICES = {
-    "precision": ("fp32", "bf16"),
-    "reward.interpolation": ("bicubic", "bilinear"),
-    "reward.format": ("png", "float32"),
-    "method.look_ahead": ("consistency", "tweedie", "n_step"),
-    "method.replay": ("prioritized", "uniform", "on_policy"),
-    "guidance.schedule": ("linear", "power", "step", "constant"),
-}
-
-EXAMPLES = {  # of what stands in the place of a null that is the default
-    "max_passes": 100_000, "micro_batch_size": 4, "method.num_steps": 10, "method.window": 2, "method.margin": 2.0,
-    "guidance.scale": 3.0,
-}  # fmt: skip
-OPTIONAL = EXAMPLES.keys() - {
-    "guidance.scale"
-}  # may be null again where a setting gave a value; a scale not everywhere
-
-
-def given(cfg: DictConfig, hydra_config: Any) -> None:
-    """UsageError where a value is missing, is not of its type, or is one that the chosen model does not have."""
-    for key in _unset(cfg):
-        raise UsageError(f"{key}=??? has no default; give {key}=...")
-    types(cfg, hydra_config)
-    check_checkpoints(cfg, hydra_config.job.config_name)
-    check_parts(cfg.method.name, hydra_config.runtime.choices.get("without") or "nothing")
-
-
-def types(cfg: DictConfig, hydra_config: Any) -> None:
-    """A value must have the type of the default it replaces, compared with the same groups composed bare, and be one
-    of the choices where there are some; before the config is resolved, since others may hang on it."""
-    groups = [o for o in hydra_config.overrides.task if o.lstrip("+~").split("=")[0] in hydra_config.runtime.choices]
-    default = compose(config_name=hydra_config.job.config_name, overrides=groups)
-    for key, was in leaves(default):
-        found, now = _at(cfg, key)
-        free = was is None or key in OPTIONAL or isinstance(was, str | ListConfig)
-        was = EXAMPLES.get(key) if was is None else was
-        if was is None or (now is None and (found != key or free)):
-            continue
-        expected = f"{_name(was)} such as {was}" if found == key else "a section"
-        wrong = isinstance(was, bool) != isinstance(now, bool) or not isinstance(now, _accepted(was))
-        if wrong or found != key:
-            raise UsageError(f"{found}={'null' if now is None else now} is {_name(now)}, expected {expected}")
-        if now not in CHOICES.get(key, [now]):
-            raise UsageError(f"{key}={now} is not one of {', '.join(CHOICES[key])}")
-
-
-def _at(cfg: DictConfig, key: str) -> tuple[str, Any]:
-    """The value at a dotted key, or the value that replaced a section on the way there; its key comes with it."""
+def _value(cfg: DictConfig, key: str) -> tuple[str, Any]:
+    """Return the value at a dotted key, or the value that stands in place of a section on the way, with its key."""
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -138,103 +113,81 @@ def _at(cfg: DictConfig, key: str) -> tuple[str, Any]:
     return key, node
 
 
-def _unset(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys whose value must be given and was not."""
-    for key in node:
-        if OmegaConf.is_missing(node, key):
-            yield f"{prefix}{key}"
-        elif not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
-            yield from _unset(node[key], f"{prefix}{key}.")
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
-def _accepted(value: Any) -> tuple[type, ...]:
-    return (int, float) if isinstance(value, float) else (type(value),)
+def _offered(cfg: DictConfig, key: str) -> bool:
+    """Return whether the model has this checkpoint, or this entry of a checkpoint."""
+    value = OmegaConf.select(cfg, key)
+    if isinstance(value, DictConfig):
+        return all(_offered(cfg, f"{key}.{name}") for name in value)
+    section, _, name = key.rpartition(".")
+    return value is not None or (name in NULLABLE and name in (OmegaConf.select(cfg, section) or {}))
 
 
-def _name(value: Any) -> str:
-    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a text", ListConfig: "a list"}
-    return names.get(type(value), "nothing" if value is None else "a section")
+def _texts(tree: Any) -> Iterator[str]:
+    """Yield all texts in a container."""
+    if isinstance(tree, str):
+        yield tree
+    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _texts(branch)
 
 
-POSITIVE = ("iterations", "max_passes", "batch_size", "micro_batch_size", "devices", "num_nodes", "model.lora.rank",
-            "model.sampling.num_steps", "evaluation.prompts", "evaluation.images_per_prompt", "evaluation.batch_size",
-            "evaluation.small_prompts", "trainer.checkpoint_every", "trainer.log_every", "method.replay_ratio",
-            "method.capacity", "method.num_steps", "method.lr")  # fmt: skip
+def _left_out(cfg: DictConfig, without: str) -> None:
+    """Refuse to leave out a part of another method."""
+    owner, _, part = without.rpartition("/")
+    if owner not in ("", cfg.method.name):
+        raise UsageError(f"without={without} is a part of method={owner}; method={cfg.method.name} has no {part}")
 
 
-def check(cfg: DictConfig, hydra_config: Any) -> None:
-    """Resolve the config in place; UsageError, in one line with the key and the value, where it cannot be run."""
-    given(cfg, hydra_config)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        _apart(cfg)
-    OmegaConf.resolve(cfg)
-    _positive(cfg)
-    _possible(cfg)
-    curve.modules(OmegaConf.to_container(cfg.guidance))
-    _devices(cfg)
-    constraints.check(cfg)
-    _prompts(cfg.prompts)
-    weights.check_all((source for _, source in sources(cfg)), planned=cfg.dry_run)
-    folder.check(cfg, Path(cfg.output_dir))
-
-
-def _positive(cfg: DictConfig) -> None:
-    for key in POSITIVE:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not value > 0:
-            raise UsageError(f"{key}={value} must be greater than 0")
-
-
-def _possible(cfg: DictConfig) -> None:
-    """What is asked for exists."""
-    if cfg.method.get("look_ahead") == "consistency" and not cfg.model.policy.get("consistency"):
-        right = "set method.look_ahead=tweedie or n_step"
-        raise UsageError(f"method.look_ahead=consistency: model={cfg.model.name} has no consistency adapter; {right}")
-    if cfg.push_to_hub is not None and str(cfg.push_to_hub).count("/") != 1:
-        raise UsageError(f"push_to_hub={cfg.push_to_hub} is no repository; give <owner>/<name>")
-
-
-def _apart(cfg: DictConfig) -> None:
-    """A sweep's jobs do not push over each other."""
-    if cfg.push_to_hub is not None and not OmegaConf.is_interpolation(cfg, "push_to_hub"):
-        one, each = "<its output_dir>/lora", "'push_to_hub=owner/name-${seed}'"
+def _repository(cfg: DictConfig, hydra_config: Any) -> None:
+    """Refuse a name that is no repository, and one name for all jobs of a sweep."""
+    name = cfg.push_to_hub
+    if name is None:
+        return
+    if str(name).count("/") != 1:
+        raise UsageError(f"push_to_hub={name} is not a repository; give <owner>/<name>")
+    if compose.in_sweep(hydra_config) and not OmegaConf.is_interpolation(cfg, "push_to_hub"):
         raise UsageError(
-            f"push_to_hub={cfg.push_to_hub} would take every job of this sweep, each in place of the last; leave it out"
-            f" and push the one you choose: hf upload {cfg.push_to_hub} {one}, or name one for each: {each}"
+            f"push_to_hub={name} would receive every job of this sweep, each in place of the last; leave it out and"
+            f" push the job that you choose: hf upload {name} <its output_dir>/lora, or name one repository per job:"
+            " 'push_to_hub=owner/name-${seed}'"
         )
 
 
 def _devices(cfg: DictConfig) -> None:
-    """Devices exist, or a run on more of them is only planned, and the work divides over them."""
-    for lack in () if cfg.dry_run else lacks(cfg):
-        raise UsageError(lack)
+    """Refuse devices that are not here, unless the run is only planned, and work that does not divide over them."""
+    for missing in () if cfg.dry_run else missing_devices(cfg):
+        raise UsageError(missing)
     world = cfg.devices * cfg.num_nodes
     if cfg.batch_size % world:
         raise UsageError(
             f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
         )
-    small = {"small_prompts": cfg.evaluation.small_prompts} if cfg.evaluation.every else {}
-    for key, count in ({"prompts": cfg.evaluation.prompts} | small).items():
-        if count < world:
-            raise UsageError(f"evaluation.{key}={count} is fewer than the {world} devices; take {world} or more")
+    for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
+        if cfg.evaluation[key] < world:
+            raise UsageError(
+                f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
+            )
 
 
 def _prompts(sets: DictConfig) -> None:
-    """What the files here hold is read; of those on the hub `sources` says whether they can be had."""
+    """Refuse local prompt files that cannot be read; `sources` names the data sets on the hub."""
     read = {}
     for section, part in _sections(sets):
         if "path" in part and not part.path.startswith("dataset:"):
-            named = next((key for key, value in sets.items() if value == part.path), f"{section}.path")
+            typed = next((key for key, value in sets.items() if value == part.path), f"{section}.path")
             try:
                 read[section] = prompts.from_file(path=part.path, key=part.get("key"))
             except (ValueError, OSError) as error:
-                raise UsageError(f"prompts.{named}={error}") from None
+                raise UsageError(f"prompts.{typed}={error}") from None
     if read.keys() == {"train", "held_out"}:
         prompts.check_disjoint(**read)
 
 
 def _sections(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Sections below a section, by dotted key."""
+    """Yield the sections below a section, with their dotted keys."""
     for key in node:
         if isinstance(node[key], DictConfig):
             yield f"{prefix}{key}", node[key]

@@ -1,48 +1,43 @@
-"""What a guidance config asks for: one point, or one per value of its curve. `knob` names what in the module turns."""
+"""The points of a guidance: one, or one per value of `guidance.curve`, which varies the argument named by `knob`."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rdt.errors import UsageError
 
+NO_ARGUMENTS = ("name", "curve", "knob", "rules")
 
-def modules(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The module of a resolved guidance config, once per point; UsageError where its curve cannot be meant."""
-    curve, knob = guidance.get("curve"), guidance.get("knob")
+
+def points(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return, for every point of a resolved guidance config, the arguments and the `_target_` of its guidance.
+
+    UsageError if `curve` is not a list of numbers, or if the guidance has no knob for them.
+    """
+    arguments = {key: value for key, value in guidance.items() if key not in NO_ARGUMENTS}
+    curve = guidance.get("curve")
     if not curve:
-        return [_turned(guidance["module"])]
+        return [arguments]
     if not isinstance(curve, list):
         raise UsageError(f"guidance.curve={curve} is not a list; give its values as guidance.curve=[{curve}]")
     wrong = [value for value in curve if isinstance(value, bool) or not isinstance(value, int | float)]
     if wrong:
         raise UsageError(f"guidance.curve={curve} holds {wrong[0]}, which is no number")
-    if knob is None:
+    knob = _knob(guidance)
+    return [arguments | {knob: value} for value in dict.fromkeys(curve)]
+
+
+def _knob(guidance: Mapping[str, Any]) -> str:
+    """Return the argument that `curve` varies; a mapping {key: {value: argument}} chooses it by another key's value."""
+    knob = guidance.get("knob")
+    if not isinstance(knob, Mapping):
+        if knob is None:
+            raise UsageError(f"guidance.curve={guidance['curve']}: guidance={guidance['name']} has no knob to vary")
+        return knob
+    ((key, by_value),) = knob.items()
+    if guidance[key] not in by_value:
+        *most, last = by_value
         raise UsageError(
-            f"guidance.curve={curve}: guidance={guidance['name']} has nothing to turn as it is set; take guidance=aig"
-            " with schedule=power, step or constant, lora_scale, cads or cfg"
+            f"guidance.curve={guidance['curve']}: guidance={guidance['name']} has no knob to vary with"
+            f" guidance.{key}={guidance[key]}; take {key}={', '.join(most)} or {last}"
         )
-    return [_turned(guidance["module"], knob, value) for value in dict.fromkeys(curve)]
-
-
-def described(guidance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a guidance config does: its name and what its module is given, without the knobs that are not in force."""
-    return {"name": guidance["name"]} | _arguments(guidance["module"])
-
-
-def _turned(module: Mapping[str, Any], knob: str | None = None, value: float | None = None) -> dict[str, Any]:
-    made = OmegaConf.create(dict(module))
-    if knob is not None:
-        OmegaConf.update(made, knob, value)
-    return OmegaConf.to_container(made)
-
-
-def _arguments(module: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in module.items():
-        if isinstance(value, Mapping):
-            flat |= ({key: value["_target_"].rpartition(".")[2]} if "_target_" in value else {}) | _arguments(value)
-        elif not key.startswith("_") and value is not None:
-            flat[key] = float(value) if type(value) is int else value
-    return flat
+    return by_value[guidance[key]]

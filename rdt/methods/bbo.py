@@ -10,6 +10,7 @@ Departures from the official code, besides SQDF's and the surrogates': prompts a
 theirs is decorated), and one adapter is trained throughout (theirs is copied into another each round).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rdt.methods.base import named
 from rdt.methods.sqdf import SQDF
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
-from rdt.rewards.surrogate import BudgetedOracle, Surrogate
+from rdt.rewards.surrogate import BudgetedOracle, FeatureModel, Surrogate
 from rdt.stream import Batch
 
 
@@ -126,6 +128,16 @@ class BBO(SQDF):
         super().on_load_checkpoint(checkpoint)
         self.oracle.calls, self.answers = checkpoint["calls"], [Answers(**round) for round in checkpoint["answers"]]
         self.learned, self.round_metrics = checkpoint["surrogate"], checkpoint["round_metrics"]
+
+
+def build(
+    *, surrogate: str, surrogates: Mapping[str, Callable[..., Surrogate]], features: FeatureModel, beta: float,
+    **arguments: Any,
+) -> BBO:  # fmt: skip
+    """Return the method with the surrogate that is named among `surrogates`."""
+    return BBO(
+        surrogate=named("method.surrogate", surrogate, dict(surrogates))(features=features, beta=beta), **arguments
+    )
 
 
 def _gathered(own: list[Answers], world: int) -> list[Answers]:

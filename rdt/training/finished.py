@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import result
-from rdt.config.curve import modules
+from rdt.config.curve import points
 from rdt.errors import UsageError
 from rdt.result import Result
 
@@ -69,7 +69,7 @@ def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))
         OmegaConf.resolve(cfg)
-        modules(OmegaConf.to_container(cfg.guidance))  # raises UsageError if the curve is not valid
+        points(OmegaConf.to_container(cfg.guidance))  # raises UsageError if the curve is not valid
     return cfg
 
 

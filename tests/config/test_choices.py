@@ -1,4 +1,4 @@
-"""Every choice in conf/ composes, and every method takes two steps on the embedded model."""
+"""Every choice in conf/ composes, and every method runs two iterations on the embedded model."""
 
 import math
 import sys
@@ -8,14 +8,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from rdt import run
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed, conf_dir
+from rdt.config.plan import leaves
 from rdt.training.launch import work
 from worlds.smallest_run import minimal, rows
 
 CONF = Path(conf_dir())
 GROUPS = (
-    "method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "constraint", "trainer",
-    "logger", "experiment", "without",
+    "method", "reward", "world", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "logger",
+    "experiment", "without",
 )  # fmt: skip
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
@@ -26,7 +27,7 @@ GIVEN = {
 
 
 def choices(group):
-    files = (CONF / group).glob("**/*.yaml" if group == "without" else "*.yaml")  # a part is its method's
+    files = (CONF / group).glob("**/*.yaml" if group == "without" else "*.yaml")  # without/<method>/<part>.yaml
     return sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in files)
 
 
@@ -41,12 +42,27 @@ def test_every_choice_composes(choice, monkeypatch, capsys):
 
 
 def test_every_yaml_is_a_choice_of_a_known_group():
-    """A file that no test composes would rot."""
-    own = {"hydra", "setting"}  # console formats, and values that a model and a method meet in
-    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} <= set(GROUPS) | own
-    for file in (CONF / "setting").glob("*.yaml"):
-        model, _, method = file.stem.partition("_")
-        assert any(file.stem == f"{m}_{k}" for m in choices("model") for k in choices("method")), (model, method)
+    """Every folder of conf/ is tested here, but for console formats and tuned values."""
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "hydra", "tuned"}
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "tuned").glob("**/*.yaml")), ids=lambda file: file.stem)
+def test_tuned_values_belong_to_a_method_and_change_what_it_composes(file):
+    """conf/tuned/<method>/<world>.yaml or conf/tuned/<method>/model/<model>.yaml; each key of it has an effect."""
+    method, *kind, name = file.relative_to(CONF / "tuned").with_suffix("").parts
+    assert method in choices("method") and name in choices(kind[0] if kind else "world")
+    model = name if kind else {"shapes": "shapes", "real": "sd15"}[name]
+    cfg = composed("config", f"method={method}", f"model={model}")
+    stated = dict(leaves(OmegaConf.load(file)))
+    assert stated
+    for key, value in stated.items():
+        assert OmegaConf.select(cfg, key) == value, key
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_a_reward_is_served_with_the_checkpoints_of_every_model(model):
+    cfg = composed("serve", f"model={model}", "reward=hps")
+    assert cfg.reward.weights.checkpoint == cfg.model.checkpoints.hps.checkpoint
 
 
 @pytest.mark.parametrize("method", choices("method"))

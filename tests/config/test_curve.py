@@ -1,25 +1,25 @@
-"""What a guidance config asks for, point by point, and what cannot be meant."""
+"""The points of a guidance config, and the curves that are refused."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rdt.config.compose import conf_dir
-from rdt.config.curve import described, modules
+from rdt.config.compose import composed
+from rdt.config.curve import points
 from rdt.errors import UsageError
 from rdt.result import label
+from rdt.training.experiment import built
 from worlds.smallest_run import minimal
 
 
 def config(*overrides):
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("evaluate", list(overrides))
-    return OmegaConf.to_container(cfg.guidance, resolve=True)
+    """Return the resolved guidance of a command line."""
+    return OmegaConf.to_container(composed("evaluate", *overrides).guidance, resolve=True)
 
 
 def labels(*overrides):
+    """Return the label of every point."""
     guidance = config(*overrides)
-    return [label(described(guidance | {"module": module})) for module in modules(guidance)]
+    return [label({"name": guidance["name"]} | built(arguments).described) for arguments in points(guidance)]
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,17 @@ def labels(*overrides):
         (["guidance=lora_scale", "guidance.curve=[0,.5]"], ["lora_scale scale=0", "lora_scale scale=0.5"]),
         (["guidance=cads", "guidance.curve=[.1]"], ["cads tau1=0.6 tau2=0.9 scale=0.1 psi=1"]),
         (["guidance=lora_scale", "guidance.curve=[1,1.0]"], ["lora_scale scale=1"]),
+        (["guidance=aig", "guidance.schedule=linear"], ["aig linear"]),
     ],
 )  # fmt: skip
-def test_a_curve_turns_the_knob_of_its_guidance(overrides, found):
+def test_a_curve_varies_the_knob_of_its_guidance(overrides, found):
     assert labels(*overrides) == found
 
 
-def test_a_curve_leaves_the_config_alone():
+def test_a_curve_does_not_change_the_config():
     guidance = config("guidance=aig", "guidance.curve=[1,3]")
     before = OmegaConf.to_yaml(guidance)
-    modules(guidance)
+    points(guidance)
     assert OmegaConf.to_yaml(guidance) == before
 
 
@@ -57,14 +58,14 @@ def test_a_curve_leaves_the_config_alone():
         (["guidance=aig", "guidance.curve=[true]"], "holds True, which is no number"),
     ],
 )
-def test_a_curve_that_cannot_be_meant_is_one_line(overrides, words):
+def test_a_wrong_curve_is_refused_in_one_line(overrides, words):
     with pytest.raises(UsageError) as raised:
-        modules(config(*overrides))
+        points(config(*overrides))
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("sweep", "scale"), [("lora_scale", 1), ("guidance", 3)])
 def test_a_curve_begins_with_the_point_that_stands_for_the_run(sweep, scale, tmp_path):
-    """The whole adapter, under the guidance that it was trained under."""
+    """Its first point is the whole adapter, under the guidance of training."""
     guidance = OmegaConf.to_container(minimal(tmp_path, "logger=csv", f"sweep={sweep}").guidance)
-    assert modules(guidance)[0]["scale"] == scale
+    assert points(guidance)[0]["scale"] == scale

@@ -1,4 +1,4 @@
-"""Experiments on real models, planned where neither their weights nor a network are."""
+"""Experiments on real models can be planned without their weights and without a network."""
 
 import os
 import re
@@ -18,18 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / "experiments/real"
 ROW = re.compile(r"\| `(\w+)` \| ([\d,]+) \| [\d,]+ \| ([\d,]+) \|")
 COSTS = {name: counts for name, *counts in ROW.findall((REAL / "cost.md").read_text("utf-8"))}  # to sample, to evaluate
-NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("*.yaml"))]
+NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glob("[!_]*.yaml"))]
 
 
 @pytest.fixture
 def dry(monkeypatch, capsys, tmp_path):
-    """`rdt run ... dry_run=true` in an empty folder: (exit status, stdout, stderr)."""
+    """Return a function that runs `rdt run ...` in an empty folder: (exit status, stdout, stderr, hub requests)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "cached", lambda place: False)
 
     def answer(*overrides, silence="no answer"):
-        asked = []
-        monkeypatch.setattr(weights, "refusal", lambda place: asked.append(place) or silence)
+        requests = []
+        monkeypatch.setattr(weights, "refusal", lambda place: requests.append(place) or silence)
         monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "logger=csv"])
         status = 0
         try:
@@ -37,14 +37,14 @@ def dry(monkeypatch, capsys, tmp_path):
         except SystemExit as stop:
             status = stop.code
         assert not list(tmp_path.iterdir())
-        return status, *capsys.readouterr(), len(asked)
+        return status, *capsys.readouterr(), len(requests)
 
     return answer
 
 
 def test_every_experiment_is_in_the_tables():
-    asked = re.findall(r"`python -m rdt\.run experiment=real/(\w+)` \|", (REAL / "README.md").read_text("utf-8"))
-    assert sorted(COSTS) == sorted(asked) == NAMES
+    listed = re.findall(r"`python -m rdt\.run experiment=real/(\w+)` \|", (REAL / "README.md").read_text("utf-8"))
+    assert sorted(COSTS) == sorted(listed) == NAMES
 
 
 @pytest.mark.slow
@@ -55,9 +55,9 @@ def test_the_costs_are_what_the_script_counts():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_planned_without_weights_or_network_at_the_cost_it_says(name, dry):
-    status, out, err, asked = dry(f"experiment=real/{name}", "dry_run=true")
-    assert status == 0 and err == "" and asked == 1
+def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
+    status, out, err, requests = dry(f"experiment=real/{name}", "dry_run=true")
+    assert status == 0 and err == "" and requests == 1
     method, model, reward = name.split("_", 2)
     assert out.startswith(f"method={method} reward={reward} model={model} ")
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
@@ -75,23 +75,23 @@ def test_groups_fit_into_the_batch_of_every_model(model, method, tmp_path, monke
 
 
 @pytest.mark.parametrize(("silence", "planned"), [("no answer", False), (weights.GATED, True), (weights.UNKNOWN, True)])
-def test_a_run_without_an_answer_and_a_plan_that_the_hub_refuses_end_at_the_door(silence, planned, dry):
+def test_a_run_without_the_hub_and_a_plan_that_the_hub_refuses_are_one_line(silence, planned, dry):
     status, out, err, _ = dry(f"experiment=real/{NAMES[0]}", f"dry_run={planned}".lower(), silence=silence)
     assert status == 1 and out == "" and err.count("\n") == 1
     assert silence in err and "hf download" in err
 
 
-def test_the_hub_is_asked_about_a_data_set_as_such(monkeypatch):
-    asked = []
+def test_the_hub_gets_the_type_of_a_repository(monkeypatch):
+    types = []
     for name in ("repo_info", "auth_check"):
-        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda self, repo, **how: asked.append(how["repo_type"]))
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda self, repo, **how: types.append(how["repo_type"]))
     weights.check("dataset:nosuch/prompts:train.json")
     weights.check("hub:nosuch/weights")
-    assert asked == ["dataset", "dataset", "model", "model"]
+    assert types == ["dataset", "dataset", "model", "model"]
 
 
 @pytest.mark.parametrize("name", full_size_checkpoints.COMPONENTS)
-def test_what_the_benchmark_runs_has_as_many_parameters_as_what_is_published(name):
+def test_the_benchmark_networks_have_the_published_parameter_counts(name):
     with torch.device("meta"):
         made = {part: make() for part, make in full_size_checkpoints.COMPONENTS[name].items() if part != "unet"}
     found = {part: sum(weight.numel() for weight in module.parameters()) for part, module in made.items()}
@@ -100,7 +100,7 @@ def test_what_the_benchmark_runs_has_as_many_parameters_as_what_is_published(nam
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_unattended_and_says_what_it_ran_on():
+def test_the_benchmark_runs_and_prints_its_device():
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / "benchmarks/real.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,14 +1,14 @@
-"""Rewards that a model has checkpoints for, and what is said of those it has none for; every one is planned."""
+"""Every reward can be planned; if the model has no checkpoint for it, one line names the models that do."""
 
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rdt import run
+from rdt.config import compose
 from rdt.config.compose import conf_dir
 from rdt.config.plan import sources
 from worlds import reward_checkpoints
@@ -16,7 +16,7 @@ from worlds import reward_checkpoints
 CONF = Path(conf_dir())
 REWARDS = [file.stem for file in sorted((CONF / "reward").glob("*.yaml"))]
 PUBLISHED = OmegaConf.to_container(OmegaConf.load(CONF / "model/checkpoints/published.yaml"))
-REAL = [file.stem for file in sorted((CONF / "model").glob("*.yaml")) if "checkpoints: published" in file.read_text()]
+REAL = [file.stem for file in sorted((CONF / "model").glob("*.yaml")) if "override /world: real" in file.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def given(tmp_path_factory) -> dict[str, list[str]]:
 
 @pytest.fixture
 def dry(monkeypatch, capsys):
-    """`rdt run ... dry_run=true`: (exit status, stdout, stderr)."""
+    """Return a function that runs `rdt run ... dry_run=true`: (exit status, stdout, stderr)."""
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
 
     def answer(*overrides):
@@ -44,8 +44,7 @@ def dry(monkeypatch, capsys):
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", list(overrides))
+    return compose.composed("config", *overrides)
 
 
 @pytest.mark.parametrize("reward", REWARDS)
@@ -58,7 +57,7 @@ def test_every_reward_is_planned(reward, given, dry):
 
 
 @pytest.mark.parametrize("reward", ["aesthetic", "imagereward"])
-def test_a_model_without_the_checkpoint_says_who_has_it_and_how_to_give_it(reward, dry):
+def test_a_missing_checkpoint_names_the_models_that_have_it_and_the_keys_to_give(reward, dry):
     status, out, err = dry(f"reward={reward}")
     assert status == 1 and out == "" and err.count("\n") == 1
     assert f"model=shapes has no checkpoint for {reward}: " in err and "model=shapes_flow" not in err
@@ -68,7 +67,7 @@ def test_a_model_without_the_checkpoint_says_who_has_it_and_how_to_give_it(rewar
 
 
 @pytest.mark.slow
-def test_it_is_said_of_a_part_of_a_mixture_and_of_a_reward_nobody_has(dry, tmp_path):
+def test_a_missing_checkpoint_of_a_part_and_of_a_plug_in_is_one_line(dry, tmp_path):
     _, _, err = dry("reward=mixture", "+reward@reward.parts.aesthetic=aesthetic", "+reward.parts.aesthetic.weight=1")
     assert "model=shapes has no checkpoint for aesthetic: " in err
     (tmp_path / "reward").mkdir()
@@ -105,6 +104,6 @@ def test_a_real_model_reads_every_reward_from_the_published_files(model, reward)
 
 
 def test_bundled_and_published_have_the_same_keys():
-    """So that what one model lacks can be given without a plus, and a reward's yaml fits both."""
+    """A reward's yaml fits both worlds, and a missing value can be given without a plus."""
     bundled = OmegaConf.to_container(OmegaConf.load(CONF / "model/checkpoints/bundled.yaml"))
     assert {name: set(keys) for name, keys in bundled.items()} == {name: set(keys) for name, keys in PUBLISHED.items()}

@@ -1,14 +1,13 @@
-"""The pages: one per method with the same sections, every link and every insert there; mkdocs itself is not needed."""
+"""Every method has a page with the same sections, and every link and insert of a page works; mkdocs is not needed."""
 
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +26,7 @@ def text(page: Path) -> str:
 
 
 def made(page: Path) -> str:
-    """The page as mkdocs gets to see it."""
+    """Return the page as mkdocs gets it."""
     return hooks.expanded(text(page), len(page.relative_to(DOCS).parts) - 1)
 
 
@@ -68,7 +67,7 @@ def test_a_method_page_inserts_its_own_defaults_and_costs(page):
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_every_link_leads_somewhere(page):
-    """Figures of experiments/ are put into the site, where they stand as beside docs/."""
+    """A figure of experiments/ is a file of the site, at the same path below docs/."""
     shown = made(page) if page in PAGES else text(page)
     for link in LINK.findall(re.sub(r"```.*?```|`[^`\n]*`", "", shown, flags=re.DOTALL)):
         target = (page.parent / link).resolve()
@@ -81,12 +80,12 @@ def test_every_insert_is_made(page):
     assert "<!-- insert" not in made(page)
 
 
-def test_what_is_not_measured_is_said_to_be_so():
+def test_a_missing_measurement_is_stated():
     assert inserts.measured("three_papers/nothing").startswith("Not measured yet")
     assert inserts.figure("three_papers/nothing") == ""
 
 
-def test_rows_of_a_table_are_selected_with_what_introduces_them():
+def test_selected_rows_keep_the_text_before_their_table():
     blocks = [
         "# Title",
         "Ends:",
@@ -98,30 +97,30 @@ def test_rows_of_a_table_are_selected_with_what_introduces_them():
     assert list(inserts.selected(blocks, ())) == blocks[1:]
 
 
-@pytest.mark.parametrize("method", ["sqdf", "bbo"])
-def test_default_tables_say_what_a_run_composes(method):
-    """Where a model's column is empty the default holds; interpolations stand as in the yaml."""
+@pytest.mark.parametrize("method", ["sqdf", "bbo", "drift", "aig"])
+def test_default_tables_state_what_a_run_composes(method):
+    """An empty column means the default; interpolations are shown as the yaml writes them."""
     shown = inserts.defaults(method).partition("\n\n")[0].splitlines()[2:]
     rows = {key: values for key, *values in ([cell.strip("| `") for cell in line.split(" | ")] for line in shown)}
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("config", [f"method={method}", "model=shapes"])
+    cfg = composed("config", f"method={method}", "model=shapes")
     named = {key.split(".")[1] for key in rows if key.startswith("method.")}
-    assert set(cfg.method) - {"name", "module"} == named
+    assert set(cfg.method) - {"name", "plan", "_target_"} == named
     for key, (default, shapes, *_) in rows.items():
         if "${" not in default:
             assert inserts.code(OmegaConf.select(cfg, key)).strip("`") == (shapes or default), key
 
 
-def test_a_key_is_explained_by_its_own_comment():
+def test_a_key_is_explained_by_its_comment_and_its_rule():
     table = inserts.defaults("sqdf")
-    assert "| `method.gamma` | `0.9` | `0.97` | `0.97` | discount per remaining step; 1 turns it off |" in table
-    assert r"`tweedie` | consistency \| tweedie \| n_step |" in table
-    assert "`conf/setting/shapes_sqdf.yaml`: SQDF on the embedded world" in table
+    assert "| `method.gamma` | `0.9` | `0.97` | `0.97` |  | discount per remaining step; 1 turns it off |" in table
+    assert r"| consistency (needs model.policy.consistency) \| tweedie \| n_step |" in table
+    assert "`conf/tuned/sqdf/shapes.yaml`: SQDF on the embedded world" in table
+    assert "`conf/tuned/sqdf/model/shapes_flow.yaml`: SQDF on the flow twin" in table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_formula_is_set(page):
+def test_every_formula_converts_to_mathml(page):
     convert = pytest.importorskip("latex2mathml.converter").convert
     for formula in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.sub(r"`[^`\n]*`", "", text(page)), re.DOTALL):
-        set_ = convert("".join(formula))
-        assert "\\" not in set_ and set_.startswith("<math"), formula
+        converted = convert("".join(formula))
+        assert "\\" not in converted and converted.startswith("<math"), formula

@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from rdt.rollout import Sampling
-from rdt.training.experiment import Experiment
+from rdt.training.experiment import Experiment, built
 from worlds import reward_checkpoints, tiny_policy
 from worlds.smallest_run import minimal
 
@@ -35,12 +34,12 @@ def test_a_method_takes_two_steps_on_a_published_reward(method, reward, tmp_path
     cfg = minimal(tmp_path / "never", f"method={method}", "batch_size=4", *overrides)
     policy = tiny_policy.policy()
     before = [p.detach().clone() for p in policy.parameters() if p.requires_grad]
-    built = instantiate(cfg.method.module)(
+    trained = built(cfg.method, "name", "plan", partial=True)(
         policy=policy, reward=reward, sampling=Sampling(num_steps=3, eta=1.0, guidance_scale=2.0), batch_size=4,
         seed=0, adam_eps=1e-8, micro_batch_size=None, **own,
     )  # fmt: skip
     steps = []
-    tiny_policy.fit(built, 2, tiny_policy.Probe(lambda method, _: steps.append(method.global_step)))
+    tiny_policy.fit(trained, 2, tiny_policy.Probe(lambda method, _: steps.append(method.global_step)))
     after = [p.detach() for p in policy.parameters() if p.requires_grad]
     assert len(steps) == 2 and all(math.isfinite(p.abs().sum()) for p in after)
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -14,7 +14,7 @@ from rdt.rollout import Sampling, sampled
 from rdt.shapes.limit import Limit
 from rdt.shapes.proxy import tabulate
 from rdt.stream import subset
-from rdt.training.experiment import Experiment
+from rdt.training.experiment import Experiment, built
 from worlds import tiny_policy
 from worlds.smallest_run import minimal
 from worlds.tiny_policy import Brightness, normal
@@ -91,7 +91,7 @@ def test_one_part_without_a_gradient_leaves_the_mixture_without():
     both = Mixture({"bright": Term(Brightness(), 1.0), "length": Term(Length(), 1.0)}, "raw")
     assert two("raw").differentiable and not both.differentiable and both.reads_prompts
     with pytest.raises(ValueError, match="climbs the reward's gradient, and Mixture, because of length, has none"):
-        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=both, **SHARED)
+        built(minimal("never").method, "name", "plan", partial=True)(policy=tiny_policy.policy(), reward=both, **SHARED)
 
 
 def test_a_mixture_can_be_part_of_a_mixture():
@@ -153,7 +153,9 @@ def test_grpo_with_a_global_std_has_the_advantages_of_gdpo():
 
 def test_a_method_without_groups_refuses_to_normalise_by_them():
     with pytest.raises(ValueError, match=r"reward\.normalise=group compares .* and SQDF makes one of each; take raw"):
-        instantiate(minimal("never").method.module)(policy=tiny_policy.policy(), reward=two("group"), **SHARED)
+        built(minimal("never").method, "name", "plan", partial=True)(
+            policy=tiny_policy.policy(), reward=two("group"), **SHARED
+        )
 
 
 # the limit

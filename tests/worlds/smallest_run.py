@@ -4,10 +4,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from rdt.config.compose import conf_dir
+from rdt.config.compose import composed
 
 OVERRIDES = (
     "iterations=2", "batch_size=4", "model.sampling.num_steps=3", "model.lora.rank=2", "model.lora.alpha=2",
@@ -20,8 +19,7 @@ OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 def minimal(out: Path, *overrides: str) -> DictConfig:
     """Return its resolved config, which writes into `out`, with W&B offline unless `overrides` choose a logger."""
     logger = () if any(override.startswith("logger") for override in overrides) else OFFLINE
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        cfg = compose("config", [*OVERRIDES, *logger, *overrides, f"output_dir={out}"])
+    cfg = composed("config", *OVERRIDES, *logger, *overrides, f"output_dir={out}")
     OmegaConf.resolve(cfg)
     return cfg
 

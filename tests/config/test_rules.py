@@ -1,0 +1,69 @@
+"""The notation of rules: what each allows, how a refusal reads, and that every rule in conf/ can be read."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rdt.config.compose import composed, conf_dir
+from rdt.config.plan import leaves
+from rdt.config.rules import parsed, stated, without_rules
+
+GROUPS = ("method", "reward", "model", "guidance")
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(conf_dir(), group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        ("greater than 0", [1, 0.5], [0, -1, float("nan"), "one", True, None]),
+        ("at least 2", [2, 3], [1]),
+        ("at most 1", [1, -5], [1.5]),
+        ("from 1 to 15", [1, 15], [0, 16]),
+        ("at least 1 and a multiple of 16", [16, 64], [0, 24]),
+        ("a divisor of 40", [8, 40], [7]),
+        ("greater than 0 and at most 1", [0.5, 1], [0, 1.5]),
+        ("a | b | off", ["a", "off"], ["c", None]),
+        ("a (needs model.x) | b", ["a", "b"], ["c"]),
+        ("an integer greater than 0 or null", [3, None], [0, 1.5, "many"]),
+        ("a number or null", [2.0, 2, None], ["two", True]),
+    ],
+)
+def test_a_rule_allows_and_refuses(rule, good, bad):
+    assert [parsed(rule).refusal(value, rule) for value in good] == [None] * len(good)
+    assert all(parsed(rule).refusal(value, rule) for value in bad)
+
+
+def test_a_refusal_is_the_rule_in_words():
+    assert parsed("at least 2").refusal(1, "at least 2") == "must be at least 2"
+    assert parsed("a | b").refusal("c", "a | b") == "is not one of a, b"
+    assert parsed("an integer or null").refusal("x", "") == "is a text, expected an integer"
+
+
+def test_a_rule_refers_to_another_value_and_names_it():
+    cfg = OmegaConf.create({"batch": 6, "part": {"size": 4, "rules": {"size": "a divisor of ${batch}"}}})
+    ((key, (rule, written)),) = stated(cfg).items()
+    assert (key, rule.refusal(3, written), rule.refusal(4, written)) == (
+        "part.size", None, "must be a divisor of batch=6",
+    )  # fmt: skip
+    assert without_rules(cfg) == {"batch": 6, "part": {"size": 4}}
+
+
+@pytest.mark.parametrize("text", ["positive", "greater than", "a number of things", "a |"])
+def test_what_is_no_rule_is_refused(text):
+    with pytest.raises(ValueError, match="is not a rule"):
+        parsed(text)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_rule_in_conf_allows_the_default(choice):
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        cfg = compose("config", [choice])
+    for key, (rule, written) in stated(cfg).items():
+        assert rule.refusal(OmegaConf.select(cfg, key), written) is None, key
+    assert set(stated(cfg)) <= {key for key, _ in leaves(cfg)} | {"method.look_ahead", "model.lora.rank"}
+
+
+def test_a_config_composed_for_a_script_has_no_rules():
+    assert "rules" not in composed("config").method
