@@ -245,12 +245,12 @@ def test_a_real_policy_learns(make: Callable[..., Policy], kind: type[Method]) -
 def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     settings = ("method=draft_plus", "method.K=2", "method.kl_coef=0.05", "method.lr=0.005", "logger=csv")
     work(minimal(tmp_path / "alone", *settings))
-    launch(minimal(tmp_path / "two ranks", *settings, "devices=2"))
-    weights = [adapter(tmp_path / name) for name in ("alone", "two ranks")]
+    launch(minimal(tmp_path / "two_ranks", *settings, "devices=2"))
+    weights = [adapter(tmp_path / name) for name in ("alone", "two_ranks")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
     assert max(tensor.abs().max() for name, tensor in weights[0].items() if "lora.up" in name) > 2e-4  # from 0
-    spent = [json.loads((tmp_path / name / "result.json").read_text())["compute"] for name in ("alone", "two ranks")]
+    spent = [json.loads((tmp_path / name / "result.json").read_text())["compute"] for name in ("alone", "two_ranks")]
     assert spent[0]["network_passes"] == spent[1]["network_passes"]
     assert spent[0]["backward_passes"] == spent[1]["backward_passes"]
 

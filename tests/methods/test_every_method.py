@@ -42,7 +42,7 @@ def test_every_method_resumes_exactly_on_the_flow_model(method: str, tmp_path: P
 def test_every_method_trains_on_two_ranks_what_it_trains_on_one(method: str, model: str, tmp_path: Path) -> None:
     """The weights are equal bit for bit if both put 4 samples through the networks at once, each rank its share."""
     work(config(tmp_path / "alone", model, method, "micro_batch_size=4"))
-    launch(config(tmp_path / "two ranks", model, method, "devices=2"))
-    alone, two_ranks = adapter(tmp_path / "alone"), adapter(tmp_path / "two ranks")
+    launch(config(tmp_path / "two_ranks", model, method, "devices=2"))
+    alone, two_ranks = adapter(tmp_path / "alone"), adapter(tmp_path / "two_ranks")
     assert alone.keys() == two_ranks.keys() and moved(alone)
     assert [name for name, tensor in alone.items() if not tensor.equal(two_ranks[name])] == []
