@@ -92,7 +92,7 @@ def measured(cfg: DictConfig) -> list[dict[str, object]]:
     cost = record.training_cost(parts.method, trainer.world_size)
     parts.method.to(trainer.strategy.root_device)  # Lightning moved it to the host
     evaluation = stopwatch(parts.method.policy)
-    record.write(parts.experiment, parts.curve, evaluate(parts, trainer), cost, out)
+    record.write_record(parts.experiment, parts.curve, evaluate(parts, trainer), cost, out)
     images = 2 * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
     done = {"sqdf": (cfg.batch_size, last.measured), "aig": (images, evaluation())}
     setup = {"pixels": cfg.model.policy.setup.resolution, "attention": attention(parts.method.policy)}

@@ -7,7 +7,7 @@ The workspace is written as code, so that every project gets the same one. Savin
 import sys
 from typing import Any
 
-from rdt.config.keys import command, parsed
+from rdt.config.keys import command, parsed_keys
 
 USAGE = """usage: rdt dashboard entity=<name> project=<name> [reward=hps] [diversity=vendi] [name=...]
 
@@ -92,7 +92,7 @@ def entry() -> int:
 
 def chosen_settings(arguments: list[str]) -> dict[str, str]:
     """Return all settings, by default those of KEYS; ValueError if one is unknown, empty or missing."""
-    given = parsed(arguments, KEYS)
+    given = parsed_keys(arguments, KEYS)
     for key in ("entity", "project"):
         if not given[key]:
             raise ValueError(f"{key}= is missing: want the {key} whose runs are shown; see rdt dashboard --help")

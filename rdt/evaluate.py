@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     """Evaluate one point or a curve."""
     with job_errors(HydraConfig.get()):
         values(cfg, HydraConfig.get())
-        extend(finished.read(cfg.run, cfg.get("guidance")))
+        extend(finished.read_finished(cfg.run, cfg.get("guidance")))
 
 
 def extend(run: finished.FinishedRun) -> Path:

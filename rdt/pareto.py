@@ -128,7 +128,7 @@ class Versus:
 
     @property
     def verdict(self) -> str:
-        """Return "better", "worse" or "not told apart", by the interval of the hypervolumes' difference."""
+        """Return the verdict that the interval of the hypervolumes' difference gives."""
         if self.hypervolume.lo > 0:
             return "better"
         return "worse" if self.hypervolume.hi < 0 else "not told apart"

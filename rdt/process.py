@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transition:
-    """Represent p(x_{i+1} | x_i) = N(mean, std^2)."""
+    """Holds the Gaussian p(x_{i+1} | x_i) = N(mean, std^2)."""
 
     mean: Tensor  # (B, *latent)
     std: Tensor  # (B, 1, ..., 1); 0 for an ODE step

@@ -54,7 +54,7 @@ def without(*, prompts: Sequence[str], others: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts if prompt not in known]
 
 
-def split(*, prompts: Sequence[str], name: str, share: float, seed: int) -> list[str]:
+def random_split(*, prompts: Sequence[str], name: str, share: float, seed: int) -> list[str]:
     """Return the `held_out` share of the prompts or the `train` rest, in the set's order; one seed, one split."""
     count = round(share * len(prompts))
     if not 0 < count < len(prompts):

@@ -37,9 +37,9 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
 def job(cfg: DictConfig, hydra_config: Any) -> None:
     """Check the config, then print the plan, or train, evaluate, record and report."""
     out = Path(cfg.output_dir)
-    check.check(cfg, hydra_config)
-    constraints.check(cfg)
-    folder.check(cfg, out)
+    check.check_config(cfg, hydra_config)
+    constraints.check_constraints(cfg)
+    folder.check_folder(cfg, out)
     if cfg.dry_run:
         print(plan(cfg))
         return

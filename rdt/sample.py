@@ -30,7 +30,7 @@ def sample(cfg: DictConfig) -> Path:
         raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
     if cfg.n <= 0:
         raise UsageError(f"n={cfg.n} must be greater than 0")
-    run = finished.read(cfg.run, cfg.get("guidance"))
+    run = finished.read_finished(cfg.run, cfg.get("guidance"))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{file_name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return write_picture(run, str(cfg.prompt), cfg.n, cfg.seed, out)

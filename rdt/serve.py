@@ -1,4 +1,4 @@
-"""A reward behind HTTP, for `reward=remote`: `python -m rdt.serve reward=hps model=shapes port=8000`."""
+"""Serves a reward over HTTP for `reward=remote`: `python -m rdt.serve reward=hps model=shapes port=8000`."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ def main(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     with job_errors(hydra_config):
         check.values(cfg, hydra_config)
-        check.checkpoints(cfg, hydra_config.job.config_name)
+        check.check_checkpoints(cfg, hydra_config.job.config_name)
         OmegaConf.resolve(cfg.reward)  # the rest of the model's config is not needed
         for key, source in sources(cfg):
             if key.startswith("reward."):
-                weights.check(source)
+                weights.check_source(source)
         listening = server(cfg)
         host, port = listening.server_address[:2]
         print(f"reward={cfg.reward.name} answers at http://{host}:{port} until Ctrl-C", flush=True)

@@ -110,19 +110,19 @@ def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
     return model
 
 
-def check_all(sources: Iterable[str], planned: bool) -> None:
+def check_sources(sources: Iterable[str], planned: bool) -> None:
     """Check every source; a run that is only planned accepts that the hub does not answer, and asks it once."""
     online = True
     for source in sources:
         try:
-            check(source, online)
+            check_source(source, online)
         except Unanswered:
             if not planned:
                 raise
             online = False
 
 
-def check(source: str, online: bool = True) -> None:
+def check_source(source: str, online: bool = True) -> None:
     """Raise MissingCheckpoint if `locate` would fail, ValueError on a broken safetensors file; nothing is loaded.
 
     Sources on the hub are not checked unless `online`.
@@ -213,7 +213,7 @@ def cached(place: Place) -> bool:
 def refusal(place: Place) -> str | None:
     """Return why the hub would refuse this download; None if it would not.
 
-    This is asked before a download, because a download without a network retries for 23 s.
+    This check runs before a download, because a download without a network retries for 23 s.
     """
     from huggingface_hub import HfApi
 

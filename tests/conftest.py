@@ -1,4 +1,4 @@
-"""One real run of minimal size, which all tests share; the order of the tests."""
+"""Makes one real run of minimal size, which all tests share, and orders the tests."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Distances of feature distributions, against closed forms, brute-force definitions and other implementations."""
+"""Distances of feature distributions agree with closed forms, definitions and other implementations."""
 
 import math
 

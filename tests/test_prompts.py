@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from rdt import weights
-from rdt.prompts import check_disjoint, from_file, joined, packaged, split, without
+from rdt.prompts import check_disjoint, from_file, joined, packaged, random_split, without
 from rdt.stream import subset
 from rdt.weights import MissingCheckpoint, Place
 
@@ -89,18 +89,18 @@ def test_the_animals_are_the_published_ones():
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_split_is_a_partition_that_its_seed_fixes(share):
     prompts = [f"prompt {i}" for i in range(50)]
-    train, held_out = (split(prompts=prompts, name=name, share=share, seed=3) for name in ("train", "held_out"))
+    train, held_out = (random_split(prompts=prompts, name=name, share=share, seed=3) for name in ("train", "held_out"))
     assert sorted([*train, *held_out]) == sorted(prompts) and len(held_out) == 50 * share
     check_disjoint(train, held_out)
-    assert held_out == split(prompts=prompts, name="held_out", share=share, seed=3)
-    assert held_out != split(prompts=prompts, name="held_out", share=share, seed=4)
+    assert held_out == random_split(prompts=prompts, name="held_out", share=share, seed=3)
+    assert held_out != random_split(prompts=prompts, name="held_out", share=share, seed=4)
 
 
 def test_a_split_with_an_empty_part_or_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"share=0\.01 holds out 0 of 9"):
-        split(prompts=list("abcdefghi"), name="train", share=0.01, seed=0)
+        random_split(prompts=list("abcdefghi"), name="train", share=0.01, seed=0)
     with pytest.raises(ValueError, match="split='test' is not one of train, held_out"):
-        split(prompts=list("abcdefghi"), name="test", share=0.5, seed=0)
+        random_split(prompts=list("abcdefghi"), name="test", share=0.5, seed=0)
 
 
 def test_sets_are_joined_subtracted_and_checked_for_overlap():
@@ -137,10 +137,10 @@ def test_a_data_set_of_the_hub_is_read_from_the_cache(cached, monkeypatch):
         monkeypatch.setattr(
             f"huggingface_hub.{name}", lambda *a, w=whole, **k: w(*a, cache_dir=constants.HF_HUB_CACHE, **k)
         )
-    weights.check(f"{cached}:train.json")
+    weights.check_source(f"{cached}:train.json")
     assert from_file(path=f"{cached}:train.json", key="prompt") == ["a cat"]
     with pytest.raises(MissingCheckpoint, match=r"data set 'dataset:owner/name:test\.json'.*--repo-type dataset"):
-        weights.check(f"{cached}:test.json")
+        weights.check_source(f"{cached}:test.json")
     with pytest.raises(MissingCheckpoint, match="no answer"):
         from_file(path=f"{cached}:test.json", key="prompt")
 

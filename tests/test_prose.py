@@ -16,33 +16,34 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("rdt", "tests", "benchmarks", "experiments", "docs")
 LONGEST = 25  # lines of a function, its docstring included
 # One caller finds these names in many modules
-PROTOCOL = {"main", "entry", "build", "forward", "train", "parts", "pipeline", "predict"}
+PROTOCOL = {"main", "entry", "build", "forward", "train", "parts", "pipeline", "predict", "encode"}
 
 
 def _words(text: str) -> set[str]:
     return set(text.split())
 
 
-VERBS = _words("""accept add adjust affect agree align allow answer appear append apply ask assert assign attach
-attempt average avoid batch become begin belong bind block bound break bring build cache call cap capture carry cast
-catch change check choose clamp clean clear climb clip close coerce collapse collect combine come compare complain
-complete compose compress compute configure connect consist construct contain continue control convert copy correspond
-count cover crop cut decay decide declare decode deduce define delete demand denoise depend derive describe detect
-determine differ disable discard distil divide dominate download draw drop embed emit enable encode end ensure enter
-equal escape exceed exclude execute exist exit expand expect explain extend extract fail fall feed fetch fill filter
-find finish fit fix flush fold follow forbid force forget forward free freeze gain gather get give go group grow guard
-guess handle happen help hide hold hurt ignore image implement include increase indicate infer inherit inject insert
-inspect invert invoke join keep kill know label lead learn leave let lie list load lock log look lose make map mark
-mask match matter mean measure meet merge mix model modify move multiply name need obtain offer omit open order
-override overwrite own pack pad parse pass pause perform permute pick place play plot point prepare preprocess preserve
+VERBS = _words("""
+accept add adjust affect agree align allow answer appear append apply ask assert assign attach attempt average avoid
+batch become begin belong bind block bound break bring build cache call cap capture carry cast catch change check
+choose clamp clean clear climb clip close coerce collapse collect combine come compare complain complete compose
+compress compute configure connect consist construct contain continue control convert copy correspond count cover crop
+cut decay decide declare decode deduce define delete demand denoise depend derive describe detect determine differ
+disable discard distil divide dominate download draw drop embed emit enable encode end ensure enter equal escape
+exceed exclude execute exist exit expand expect explain extend extract fail fall feed fetch fill filter find finish
+fit fix flush fold follow forbid force forget forward free freeze gain gather get give go group grow guard guess
+handle happen help hide hold hurt ignore image implement include increase indicate infer inherit inject insert inspect
+invert invoke join keep kill know label lead learn leave let lie list load lock log look lose make map mark mask match
+matter mean measure meet merge mix model modify move multiply name need obtain offer omit open order override
+overwrite own pack pad parse pass pause perform permute pick place play plot point predict prepare preprocess preserve
 press prevent print proceed process project prompt prove provide prune pull push put raise rank reach read rebuild
 receive reconstruct record recover reduce refer refuse register reject release rely remain remember remove rename
-render repeat replace report reproduce require rescale reset reshape resolve respond restart restore restrict resume
-retry return reveal reverse reward rise roll round run sample satisfy save say scale scan score see seed seem select
-send separate serve set shape shard share show shuffle silence sit skip solve sort span spell spend split spread stand
-start state stay step stop store strip substitute subtract suffice sum supply support swap take talk tell tempt tend
-test tie tilt trace track train transform treat trim truncate try tune turn unfold update upsample use value vary view
-visit wait want warm warn weigh weight win wrap write yield""")
+render repeat replace report represent reproduce require rescale reset reshape resolve respond restart restore
+restrict resume retry return reveal reverse reward rise roll round run sample satisfy save say scale scan score see
+seed seem select send separate serve set shape shard share show shuffle silence sit skip solve sort span spell spend
+split spread stand start state stay step stop store strip substitute subtract suffice sum supply support swap take
+talk tell tempt tend test tie tilt trace track train transform treat trim truncate try tune turn unfold update
+upsample use value vary view visit wait want warm warn weigh weight win wrap write yield""")
 # Nouns that are verbs where they open a sentence
 COMMANDS = _words("""average cache cap count list log map mark mask match measure plot record render report round run
 set sample scale score share split step sum test trace track update use""")

@@ -13,7 +13,7 @@ BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel, built and installed without a network into a folder of its own."""
+    """Build the wheel, install it without a network into an empty folder, and return the folder."""
     dist, site = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
     built = subprocess.run([sys.executable, "-c", BUILD, dist], cwd=ROOT, capture_output=True, text=True, check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", site]

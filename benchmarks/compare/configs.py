@@ -90,7 +90,7 @@ def jobs(checkout: Path) -> list[list[str]]:
 
 
 def record(checkout: Path) -> dict[str, Any]:
-    """Compose every job in a process of its own checkout and return the resolved configs."""
+    """Compose every job with the checkout's own code, in a new process, and return the resolved configs."""
     run = subprocess.run(
         [sys.executable, "-c", DUMP, str(checkout / "conf")],
         input=json.dumps(jobs(checkout)), capture_output=True, text=True, cwd=checkout, check=True,

@@ -16,32 +16,39 @@ PROTOCOL = {"main", "entry", "build", "predict", "report"}  # names that several
 
 def figures(root: Path) -> dict[str, object]:
     """Return every figure of a checkout by name."""
-    files = sorted((root / "rdt").rglob("*.py"))
-    trees = {file: ast.parse(file.read_text("utf-8")) for file in files}
-    lengths = sorted(node.end_lineno - node.lineno + 1 for tree in trees.values() for node in functions(tree))
+    return code_figures(root) | config_figures(root)
+
+
+def config_figures(root: Path) -> dict[str, object]:
+    """Return the figures of conf/."""
     yamls = sorted((root / "conf").rglob("*.yaml"))
     text = [file.read_text("utf-8") for file in yamls]
+    tuned = [file for file in yamls if {"setting", "tuned"} & set(file.relative_to(root).parts)]
+    return {
+        "yaml files": len(yamls),
+        "yaml lines": sum(len(one.splitlines()) for one in text),
+        "yaml lines with ${": sum("${" in line for one in text for line in one.splitlines()),
+        "settings files without a value": sum(map(empty, tuned)),
+    }
+
+
+def code_figures(root: Path) -> dict[str, object]:
+    """Return the figures of rdt/ and tests/."""
+    files, tests = (sorted((root / name).rglob("*.py")) for name in ("rdt", "tests"))
+    trees = {file: ast.parse(file.read_text("utf-8")) for file in files}
+    lengths = sorted(node.end_lineno - node.lineno + 1 for tree in trees.values() for node in functions(tree))
     return {
         "python files": len(files),
         "python lines": sum(len(file.read_text("utf-8").splitlines()) for file in files),
         "flat modules": len([file for file in files if file.parent == root / "rdt"]) - 1,
         "rooms": len([folder for folder in (root / "rdt").iterdir() if (folder / "__init__.py").is_file()]),
         "import layers": layers(root),
-        "yaml files": len(yamls),
-        "yaml lines": sum(len(one.splitlines()) for one in text),
-        "yaml lines with ${": sum("${" in line for one in text for line in one.splitlines()),
-        "settings files without a value": sum(empty(file) for file in yamls if file.parts[-2] in ("setting", "tuned")),
         "functions that rename a file": sum(renames(node) for tree in trees.values() for node in functions(tree)),
         "functions that parse result.json": sum(parses(node) for tree in trees.values() for node in functions(tree)),
         "names defined twice": ", ".join(twice(trees)) or "none",
-        "functions: median, p90, longest": (
-            statistics.median(lengths), lengths[int(0.9 * len(lengths))], lengths[-1],
-        ),
+        "functions: median, p90, longest": (statistics.median(lengths), lengths[len(lengths) * 9 // 10], lengths[-1]),
         "longest file": max((len(file.read_text("utf-8").splitlines()), file.name) for file in files),
-        "test files, lines": (
-            len(list((root / "tests").rglob("*.py"))),
-            sum(len(file.read_text("utf-8").splitlines()) for file in (root / "tests").rglob("*.py")),
-        ),
+        "test files, lines": (len(tests), sum(len(file.read_text("utf-8").splitlines()) for file in tests)),
     }  # fmt: skip
 
 

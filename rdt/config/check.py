@@ -13,24 +13,24 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rdt import prompts, weights
 from rdt.config import compose, curve
 from rdt.config.plan import leaves, missing_devices, sources
-from rdt.config.rules import Rule, stated, type_name, without_rules
+from rdt.config.rules import Rule, rules_of, type_name, without_rules
 from rdt.errors import UsageError
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
 NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
 
 
-def check(cfg: DictConfig, hydra_config: Any) -> None:
+def check_config(cfg: DictConfig, hydra_config: Any) -> None:
     """Refuse a config that cannot be run; resolve it in place and remove its rules."""
     values(cfg, hydra_config)
-    checkpoints(cfg, hydra_config.job.config_name)
+    check_checkpoints(cfg, hydra_config.job.config_name)
     _left_out(cfg, hydra_config.runtime.choices.get("without") or "")
     _repository(cfg, hydra_config)
     OmegaConf.resolve(cfg)
     curve.points(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     _prompts(cfg.prompts)
-    weights.check_all((source for _, source in sources(cfg)), planned=cfg.dry_run)
+    weights.check_sources((source for _, source in sources(cfg)), planned=cfg.dry_run)
 
 
 def values(cfg: DictConfig, hydra_config: Any) -> None:
@@ -40,7 +40,7 @@ def values(cfg: DictConfig, hydra_config: Any) -> None:
     """
     for key in _missing(cfg):
         raise UsageError(f"{key}=??? has no default; give {key}=...")
-    rules = stated(cfg)
+    rules = rules_of(cfg)
     free = {key for key, (rule, _) in rules.items() if rule.type}
     for key, default in leaves(compose.with_defaults(hydra_config)):
         _check_type(cfg, key, default, key in free)
@@ -49,7 +49,7 @@ def values(cfg: DictConfig, hydra_config: Any) -> None:
     without_rules(cfg)
 
 
-def checkpoints(cfg: DictConfig, config_name: str) -> None:
+def check_checkpoints(cfg: DictConfig, config_name: str) -> None:
     """Refuse a reward whose checkpoint the chosen model does not have; the config must not be resolved yet."""
     read = {found[1] for text in _texts(OmegaConf.to_container(cfg)) if (found := CHECKPOINT.fullmatch(text))}
     section = next((key for key in sorted(read) if not _offered(cfg, key)), None)

@@ -1,4 +1,4 @@
-"""What rdt needs of Hydra besides `hydra.main`: the config folder, composition, and Hydra's errors in one line."""
+"""Finds the config folder, composes configs, and turns Hydra's errors into one line."""
 
 import difflib
 import os

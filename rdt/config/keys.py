@@ -18,7 +18,7 @@ def command(usage: str, act: Callable[[list[str]], None], argv: list[str] | None
     return 0
 
 
-def parsed(arguments: list[str], keys: Mapping[str, str]) -> dict[str, str]:
+def parsed_keys(arguments: list[str], keys: Mapping[str, str]) -> dict[str, str]:
     """What is given of the keys, the others at their defaults; ValueError where an argument is no key=value of them."""
     given = dict(keys)
     for argument in arguments:

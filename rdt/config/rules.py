@@ -42,7 +42,7 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 @dataclass(frozen=True)
 class Rule:
-    """What one value may be."""
+    """States what one value may be."""
 
     choices: dict[str, str | None]  # the key that a choice needs, or None; empty unless the value is a choice
     type: str | None  # one of TYPES; None: that of the default
@@ -63,7 +63,7 @@ class Rule:
         return None
 
 
-def parsed(text: str) -> Rule:
+def parsed_rule(text: str) -> Rule:
     """Return the rule that a text states; ValueError if it states none."""
     body, nullable = text.removesuffix(" or null"), text.endswith(" or null")
     parts = [CHOICE.fullmatch(part) for part in body.split(" | ")]
@@ -77,13 +77,13 @@ def parsed(text: str) -> Rule:
     return Rule({}, type, bounds, nullable)
 
 
-def stated(cfg: DictConfig) -> dict[str, tuple[Rule, str]]:
+def rules_of(cfg: DictConfig) -> dict[str, tuple[Rule, str]]:
     """Return, by dotted key, every rule of a config and how messages write it, with the values that it refers to."""
 
     def filled(text: str, form: str) -> str:
         return REFERENCE.sub(lambda found: form.format(key=found[1], value=OmegaConf.select(cfg, found[1])), text)
 
-    return {key: (parsed(filled(text, "{value}")), filled(text, "{key}={value}")) for key, text in _found(cfg)}
+    return {key: (parsed_rule(filled(text, "{value}")), filled(text, "{key}={value}")) for key, text in _found(cfg)}
 
 
 def without_rules(cfg: DictConfig) -> DictConfig:

@@ -1,4 +1,4 @@
-"""What DRaFT, AlignProp and ReFL share: ascent of the reward's own gradient through the last sampling steps."""
+"""DRaFT, AlignProp and ReFL ascend the reward's own gradient through the last sampling steps."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

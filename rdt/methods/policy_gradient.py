@@ -33,7 +33,7 @@ from rdt.stream import Batch
 class Rollouts:
     """Hold all R = P G samples of a rollout, kept for several updates.
 
-    Every rank holds the numbers of all samples on the host, and the trajectories of its own share.
+    Every rank holds the numbers of all samples on the host, and its own share of the trajectories.
     """
 
     batch: Batch  # its iteration and its P prompts

@@ -51,7 +51,7 @@ def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
-        save_lora=partial(lora.save, FluxPipeline, "transformer"),
+        save_lora=partial(lora.save_lora, FluxPipeline, "transformer"),
     )
 
 
@@ -93,7 +93,7 @@ def unpacked(patches: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def patch_ids(x: Tensor) -> Tensor:
-    """Return (0, row, column) of each patch of latents (B, C, H, W): (H W / 4, 3)."""
+    """Return the position of each patch, (0, row, column), for latents (B, C, H, W): shape (H W / 4, 3)."""
     rows, columns = (torch.arange(side // 2, device=x.device, dtype=torch.float) for side in x.shape[2:])
     return torch.cartesian_prod(rows.new_zeros(1), rows, columns)
 

@@ -1,4 +1,4 @@
-"""LoRA files: the trained adapter, written for stock diffusers and for kohya's readers, and published LCM LoRAs."""
+"""Writes the trained adapter for stock diffusers and for kohya's readers, and reads published LCM LoRAs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def read_lora(file: Path) -> dict[str, Tensor]:
     return convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
 
 
-def save(kind: Any, component: str, weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
+def save_lora(kind: Any, component: str, weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors` for stock diffusers' `load_lora_weights`, and kohya's file beside it.
 
     `kind` is the pipeline's class, `component` its network's name in it: unet or transformer.

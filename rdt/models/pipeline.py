@@ -43,7 +43,7 @@ def declared(folder: Path, *kinds: Any) -> Any:
 def component(kind: Any, folder: Path, name: str, setup: Setup) -> Any:
     """Return a component of class `kind` in the setup's precision; ValueError if its files are missing or broken."""
     options = {"subfolder": name, "torch_dtype": setup.dtype, "local_files_only": True}
-    return read(folder, name, lambda: kind.from_pretrained(folder, **options))
+    return read_component(folder, name, lambda: kind.from_pretrained(folder, **options))
 
 
 def unet(folder: Path, setup: Setup) -> UNet2DConditionModel:
@@ -59,10 +59,10 @@ def autoencoder(folder: Path, setup: Setup) -> AutoencoderKL:
 
 def scheduler(kind: Any, folder: Path) -> Any:
     """Return a scheduler of class `kind` with the folder's config, whichever class the folder declares."""
-    return read(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
+    return read_component(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
 
 
-def read(folder: Path, name: str, load: Callable[[], Any]) -> Any:
+def read_component(folder: Path, name: str, load: Callable[[], Any]) -> Any:
     """Return what `load` returns; ValueError in one line if it raises anything."""
     try:
         return load()

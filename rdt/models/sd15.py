@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 and every checkpoint of its classes, among them the embedded world's base model."""
+"""Builds Stable Diffusion 1.5 and every checkpoint of its classes, among them the embedded world's base model."""
 
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup),
-        save_lora=partial(lora.save, StableDiffusionPipeline, "unet"),
+        save_lora=partial(lora.save_lora, StableDiffusionPipeline, "unet"),
     )
 
 

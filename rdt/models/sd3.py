@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5, rectified flows: the published folders, and the embedded world's flow model."""
+"""Builds Stable Diffusion 3 and 3.5, which are rectified flows, and the embedded world's flow model."""
 
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,7 @@ def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
 
 
 KINDS = {StableDiffusion3Pipeline: encode, StableDiffusionPipeline: sd15.encode}  # that may encode the prompts
-save_lora = partial(lora.save, StableDiffusion3Pipeline, "transformer")
+save_lora = partial(lora.save_lora, StableDiffusion3Pipeline, "transformer")
 
 
 def process(folder: Path, sampler: str, grid: str) -> Flow:

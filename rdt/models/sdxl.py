@@ -38,7 +38,7 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
-        save_lora=partial(lora.save, StableDiffusionXLPipeline, "unet"),
+        save_lora=partial(lora.save_lora, StableDiffusionXLPipeline, "unet"),
     )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from rdt.cond import Cond, Embeddings, Encode, encoders_hash
-from rdt.models.pipeline import declared, read
+from rdt.models.pipeline import declared, read_component
 from rdt.policy import Setup
 
 Pipeline = Any  # a diffusers pipeline with its text encoders, without its UNet and autoencoder
@@ -73,7 +73,7 @@ def overlong_counter(folder: Path, tokens: int, without: Sequence[str]) -> Calla
     @cache  # tokenizers are loaded at the first count
     def tokenizers() -> list[tuple[Any, int]]:
         names = sorted(path.name for path in folder.glob("tokenizer*") if path.is_dir() and path.name not in without)
-        loaded = [read(folder, name, partial(AutoTokenizer.from_pretrained, folder / name)) for name in names]
+        loaded = [read_component(folder, name, partial(AutoTokenizer.from_pretrained, folder / name)) for name in names]
         return [(tokenizer, _limit(tokenizer, tokens)) for tokenizer in loaded]
 
     def overlong(prompts: Sequence[str]) -> int:
@@ -100,7 +100,7 @@ def _pipeline(kind: Any, text: Text, network: nn.Module, setup: Setup) -> Pipeli
     if "transformer" in parameters:
         left_out["transformer"] = network  # Stable Diffusion 3 without T5 pads to this network's width
     options = {"torch_dtype": setup.dtype, "local_files_only": True}
-    return read(text.folder, "text_encoder", lambda: kind.from_pretrained(text.folder, **options, **left_out))
+    return read_component(text.folder, "text_encoder", lambda: kind.from_pretrained(text.folder, **options, **left_out))
 
 
 def _fastest() -> torch.device:

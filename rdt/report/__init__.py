@@ -1,1 +1,1 @@
-"""The report over any set of runs: tables, figures and a page of their points, fronts and limits."""
+"""Reports any set of runs as tables, figures and a page with their points, fronts and limits."""

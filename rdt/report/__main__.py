@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from rdt.config.keys import command, parsed
+from rdt.config.keys import command, parsed_keys
 from rdt.report.read import home, matches
 
 USAGE = """usage: python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true|false]
@@ -26,7 +26,7 @@ def entry() -> int:
 
 
 def _report(arguments: list[str]) -> None:
-    given = parsed(arguments, KEYS)
+    given = parsed_keys(arguments, KEYS)
     if not given["runs"]:
         raise ValueError("runs= is missing: want a run folder, a folder of them or a glob")
     if given["wandb"] not in FLAGS:

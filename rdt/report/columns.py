@@ -43,7 +43,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """The head of the column."""
+        """Return the head of the column."""
         return short(self.name)
 
     def verdict(self, score: Score) -> str:

@@ -26,7 +26,7 @@ UNMEASURED = "diversity/none measured"  # the diversity of runs that measured no
 
 @dataclass(frozen=True)
 class Group:
-    """The points that one method reached under one setting, one point per seed."""
+    """Holds the points that one method reached under one setting, one point per seed."""
 
     method: str
     name: str  # its name in legends: the method and the setting
@@ -47,7 +47,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LimitShare:
-    """How close the front of a method comes to the limit of a reward."""
+    """States how close the front of a method comes to the limit of a reward."""
 
     method: str
     reward: str
@@ -57,7 +57,7 @@ class LimitShare:
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that results about it can be cached
 class Comparison:
-    """Groups measured on the same model, prompts and number of images."""
+    """Holds groups that were measured on the same model, prompts and number of images."""
 
     model: str
     n_prompts: int
@@ -70,12 +70,12 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of the groups, each once."""
+        """Return the methods of the groups, each once."""
         return tuple(dict.fromkeys(group.method for group in self.groups))
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The runs of the groups, each once."""
+        """Return the runs of the groups, each once."""
         return tuple({run.path: run for group in self.groups for run in group.runs}.values())
 
     @property

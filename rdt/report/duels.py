@@ -22,7 +22,7 @@ INTERVALS = ("hypervolume", "epsilon", "diversity", "reward")  # the quantities 
 
 @dataclass(frozen=True)
 class MethodPair:
-    """One method against another in the plane of one reward and the comparison's diversity."""
+    """Compares one method with another in the plane of one reward and the comparison's diversity."""
 
     first: str
     second: str
@@ -32,7 +32,7 @@ class MethodPair:
 
     @property
     def cells(self) -> list[str]:
-        """The cells of a table with the columns TITLES."""
+        """Return the cells of a table row whose columns are TITLES."""
         d, area = self.difference, self.difference.hypervolume
         share = Interval(area.mean / self.limit, area.lo / self.limit, area.hi / self.limit)
         odds = [f"{d.larger:.2f}", f"{d.dominates:.2f}"]

@@ -42,7 +42,7 @@ LABELLED = 14  # with more groups in a panel, their settings are left to the tab
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle on the figure, in inches from its left and top."""
+    """Places a rectangle on the figure, in inches from its left and top."""
 
     left: float
     top: float

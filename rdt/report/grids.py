@@ -16,7 +16,7 @@ PAGE_BYTES = 16_000_000  # of all grids of a page together; a grid past its shar
 
 @dataclass(frozen=True)
 class Grid:
-    """A picture of samples, and its title."""
+    """Holds a picture of samples and its title."""
 
     path: Path
     title: str

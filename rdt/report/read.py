@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run folder without a usable result, and the reason in one line."""
+    """Names a run folder without a usable result, and the reason in one line."""
 
     path: Path
     reason: str

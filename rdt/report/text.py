@@ -1,4 +1,4 @@
-"""How the report writes numbers and the names of quantities."""
+"""Writes numbers and the names of quantities as the report shows them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""LAION's aesthetic score, version 2 (Schuhmann 2022): an affine function of CLIP ViT-L/14's unit image embedding."""
+"""LAION's aesthetic score, version 2 (Schuhmann 2022): it is affine in CLIP ViT-L/14's unit image embedding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

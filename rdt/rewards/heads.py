@@ -1,4 +1,4 @@
-"""What the learned rewards share: their files, tokenizers, affine heads, and recomputation in the backward pass."""
+"""Provides what the learned rewards share: tokenizers, affine heads, and recomputation in the backward pass."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -102,7 +102,7 @@ def blip(tensors: Tensors, vision_heads: int, text_heads: int) -> tuple[BlipVisi
 
     Their shapes give all sizes but the head counts. ValueError names a key that is unknown or missing.
     """
-    vision_tensors, text_tensors, head = split(tensors)
+    vision_tensors, text_tensors, head = split_checkpoint(tensors)
     with torch.device("meta"):  # every weight is overwritten
         vision = BlipVisionModel(_vision_config(vision_tensors, vision_heads))
         text = BlipTextModel(_text_config(text_tensors, text_heads), add_pooling_layer=False)
@@ -112,7 +112,7 @@ def blip(tensors: Tensors, vision_heads: int, text_heads: int) -> tuple[BlipVisi
     return vision, text, head
 
 
-def split(tensors: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+def split_checkpoint(tensors: Tensors) -> tuple[Tensors, Tensors, Tensors]:
     """Split the published tensors into vision tower, text tower and head, under the names that these modules use."""
     used = {key: value for key, value in tensors.items() if not UNUSED.match(key)}
     vision = {_renamed(key.removeprefix(VISION)): value for key, value in used.items() if key.startswith(VISION)}

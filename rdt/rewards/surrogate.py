@@ -131,7 +131,7 @@ class Surrogate(Reward, ABC):
 
 
 class Ucb(Surrogate):
-    """Predicts linearly from the features, with an upper confidence bound."""
+    """Estimates scores as a linear function of the features and adds an upper confidence bound."""
 
     coefficients: Tensor  # (D + 1,)
     root: Tensor  # (D + 1, D + 1), root root^T = A^-1

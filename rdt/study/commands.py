@@ -3,7 +3,7 @@
 import glob
 from pathlib import Path
 
-from rdt.config.keys import command, parsed
+from rdt.config.keys import command, parsed_keys
 
 USAGE = """usage: python -m rdt.study runs=<dir or glob>[,...] [pairs=60] [set=1] [settings=...] [seed=0] [out=<dir>]
        python -m rdt.study tally <votes.json> ... [key=<key.json>] [out=<dir>]
@@ -37,7 +37,7 @@ def _study(arguments: list[str]) -> None:
     from rdt.study.design import Options
     from rdt.study.page import print_study, write_study
 
-    given = parsed(arguments, STUDY)
+    given = parsed_keys(arguments, STUDY)
     if not given["runs"]:
         raise ValueError("runs= is missing; give run folders, such as runs=multirun/*")
     pairs = _number(given, "pairs", least=1) if given["pairs"] else None
@@ -54,7 +54,7 @@ def _tally(arguments: list[str]) -> None:
     from rdt.study.votes import read_key, read_votes
 
     patterns = [argument for argument in arguments if argument.partition("=")[0] not in TALLY]
-    given = parsed([argument for argument in arguments if argument not in patterns], TALLY)
+    given = parsed_keys([argument for argument in arguments if argument not in patterns], TALLY)
     files = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     if not files:
         raise ValueError("no votes are given; give the JSON files that raters saved")

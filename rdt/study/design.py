@@ -88,7 +88,7 @@ def _stock(a: Setting, b: Setting, size: int, rng: random.Random) -> list[tuple[
 
 
 def _matched(ours: dict[int, SampleGrid], theirs: dict[int, SampleGrid]) -> list[tuple[SampleGrid, SampleGrid]]:
-    """Pair grids of equal seed; without a common seed, pair them in the order of their seeds."""
+    """Return pairs of grids of equal seed; without a common seed, the order of their seeds pairs them."""
     shared = sorted(ours.keys() & theirs.keys())
     if shared:
         return [(ours[seed], theirs[seed]) for seed in shared]

@@ -99,7 +99,7 @@ def page(key: dict[str, Any], pairs: list[SidePair]) -> str:
     )
 
 
-def data_uri(grid: SampleGrid, row: int, column: int) -> str:
+def cell_uri(grid: SampleGrid, row: int, column: int) -> str:
     """Return one image of a grid as a data: URI, which does not tell where the image is from."""
     image, out = grid.image(row, column), io.BytesIO()
     image.thumbnail((LARGEST, LARGEST))
@@ -124,7 +124,7 @@ def _page_data(key: dict[str, Any], pairs: list[SidePair]) -> dict[str, Any]:
 
 
 def _uris(side: Side) -> list[str]:
-    return [data_uri(side.grid, side.row, column) for column in side.columns]
+    return [cell_uri(side.grid, side.row, column) for column in side.columns]
 
 
 def _keyed(pair: SidePair, seed: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The folder of a finished LoRA: the adapter, its model card, and its upload to the hub."""
+"""Writes the folder of a finished LoRA with its model card, and uploads it to the hub."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ Base and tuned model at equal noise, one prompt per row: {prompts}.
 """
 
 
-def save(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
+def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
     """Write lora/: the weights, README.md, config.yaml, and the sample grids that the card shows."""
     samples = out / "samples"
     with files.replacing(out / "lora") as unfinished:

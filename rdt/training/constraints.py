@@ -63,7 +63,7 @@ def _check_section(key: str, section: Mapping[str, Any]) -> None:
         raise ValueError(f"{key}.min={least} exceeds {key}.max={most}")
 
 
-def check(cfg: DictConfig) -> None:
+def check_constraints(cfg: DictConfig) -> None:
     """Raise UsageError unless every constrained quantity is measured and every action is possible in this run."""
     for constraint in constraints_of(OmegaConf.to_container(cfg.constraint)):
         kl_coef = OmegaConf.select(cfg, "method.kl_coef")

@@ -1,4 +1,4 @@
-"""From a resolved config to the objects of a run."""
+"""Builds the objects of a run from its resolved config."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +38,7 @@ def built(section: DictConfig | dict[str, Any], *others: str, partial: bool = Fa
 
 @dataclass(frozen=True)
 class Guided:
-    """One point of a guidance curve."""
+    """Holds one point of a guidance curve."""
 
     described: dict[str, Any]  # the guidance, as result.json holds it
     denoiser: Denoiser
@@ -103,18 +103,18 @@ class Experiment:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The full evaluation on held-out prompts."""
+        """Return the full evaluation on held-out prompts."""
         overall = [built(measure) for measure in self.cfg.diversity.overall.values()]
         return self._evaluator(self.cfg.evaluation.prompts, self.cfg.evaluation.kl_images, overall)
 
     @cached_property
     def small_evaluator(self) -> Evaluator:
-        """The evaluation during training: on a few training prompts, without KL or comparisons of whole sets."""
+        """Return the evaluation during training: it uses few training prompts and measures no KL and no whole sets."""
         return self._evaluator(self.cfg.evaluation.small_prompts, 0, [], split="train")
 
     @cached_property
     def base(self) -> Denoiser:
-        """The base under classifier-free guidance."""
+        """Return the base under classifier-free guidance."""
         return self.method.guided(self._base)
 
     def guided(self) -> Denoiser:

@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder: its config, its result, and its trained policy."""
+"""Reads a finished run back from its folder: its config, its result, and its trained policy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class FinishedRun:
         return experiment
 
 
-def read(run: Any, guidance: DictConfig | None) -> FinishedRun:
+def read_finished(run: Any, guidance: DictConfig | None) -> FinishedRun:
     """Return the run in folder `run`, under another guidance if one is given; UsageError if no run finished there."""
     if not run:
         raise UsageError("run= is missing; give the output folder of a finished run")

@@ -35,7 +35,7 @@ def resumed_from(cfg: DictConfig, out: Path) -> Path | None:
     return found / "run.ckpt" if found else None
 
 
-def check(cfg: DictConfig, out: Path) -> None:
+def check_folder(cfg: DictConfig, out: Path) -> None:
     """Raise UsageError if the folder cannot be written, or holds a run of another config."""
     check_writable("output_dir", out)
     if cfg.resume not in ("auto", "never") and not (Path(cfg.resume) / "run.ckpt").is_file():

@@ -54,7 +54,7 @@ def work(cfg: DictConfig) -> None:
         cost = record.training_cost(parts.method, trainer.world_size)  # before evaluation adds to it
         evaluations = evaluate(parts, trainer)
         if trainer.is_global_zero:
-            record.write(parts.experiment, parts.curve, evaluations, cost, out)
+            record.write_record(parts.experiment, parts.curve, evaluations, cost, out)
             conclude(trainer.loggers, cfg, out)
 
 

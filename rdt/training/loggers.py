@@ -58,7 +58,7 @@ class Metrics(Logger):
 
 
 class Board(WandbLogger):
-    """Logs to W&B with the iteration on the x axis of every chart."""
+    """A W&B logger that puts the iteration on the x axis of every chart."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

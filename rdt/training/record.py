@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: result.json, the sample grids, and the LoRA with its model card."""
+"""Writes what a finished run leaves in its folder: result.json, the sample grids, and the LoRA with its model card."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ from rdt.training.experiment import Experiment, Guided
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
 
-def write(
+def write_record(
     experiment: Experiment, curve: Mapping[str, Guided], evaluations: Mapping[str, Evaluation],
     cost: Mapping[str, Any], out: Path,
 ) -> None:  # fmt: skip
@@ -37,7 +37,7 @@ def write(
     names = ["base", *sample_names(points)]
     save_samples(out, protocol.prompts, dict(zip(names, evaluations.values(), strict=True)))
     found = result_of(experiment, base, points, dict(cost) | {"seconds": experiment.method.seconds})
-    card.save(experiment.policy, experiment.cfg, found, out)
+    card.write_lora(experiment.policy, experiment.cfg, found, out)
     result.write(found, out)
     print(cost_line(found.compute))
 

@@ -85,8 +85,8 @@ def test_the_hub_gets_the_type_of_a_repository(monkeypatch):
     types = []
     for name in ("repo_info", "auth_check"):
         monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda self, repo, **how: types.append(how["repo_type"]))
-    weights.check("dataset:nosuch/prompts:train.json")
-    weights.check("hub:nosuch/weights")
+    weights.check_source("dataset:nosuch/prompts:train.json")
+    weights.check_source("hub:nosuch/weights")
     assert types == ["dataset", "dataset", "model", "model"]
 
 

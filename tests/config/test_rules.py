@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from rdt.config.compose import composed, conf_dir
 from rdt.config.plan import leaves
-from rdt.config.rules import parsed, stated, without_rules
+from rdt.config.rules import parsed_rule, rules_of, without_rules
 
 GROUPS = ("method", "reward", "model", "guidance")
 CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(conf_dir(), group).glob("*.yaml"))]
@@ -31,19 +31,19 @@ CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(co
     ],
 )
 def test_a_rule_allows_and_refuses(rule, good, bad):
-    assert [parsed(rule).refusal(value, rule) for value in good] == [None] * len(good)
-    assert all(parsed(rule).refusal(value, rule) for value in bad)
+    assert [parsed_rule(rule).refusal(value, rule) for value in good] == [None] * len(good)
+    assert all(parsed_rule(rule).refusal(value, rule) for value in bad)
 
 
 def test_a_refusal_is_the_rule_in_words():
-    assert parsed("at least 2").refusal(1, "at least 2") == "must be at least 2"
-    assert parsed("a | b").refusal("c", "a | b") == "is not one of a, b"
-    assert parsed("an integer or null").refusal("x", "") == "is a text, expected an integer"
+    assert parsed_rule("at least 2").refusal(1, "at least 2") == "must be at least 2"
+    assert parsed_rule("a | b").refusal("c", "a | b") == "is not one of a, b"
+    assert parsed_rule("an integer or null").refusal("x", "") == "is a text, expected an integer"
 
 
 def test_a_rule_refers_to_another_value_and_names_it():
     cfg = OmegaConf.create({"batch": 6, "part": {"size": 4, "rules": {"size": "a divisor of ${batch}"}}})
-    ((key, (rule, written)),) = stated(cfg).items()
+    ((key, (rule, written)),) = rules_of(cfg).items()
     assert (key, rule.refusal(3, written), rule.refusal(4, written)) == (
         "part.size", None, "must be a divisor of batch=6",
     )  # fmt: skip
@@ -53,16 +53,16 @@ def test_a_rule_refers_to_another_value_and_names_it():
 @pytest.mark.parametrize("text", ["positive", "greater than", "a number of things", "a |"])
 def test_what_is_no_rule_is_refused(text):
     with pytest.raises(ValueError, match="is not a rule"):
-        parsed(text)
+        parsed_rule(text)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_rule_in_conf_allows_the_default(choice):
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         cfg = compose("config", [choice])
-    for key, (rule, written) in stated(cfg).items():
+    for key, (rule, written) in rules_of(cfg).items():
         assert rule.refusal(OmegaConf.select(cfg, key), written) is None, key
-    assert set(stated(cfg)) <= {key for key, _ in leaves(cfg)} | {"method.look_ahead", "model.lora.rank"}
+    assert set(rules_of(cfg)) <= {key for key, _ in leaves(cfg)} | {"method.look_ahead", "model.lora.rank"}
 
 
 def test_a_config_composed_for_a_script_has_no_rules():

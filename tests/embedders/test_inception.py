@@ -88,7 +88,7 @@ def test_resizing_equals_tensorflows_formula(shape):
 
 
 def test_features_equal_torch_fidelitys(monkeypatch):
-    """Both run at full size, with torch-fidelity's random weights."""
+    """Both are run at full size, with torch-fidelity's random weights."""
     theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError)
     kind = theirs.FeatureExtractorInceptionV3
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""Evaluation with the metrics of real models: the embedded model, measured by tiny CLIP and DINOv2 checkpoints."""
+"""Evaluates the embedded model with the metrics of real models, by tiny CLIP and DINOv2 checkpoints."""
 
 import json
 import math
@@ -150,7 +150,7 @@ def test_a_run_records_the_metrics_and_evaluate_gives_the_same(folders, tmp_path
     )
     assert base["fidelity"] == {} and set(base["diversity"]) == set(point["diversity"])
     assert all(math.isfinite(value["mean"]) for value in point["fidelity"].values())
-    run = finished.read(out, None)
+    run = finished.read_finished(out, None)
     evaluate.extend(run)
     again = json.loads((out / "result.json").read_text())["points"][0]["fidelity"]
     for name, value in point["fidelity"].items():

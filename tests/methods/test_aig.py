@@ -13,7 +13,7 @@ from worlds.smallest_run import minimal
 
 
 def test_it_tunes_as_draft_plus_does(tmp_path):
-    """Only the name and the evaluation differ."""
+    """The runs have other names and evaluations, and are equal otherwise."""
     aig, plus = (minimal(tmp_path, f"method={name}") for name in ("aig", "draft_plus"))
     assert (aig.guidance.name, plus.guidance.name) == ("aig", "cfg")
     assert dict(aig.method) == dict(plus.method) | {"name": "aig"}
@@ -48,7 +48,7 @@ def test_a_run_records_the_curve_whose_first_point_is_the_tuned_policy(tmp_path)
     out = tmp_path / "out"
     work(minimal(out, "method=aig", "method.lr=0.05", "logger=csv", "iterations=1"))
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        evaluate.extend(finished.read(out, compose("evaluate", ["guidance=cfg"]).guidance))
+        evaluate.extend(finished.read_finished(out, compose("evaluate", ["guidance=cfg"]).guidance))
     *curve, tuned = json.loads((out / "result.json").read_text())["points"]
     assert [point["label"] for point in curve] == [f"aig power exponent={k}" for k in (0, 1, 2, 4)]
     assert curve[0]["per_prompt"] == tuned["per_prompt"]

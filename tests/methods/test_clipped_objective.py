@@ -1,4 +1,4 @@
-"""The clipped objective against its formula, step by step, and without samples."""
+"""Compares the clipped objective with its formula, step by step, and without samples."""
 
 from dataclasses import replace
 

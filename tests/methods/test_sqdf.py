@@ -2,7 +2,7 @@
 
 With gamma = 1, Tweedie look-ahead and alpha = kl_coef / dims, the update at x_i maximises
     E[b . x0_hat(x_{i+1})] - alpha KL(tuned || base at x_i),    x_{i+1} ~ N(m_i, std_i^2),
-whose single maximum is the best mean of that world. Each update contains the KL of its own step alone. That still
+whose single maximum is the best mean of that world. Each update contains only the KL of its step. That still
 solves the whole problem, since x0_hat is the soft value there: alpha is kl_coef / dims, per nat of the path.
 """
 

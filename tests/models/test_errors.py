@@ -62,7 +62,7 @@ def test_an_incomplete_download_is_refused_by_component(copy: Path) -> None:
     (copy / UNET).write_bytes(whole[: len(whole) // 2])
     assert "unet cannot be read" in refusal(copy)
     with pytest.raises(ValueError, match=r"unet.* bytes of "):
-        weights.check(str(copy))
+        weights.check_source(str(copy))
     (copy / UNET).unlink()
     assert "unet cannot be read" in refusal(copy) and "repeat" in refusal(copy)
     (copy / UNET).write_bytes(whole)
@@ -122,7 +122,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 )
 def test_a_refusal_of_the_hub_is_one_line(hub: Any, source: str, line: str) -> None:
     began = time.monotonic()
-    for function in (weights.check, weights.locate):
+    for function in (weights.check_source, weights.locate):
         with pytest.raises(MissingCheckpoint) as caught:
             function(source)
         message = str(caught.value)

@@ -49,7 +49,7 @@ def images_column(monkeypatch):
 
 
 def test_a_new_column_appears_in_every_table(sweep, images_column, capsys):
-    """Each of the two runs drew 960 images."""
+    """The column holds the 960 images that each of the two runs drew."""
     (comparison,) = compare(read_runs([sweep])[0])
     report([sweep], sweep)
     printed = capsys.readouterr().out

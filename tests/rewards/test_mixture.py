@@ -1,4 +1,4 @@
-"""Tests mixtures: each normalisation by hand, GDPO's advantages in GRPO, the default constants, and errors."""
+"""Mixtures agree with normalisations done by hand, give GRPO GDPO's advantages, and refuse bad parts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tests rewards: preprocessing against PIL, the published layout against CLIPModel, and laws of every choice."""
+"""Rewards agree with PIL in preprocessing and with CLIPModel on the published layout, and every choice keeps laws."""
 
 import json
 import threading

@@ -18,7 +18,7 @@ from PIL import Image
 from rdt.report.read import read_run
 from rdt.study import entry
 from rdt.study.design import Options
-from rdt.study.page import data_uri, write_study
+from rdt.study.page import cell_uri, write_study
 from rdt.study.sources import SampleGrid
 from rdt.study.tally import alpha, over_raters, wilson
 from rdt.training.record import grid_image, save_image
@@ -103,7 +103,7 @@ def test_an_image_is_cut_out_as_it_was_recorded(tmp_path, size):
     scale = max(1, 64 // size)
     found, pixels = np.asarray(grid.image(2, 1)), (recorded[2, 1] * 255).round().byte().permute(1, 2, 0).numpy()
     assert (found == pixels.repeat(scale, 0).repeat(scale, 1)).all()
-    assert data_uri(grid, 2, 1).startswith("data:image/png" if size <= 256 else "data:image/jpeg")
+    assert cell_uri(grid, 2, 1).startswith("data:image/png" if size <= 256 else "data:image/jpeg")
 
 
 def test_the_page_is_well_formed_loads_nothing_and_reveals_nothing(runs, tmp_path):
@@ -128,7 +128,7 @@ def test_every_id_shows_the_images_that_the_key_names(runs, tmp_path):
             run = read_run(Path(source["picture"]).parents[1])
             grids = (SampleGrid(run, point) for point in (run.result.base, *run.result.points))
             grid = next(g for g in grids if str(g.path) == source["picture"])
-            wanted = [data_uri(grid, source["row"], column) for column in source["columns"]]
+            wanted = [cell_uri(grid, source["row"], column) for column in source["columns"]]
             assert [data["images"][k] for k in pair[side]["images"]] == wanted
             assert pair[side]["id"] == source["id"] and grid.prompts[source["row"]] == pair["prompt"]
 
@@ -304,7 +304,7 @@ def test_alpha_is_that_of_krippendorff():
 
 
 def test_wilson_agrees_with_published_intervals():
-    """Check 81 of 263, 15 of 148, 0 of 20 and 1 of 29 against Newcombe 1998, table I."""
+    """The intervals of 81 of 263, 15 of 148, 0 of 20 and 1 of 29 are those of Newcombe 1998, table I."""
     for wins, votes, lo, hi in [
         (81, 263, 0.2553, 0.3662),
         (15, 148, 0.0624, 0.1605),

@@ -1,4 +1,4 @@
-"""What the progress bar shows of a small evaluation."""
+"""The progress bar shows the headline scores of a small evaluation."""
 
 from rdt.training.callbacks import by_short_name, headline
 

@@ -19,18 +19,18 @@ def test_the_newest_checkpoint_is_the_last_complete_one(tmp_path):
 
 def test_a_run_continues_only_under_its_own_config(tmp_path):
     folder.begin(minimal(tmp_path), tmp_path)
-    folder.check(
+    folder.check_folder(
         minimal(tmp_path, "iterations=9", "devices=2", "evaluation.prompts=3", "trainer.log_every=5"), tmp_path
     )
     with pytest.raises(UsageError, match=r"method.lr=0.5 differs from \S+ of the run in output_dir=.*resume=never"):
-        folder.check(minimal(tmp_path, "method.lr=0.5"), tmp_path)
-    folder.check(minimal(tmp_path, "method.lr=0.5", "resume=never"), tmp_path)
+        folder.check_folder(minimal(tmp_path, "method.lr=0.5"), tmp_path)
+    folder.check_folder(minimal(tmp_path, "method.lr=0.5", "resume=never"), tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"output_dir=\S+/file/out cannot be written: \S+/file is not a writable"):
-        folder.check(minimal(tmp_path), tmp_path / "file" / "out")
+        folder.check_folder(minimal(tmp_path), tmp_path / "file" / "out")
 
 
 def test_starting_over_removes_what_an_earlier_run_could_be_continued_from(tmp_path):

@@ -42,7 +42,7 @@ def test_the_newest_unfinished_sweep_of_the_same_command_is_found(tmp_path):
 
 
 def sweep(cwd, *arguments):
-    """Return the started process of a sweep, in a process group of its own."""
+    """Return the started process of a sweep, which has its own process group."""
     command = [sys.executable, "-m", "rdt.run", "-m", *OVERRIDES, "logger=csv", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True)

@@ -28,7 +28,7 @@ def installed() -> str | None:
 
 
 class Chromium:
-    """A browser with one page. It keeps the addresses that the page requests and the messages on its console."""
+    """Controls a browser with one page, and keeps the page's requests and console messages."""
 
     def __init__(self, home: Path, size: tuple[int, int] = (1280, 860)) -> None:
         read, write = os.pipe(), os.pipe()

@@ -1,4 +1,4 @@
-"""Tiny random CLIP and DINOv2 checkpoints in the layout of the published folders."""
+"""Makes tiny random CLIP and DINOv2 checkpoints in the layout of the published folders."""
 
 import json
 from pathlib import Path

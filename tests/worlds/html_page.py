@@ -1,4 +1,4 @@
-"""A parser of HTML pages for tests."""
+"""Parses HTML pages for tests."""
 
 from html.parser import HTMLParser
 

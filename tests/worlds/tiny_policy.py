@@ -1,4 +1,4 @@
-"""Real classes at tiny size: policies over a small UNet or transformer, and a trainer to fit methods with."""
+"""Makes real classes at tiny size: policies over a small UNet or transformer, and a trainer to fit methods with."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -55,7 +55,7 @@ class Pool:
     modes: Tensor  # (POOL, 6)
 
 
-def scheduler() -> DDIMScheduler:
+def ddim_scheduler() -> DDIMScheduler:
     """Return the noise schedule of Stable Diffusion 1.5."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -73,7 +73,7 @@ def train(vae: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, seed: int) -
     base = Base(tokenizer)
     pool = encode_pool(vae, work, seed)
     prompts = PromptTable(tokenizer)
-    alphas = scheduler().alphas_cumprod
+    alphas = ddim_scheduler().alphas_cumprod
     weight = (1 + (1 - alphas) / alphas).clamp(max=25)  # stresses the noisy steps, which decide the layout
     weight = weight / weight.mean()
 

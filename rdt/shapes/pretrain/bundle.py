@@ -85,7 +85,7 @@ def save_base(paths: Paths, trained: base.Base, vae: AutoencoderKL, words: CLIPT
         text_encoder=_half(trained.text_encoder),
         tokenizer=words,
         unet=_half(trained.unet),
-        scheduler=base.scheduler(),
+        scheduler=base.ddim_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
