@@ -216,7 +216,8 @@ def one_line(call, capfd, words):
 
 def blocks(file, count=2):
     """Return the equally wide parts of a picture of samples, without the words above them."""
-    pixels = np.asarray(Image.open(file))[HEAD:]
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture)[HEAD:]
     width = (pixels.shape[1] + GAP) // count
     return [pixels[:, k * width : (k + 1) * width - GAP] for k in range(count)]
 

@@ -110,6 +110,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     yield server
     server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,5 @@ def test_a_method_that_keeps_more_diversity_at_equal_reward_is_better(tmp_path, 
     assert found["draft", "sqdf"].larger == 0 and found["draft", "sqdf"].diversity.hi < 0
     page = report([tmp_path], tmp_path / "out").read_text()
     assert "Fronts against each other" in page and "not told apart" in page
-    rows = list(csv.DictReader((tmp_path / "out" / "duels.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "duels.csv").read_text().splitlines()))
     assert [row["verdict"] for row in rows if row["in"] == "reward/hps"] == ["worse", "worse", "not told apart"]

@@ -236,7 +236,7 @@ def counted(runs, tmp_path, capsys):
             file.write_text(one if isinstance(one, str) else json.dumps(one))
         if entry(["tally", *map(str, files)]):
             return capsys.readouterr().err
-        return list(csv.DictReader((tmp_path / "out" / "tally.csv").open()))
+        return list(csv.DictReader((tmp_path / "out" / "tally.csv").read_text().splitlines()))
 
     return key, tally
 
@@ -349,7 +349,7 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
     wanted = [("left", "tie", "right"), ("right", "tie", "left"), ("left", "left", "left"), ("right", "right", "tie")]
     assert given == [dict(zip(names, answers, strict=True)) for answers in wanted]
     assert entry(["tally", str(votes), f"key={tmp_path / 'out' / 'key.json'}"]) == 0
-    rows = {row["question"]: row for row in csv.DictReader((tmp_path / "out" / "tally.csv").open())}
+    rows = {row["question"]: row for row in csv.DictReader((tmp_path / "out" / "tally.csv").read_text().splitlines())}
     lefts = [
         pair[side]["setting"] == "base"
         for pair, side in zip(key["pairs"], ("left", "right", "left", "right"), strict=True)

@@ -5,7 +5,7 @@ import pytest
 from rdt import result
 from rdt.errors import UsageError
 from rdt.training.constraint_callback import quantities
-from rdt.training.constraints import UNBOUNDED, Constraint, check, constraints_of, expand_shorthand
+from rdt.training.constraints import UNBOUNDED, Constraint, check_constraints, constraints_of, expand_shorthand
 from rdt.training.launch import work
 from worlds.smallest_run import adapter, minimal, rows
 
@@ -51,7 +51,7 @@ def test_the_shorthand_stands_for_a_bound_and_the_action_adapt():
 )  # fmt: skip
 def test_a_constraint_on_what_the_run_does_not_measure_is_refused(tmp_path, overrides, words):
     with pytest.raises(UsageError, match=words):
-        check(minimal(tmp_path, *overrides))
+        check_constraints(minimal(tmp_path, *overrides))
 
 
 def test_drift_is_measured_against_the_base():

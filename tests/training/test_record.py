@@ -30,4 +30,5 @@ def test_samples_have_as_many_rows_as_prompts_are_named(tmp_path):
     save_samples(tmp_path, ["a", "b", "c"], evaluations)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["base.png", "prompts.txt", "tuned.png"]
     assert (tmp_path / "samples" / "prompts.txt").read_text() == "a\nb\n"
-    assert Image.open(tmp_path / "samples" / "base.png").size == (3 * 66, 2 * 66)
+    with Image.open(tmp_path / "samples" / "base.png") as picture:
+        assert picture.size == (3 * 66, 2 * 66)
