@@ -88,9 +88,9 @@ def test_jobs_of_one_process_have_runs_of_their_own_even_after_one_failed(run_fo
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     shutil.copytree(run_folder, whole, ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
     left, kept = minimal(broken), minimal(whole)
-    for logger in loggers(left, broken):
+    for logger in loggers(left, broken, {}):
         logger.log_metrics({"train/left": 1.0}, step=0)
-    conclude(loggers(kept, whole), kept, whole)
+    conclude(loggers(kept, whole, {}), kept, whole)
     first, second = records(broken), records(whole)
     assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
     assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
@@ -104,7 +104,7 @@ def job(run_folder, sweep, number):
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
-    conclude(loggers(cfg, out), cfg, out)
+    conclude(loggers(cfg, out, {}), cfg, out)
     return records(out)
 
 
@@ -157,7 +157,7 @@ def test_a_sweep_without_wandb_has_no_pareto_run(run_folder, tmp_path, monkeypat
 
 def test_other_loggers_need_no_wandb(tmp_path):
     cfg = minimal(tmp_path, "logger=csv")
-    assert [type(logger) for logger in loggers(cfg, tmp_path)] == [Metrics]
+    assert [type(logger) for logger in loggers(cfg, tmp_path, {})] == [Metrics]
     assert not (tmp_path / "wandb").exists()
 
 
@@ -166,5 +166,5 @@ def test_a_missing_account_is_refused_in_one_line(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r"^logger\.wandb: [^\n]*logger=csv") as refused:
-        loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out")
+        loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out", {})
     assert "\n" not in str(refused.value)

@@ -10,6 +10,8 @@ from rdt import result
 from rdt.config.curve import points
 from rdt.errors import UsageError
 from rdt.result import Result
+from rdt.training import digests
+from rdt.training.folder import read_config
 
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
@@ -39,6 +41,11 @@ class FinishedRun:
         from rdt.training.silence import silence_libraries
 
         silence_libraries()
+        if digests.sha256(self.folder / LORA) != self.result.lora:
+            raise UsageError(
+                f"{self.folder / LORA} is damaged or another adapter: it is not the file that result.json records;"
+                " continue the run with its command to write both again"
+            )
         experiment = Experiment(self.cfg)
         weights = read_lora(self.folder / LORA)
         try:
@@ -63,8 +70,8 @@ def read_finished(run: Any, guidance: DictConfig | None) -> FinishedRun:
 
 
 def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
-    cfg = OmegaConf.load(file)
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+    cfg = read_config(file)
+    if "model" not in cfg:
         raise UsageError(f"{file} is not the config of a run")
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))

@@ -11,7 +11,7 @@ from worlds.smallest_run import minimal
 def test_the_newest_checkpoint_is_the_last_complete_one(tmp_path):
     assert folder.newest_checkpoint(tmp_path) is None
     for name in ("000002", "000010", "000011.partial"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        checkpoint(tmp_path, name)
     assert folder.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "000010"
     assert folder.resumed_from(minimal(tmp_path), tmp_path) == tmp_path / "checkpoints" / "000010" / "run.ckpt"
     assert folder.resumed_from(minimal(tmp_path, "resume=never"), tmp_path) is None
