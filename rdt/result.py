@@ -73,7 +73,6 @@ class Result:
     points: tuple[Point, ...]  # at least one; the first is the run under its own guidance
     limit: dict[str, Any] | None = None  # the best that any method could reach, if the world knows it
     weights: str | None = None  # the fingerprint of the frozen weights that were evaluated
-    lora: str | None = None  # the SHA-256 of the adapter's file
     prompts: dict[str, Any] = field(default_factory=dict)  # counts of prompts by split
     compute: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ SAMPLED = CFG * PROMPTS * IMAGES  # network passes of one sampling step
 
 
 def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
-    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(1, 2))
+    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(PROMPTS, 2))
     return Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hydra.types import RunMode
@@ -12,6 +13,7 @@ from rdt.run import name_outputs
 from rdt.training.loggers import Metrics, loggers
 from rdt.training.sweep import SweepReport
 from rdt.training.wandb_summary import conclude
+from rdt.wandb import _mode, group_of
 from worlds.smallest_run import minimal
 from worlds.wandb_files import merged, records, runs
 
@@ -168,3 +170,20 @@ def test_a_missing_account_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^logger\.wandb: [^\n]*logger=csv") as refused:
         loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out", {})
     assert "\n" not in str(refused.value)
+
+
+def test_the_environments_silence_wins_over_the_chosen_mode(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    for demanded, chosen, mode in [
+        ("offline", "online", "offline"), ("disabled", "online", "disabled"), ("dryrun", None, "offline"),
+        ("online", "offline", "offline"), ("", "online", "online"), ("", None, "online"),
+    ]:  # fmt: skip
+        monkeypatch.setenv("WANDB_MODE", demanded)
+        assert _mode(chosen) == mode, (demanded, chosen)
+    assert "WANDB_MODE=offline of the environment wins over logger.wandb.mode=online" in capsys.readouterr().out
+
+
+def test_a_long_group_is_shortened_and_stays_its_own(tmp_path):
+    short, one, other = (Path(f"/sweeps/{name}") for name in ("a", "b" * 200 + "/x", "c" * 200 + "/x"))
+    assert group_of(short) == "/sweeps/a"
+    assert len(group_of(one)) == 128 and group_of(one).endswith("/x") and group_of(one) != group_of(other)

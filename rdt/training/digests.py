@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import files
 
-SEAL = "checkpoint.json"
+SEAL, LORA_SEAL = "checkpoint.json", "digests.json"
 STATE, METRICS = "run.ckpt", "metrics.csv"  # the files of a checkpoint
 IDENTITY = {  # what a checkpoint and the run that continues from it must share -> its key
     "method": "method.name",
@@ -33,6 +33,20 @@ def seal(checkpoint: Path, iteration: int, identity: dict[str, Any]) -> None:
     """Write the seal of a checkpoint folder whose files are complete."""
     found = {name: sha256(checkpoint / name) for name in (STATE, METRICS) if (checkpoint / name).is_file()}
     files.write_json(checkpoint / SEAL, {"iteration": iteration, "identity": identity, "sha256": found})
+
+
+def seal_lora(folder: Path) -> None:
+    """Write the digests of the adapters in a folder."""
+    files.write_json(folder / LORA_SEAL, {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))})
+
+
+def lora_digest(file: Path) -> str:
+    """Return the digest that was written beside an adapter's file; ValueError if it is missing or damaged."""
+    seal = file.with_name(LORA_SEAL)
+    try:
+        return str(json.loads(seal.read_text(encoding="utf-8"))[file.name])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{seal}, the digest of the adapter, is missing or damaged") from None
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import resource
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def write_record(
     found = result_of(experiment, base, points, dict(cost) | {"seconds": experiment.method.seconds})
     card.write_lora(experiment.policy, experiment.cfg, found, out)
     with _exclusive(out):
-        result.write(replace(found, lora=digests.sha256(out / LORA)), out)
+        result.write(found, out)
     print(cost_line(found.compute))
 
 
@@ -73,14 +72,14 @@ def result_of(experiment: Experiment, base: Point, points: tuple[Point, ...], co
     )
 
 
-def add_points(folder: Path, new: Sequence[Point], lora: str | None) -> Result:
+def add_points(folder: Path, new: Sequence[Point], lora: str) -> Result:
     """Add points of the adapter with digest `lora` to a run's result.json and return the new result.
 
     Several processes may do so at once. UsageError if the run has written another adapter meanwhile.
     """
     with _exclusive(folder):
         found = result.read(folder)
-        if found.lora != lora:
+        if digests.lora_digest(folder / LORA) != lora:
             raise UsageError(
                 f"run={folder} was trained further during this evaluation, which is not kept; run it again"
             )
