@@ -5,7 +5,6 @@ can be larger than the network, are loaded only for new prompts.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rdt import ranks
 from rdt.files import replacing
 from rdt.weights import load_tensors
 
@@ -105,7 +105,7 @@ class Embeddings:
         if not missing:
             return
         encode = self._load()
-        first = len(missing) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
+        first = len(missing) * ranks.here().rank // ranks.here().world
         for prompt in missing[first:] + missing[:first]:
             if not self._file(prompt).is_file():
                 self._write(prompt, encode([prompt]))

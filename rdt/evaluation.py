@@ -1,14 +1,16 @@
 """Evaluation on paired noise: what denoisers score, how diverse their images are, how far they are from the base.
 
-Every denoiser is sampled on the same noise, prompt by prompt, and each rank evaluates its share of the prompts.
+Every denoiser is sampled on the same noise, prompt by prompt. The prompts are cut into chunks, and each rank evaluates
+its share of the chunks: the batches, and so the values, do not depend on the number of ranks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
@@ -45,64 +47,42 @@ class Evaluation:
         return {name: values.mean().item() for name, values in self.scores.items()} | self.totals
 
 
-class PerPrompt(Metric):
-    """Gather named values of single prompts over ranks; compute() returns {name: (P,)} in prompt order."""
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: tuple[str, ...] = ()
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-
-    def update(self, index: int, values: Mapping[str, float]) -> None:
-        self.names = self.names or tuple(values)
-        row = [index, *(values[name] for name in self.names)]
-        self.rows.append(torch.tensor([row], dtype=torch.float64, device=self.device))  # where ranks can exchange it
-
-    def compute(self) -> dict[str, Tensor]:
-        table = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
-        table = table[table[:, 0].argsort()]
-        return {name: table[:, column + 1] for column, name in enumerate(self.names)}
-
-
-class Features(Metric):
-    """Gather the features (n, D) of each prompt's images over ranks; compute() returns (P n, D) in prompt order."""
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("indices", default=[], dist_reduce_fx="cat")
-        self.add_state("features", default=[], dist_reduce_fx="cat")
-
-    def update(self, index: int, features: Tensor) -> None:
-        self.indices.append(torch.tensor([index], device=self.device))
-        self.features.append(features[None].to(self.device))
-
-    def compute(self) -> Tensor:
-        indices, features = (torch.cat(s) if isinstance(s, list) else s for s in (self.indices, self.features))
-        return features[indices.argsort()].flatten(0, 1)
-
-
 class Measured:
-    """Collect one denoiser's values, its features for the measures of all images, and a few images for the grid."""
+    """Collect one denoiser's values by prompt, features for the measures of all images, and images for the grid."""
 
-    def __init__(self, overall: int, device: torch.device) -> None:
-        self.values = PerPrompt().to(device)
-        self.features = [Features().to(device) for _ in range(overall)]  # one per measure of all images
-        self.grid: list[Tensor] = []
+    def __init__(self, overall: int) -> None:
+        self.overall = overall  # measures of all images
+        self.values: dict[int, dict[str, float]] = {}
+        self.features: dict[int, list[Tensor]] = {}  # (n, D) per measure
+        self.grid: dict[int, Tensor] = {}  # (columns, 3, H, W)
 
     def add(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
         """Add one prompt: its values, and per measure the features (n, D) of its images."""
-        self.values.update(index, values)
-        for known, new in zip(self.features, features, strict=True):
-            known.update(index, new)
+        self.values[index], self.features[index] = dict(values), [found.cpu() for found in features]
+
+    def gather(self) -> None:
+        """Add what the other ranks have collected. A collective call."""
+        if not dist.is_initialized():
+            return
+        for kind in (self.values, self.features, self.grid):
+            parts: list[dict[int, Any]] = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, kind)
+            for part in parts:
+                kind.update(part)
+
+    def all_features(self, device: torch.device) -> list[Tensor]:
+        """Return per measure the features (P n, D) of all images, in prompt order."""
+        prompts = sorted(self.features)
+        return [torch.cat([self.features[index][k] for index in prompts]).to(device) for k in range(self.overall)]
 
     def evaluation(self, totals: dict[str, float]) -> Evaluation:
-        """Return the evaluation. A collective call: every rank gets all scores."""
-        scores = {name: values.view(-1).cpu() for name, values in self.values.compute().items()}  # (1,) comes as ()
-        return Evaluation(scores, torch.stack(self.grid), totals)
+        """Return the evaluation."""
+        prompts = sorted(self.values)
+        scores = {
+            name: torch.tensor([self.values[index][name] for index in prompts], dtype=torch.float64)
+            for name in self.values[prompts[0]]
+        }
+        return Evaluation(scores, torch.stack([self.grid[index] for index in sorted(self.grid)]), totals)
 
 
 @dataclass(frozen=True)
@@ -174,12 +154,14 @@ class Evaluator(nn.Module):
             raise ValueError(f"prompts={prompts} is fewer than devices={world}; evaluate on more prompts")
         if self.overall and not any(view is base for view in views.values()):
             wanted[REFERENCE] = base
-        measured = {name: Measured(len(self.overall), policy.device) for name in wanted}
-        sampler = PairedSampler(self.protocol, policy, base, sampling)
-        for chunk in self._chunks(range(rank * prompts // world, (rank + 1) * prompts // world)):
+        measured = {name: Measured(len(self.overall)) for name in wanted}
+        sampler, chunks = PairedSampler(self.protocol, policy, base, sampling), self._chunks(range(prompts))
+        for chunk in chunks[rank * len(chunks) // world : (rank + 1) * len(chunks) // world]:
             for name, view in wanted.items():  # inside the chunk, so that views with a shared prefix reuse it
                 self._measure(measured[name], sampler, view, chunk)
-        totals = self._totals(measured, {name for name, view in wanted.items() if view is base})
+        for one in measured.values():
+            one.gather()
+        totals = self._totals(measured, {name for name, view in wanted.items() if view is base}, policy.device)
         return {name: measured[name].evaluation(totals[name]) for name in views}
 
     def _chunks(self, prompts: range) -> list[range]:
@@ -195,8 +177,8 @@ class Evaluator(nn.Module):
             values = self._values(images, self.protocol.prompts[index])
             values |= {} if kl is None else {"kl_nats": kl[k].item()}
             measured.add(index, values | _levels(latents[k], images), [m.embedder(images) for m in self.overall])
-            if len(measured.grid) < self.protocol.grid[0]:
-                measured.grid.append(images[: self.protocol.grid[1]].cpu())
+            if index < self.protocol.grid[0]:
+                measured.grid[index] = images[: self.protocol.grid[1]].cpu()
 
     def _values(self, images: Tensor, prompt: str) -> dict[str, float]:
         """Return the rewards, diversity and fidelity of the images of one prompt."""
@@ -207,12 +189,11 @@ class Evaluator(nn.Module):
                 values |= {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
         return values
 
-    def _totals(self, measured: Mapping[str, Measured], bases: set[str]) -> dict[str, dict[str, float]]:
-        """Return by denoiser what is measured of all its images together, compared with the base's unless it is one.
-
-        A collective call.
-        """
-        features = {name: [known.compute() for known in one.features] for name, one in measured.items()}
+    def _totals(
+        self, measured: Mapping[str, Measured], bases: set[str], device: torch.device
+    ) -> dict[str, dict[str, float]]:
+        """Return by denoiser what is measured of all its images together, compared with the base's unless it is one."""
+        features = {name: one.all_features(device) for name, one in measured.items()}
         totals: dict[str, dict[str, float]] = {name: {} for name in measured}
         for k, measure in enumerate(self.overall):
             for name in measured:

@@ -4,21 +4,23 @@ main     Hydra composes the config; a sweep calls it once per job
 job      check, then print the plan or launch, report, push
 """
 
-import os
 import sys
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rdt import wandb
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors
 from rdt.config.plan import plan
-from rdt.errors import FORESEEN, flat
-from rdt.training import constraints, folder
+from rdt.config.rules import type_name, without_rules
+from rdt.errors import FORESEEN, Terminated, UsageError, flat, to_stderr
+from rdt.training import constraints, folder, lock, paths, processes
 from rdt.training.sweep import SweepReport
 
 
@@ -27,28 +29,48 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
     """Run one job; in a sweep, return the reward and the diversity that it reached, for a sweeper that searches."""
     hydra_config = HydraConfig.get()
     with job_errors(hydra_config):
+        processes.check_launcher()
+        fresh = "${now:" in str(OmegaConf.to_container(cfg)["output_dir"])  # a name that no other start has
         name_outputs(cfg, hydra_config)
         if in_sweep(hydra_config):
             return sweep_job(cfg, hydra_config)
-        job(cfg, hydra_config)
+        job(cfg, hydra_config, fresh)
     return None
 
 
-def job(cfg: DictConfig, hydra_config: Any) -> None:
-    """Check the config, then print the plan, or train, evaluate, record and report."""
-    out = Path(cfg.output_dir)
+def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False) -> None:
+    """Check the config, then print the plan, or train, evaluate, record and report.
+
+    If `fresh`, output_dir is a new folder: its name gets a number if another run has taken it.
+    """
     check.check_config(cfg, hydra_config)
     constraints.check_constraints(cfg)
-    folder.check_folder(cfg, out)
+    wandb.check_wandb(cfg)
+    paths.make_absolute(cfg)
+    folder.check_folder(cfg, Path(cfg.output_dir))
     if cfg.dry_run:
         print(plan(cfg))
         return
+    if cfg.num_nodes > 1:  # on each machine, and rank 0 holds the lock
+        finish(cfg)
+        return
+    with lock.held("output_dir", Path(cfg.output_dir), fresh) as out:
+        cfg.output_dir = str(out)
+        finish(cfg)
+
+
+def finish(cfg: DictConfig) -> None:
+    """Train, evaluate and record; on the machine of rank 0, draw the report and push the adapter."""
     from rdt.report.write import report
+    from rdt.training.abort import explain_full_disk
     from rdt.training.launch import launch
 
-    launch(cfg)
-    report([out], out)
-    if cfg.push_to_hub and int(os.environ.get("RANK", 0)) == 0:
+    out = Path(cfg.output_dir)
+    with explain_full_disk(out):
+        if not launch(cfg):
+            return
+        report([out], out)
+    if cfg.push_to_hub:
         from rdt.training.card import push
 
         print(f"pushed   {push(out / 'lora', cfg.push_to_hub)}")
@@ -62,18 +84,33 @@ def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
             if not any(override.startswith("output_dir=") for override in cfg.overrides):
                 cfg.output_dir = hydra_config.runtime.output_dir
             if cfg.logger.wandb is not None:
-                cfg.logger.wandb.group = cfg.logger.wandb.group or Path(hydra_config.sweep.dir).as_posix()
-        cfg.output_dir = str(Path(cfg.output_dir).absolute())
+                cfg.logger.wandb.group = cfg.logger.wandb.group or wandb.group_of(Path(hydra_config.sweep.dir))
+        cfg.output_dir = str(_output_dir(cfg.output_dir))
+
+
+def _output_dir(value: Any) -> Path:
+    """Return the absolute path of output_dir; UsageError if the value is no text."""
+    if not isinstance(value, str) or not value.strip():
+        shown = "null" if value is None else value
+        what = type_name(value) if not isinstance(value, str) else "empty"
+        raise UsageError(f"output_dir={shown} is {what}, expected the path of a folder, such as output_dir=./2024")
+    return Path(value).expanduser().absolute()
 
 
 def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
-    """Run a job unless it is finished; if it fails, leave the reason in its folder for the sweep's report."""
+    """Run a job unless it is finished; if it fails, leave the reason in its folder for the sweep's report.
+
+    A signal that stops a job ends the whole sweep, since Hydra passes SystemExit on.
+    """
     out = Path(cfg.output_dir)
     try:
-        if folder.is_finished(cfg, out):
+        if folder.is_finished(settled(cfg), out):
             print(f"finished {out}")
         else:
             job(cfg, hydra_config)
+    except Terminated as error:
+        to_stderr(f"{flat(error)}; the sweep ends here, and its command continues it")
+        sys.exit(1)
     except FORESEEN as error:
         if not cfg.dry_run:
             folder.fail(out, flat(error))
@@ -82,6 +119,14 @@ def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
         with suppress(OSError):  # Hydra made the job's folder; it is empty if nothing ran
             Path(hydra_config.runtime.output_dir).rmdir()
     return None if cfg.dry_run else reached(out)
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """Return a config that was not checked yet as its run would record it."""
+    found = without_rules(deepcopy(cfg))
+    OmegaConf.resolve(found)
+    paths.make_absolute(found)
+    return found
 
 
 def reached(out: Path) -> tuple[float, float]:

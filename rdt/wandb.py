@@ -1,5 +1,6 @@
 """Starting W&B runs: online if an account is configured, otherwise offline; run ids and accounts."""
 
+import hashlib
 import netrc
 import os
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import files
 from rdt.errors import UsageError
 
+MODES = ("online", "offline", "disabled")
+SILENT = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # WANDB_MODE -> mode; each wins
+LONGEST_TAG, LONGEST_GROUP = 64, 128  # letters that W&B's server accepts
 ID = "wandb_id"  # the file in an output folder that holds the id of its W&B run
 
 
@@ -47,13 +51,42 @@ def start(section: Mapping[str, Any], out: Path, job: Job) -> Any:
             reinit="finish_previous",  # that of a job of this process that failed
             settings=wandb.Settings(silent=True),
         )
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, ValueError) as error:  # ValueError: pydantic's
         raise UsageError(f"logger.wandb: {error}; logger.wandb.mode=offline or logger=csv need no account") from None
 
 
+def check_wandb(cfg: DictConfig) -> None:
+    """Raise UsageError if W&B would refuse the tags, or the mode or the group of the config."""
+    for tag in cfg.tags:
+        if not isinstance(tag, str) or not 0 < len(tag.strip()) <= LONGEST_TAG:
+            wanted = f"a text of 1 to {LONGEST_TAG} letters"
+            raise UsageError(f"tags={list(cfg.tags)}: {tag!r} is not a tag, which is {wanted}")
+    if cfg.logger.wandb is None:
+        return
+    mode, group = cfg.logger.wandb.mode, cfg.logger.wandb.group
+    if mode is not None and mode not in MODES:
+        raise UsageError(f"logger.wandb.mode={mode} is not one of {', '.join(MODES)}")
+    if group is not None and not (isinstance(group, str) and 0 < len(group) <= LONGEST_GROUP):
+        raise UsageError(f"logger.wandb.group={group} is not a text of 1 to {LONGEST_GROUP} letters")
+
+
+def group_of(sweep: Path) -> str:
+    """Return the W&B group of a sweep's folder: its path, of which a long one keeps its end behind a digest."""
+    path = sweep.as_posix()
+    if len(path) <= LONGEST_GROUP:
+        return path
+    digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+    return f"{digest}-{path[len(digest) + 1 - LONGEST_GROUP :]}"
+
+
 def _mode(chosen: str | None) -> Any:
-    """Return the chosen mode, or that of WANDB_MODE, or "online" if there is an account and "offline" if not."""
-    if mode := chosen or os.environ.get("WANDB_MODE"):
+    """Return the mode: what WANDB_MODE silences, else the chosen one, else what an account allows."""
+    demanded = os.environ.get("WANDB_MODE", "").lower()
+    if demanded in SILENT:
+        if chosen == "online":
+            print(f"wandb: WANDB_MODE={demanded} of the environment wins over logger.wandb.mode=online")
+        return SILENT[demanded]
+    if mode := chosen or demanded:
         return mode
     if has_account():
         return "online"

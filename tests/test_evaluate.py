@@ -16,11 +16,12 @@ from rdt import evaluate, sample
 from rdt import run as run_command
 from rdt.config.compose import composed
 from rdt.config.curve import points
+from rdt.errors import UsageError
 from rdt.report.compare import compare
 from rdt.report.grids import grids_of
 from rdt.report.read import read_runs
 from rdt.result import label, read
-from rdt.training import finished
+from rdt.training import digests, finished
 from rdt.training.experiment import built
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_points
@@ -116,11 +117,14 @@ def test_an_invalid_curve_leaves_the_run_as_it_was(run, typed, capfd, overrides,
 def test_points_added_at_the_same_time_are_all_kept(run):
     own = read(run).tuned
     new = [replace(own, guidance={"name": str(k)}) for k in range(16)]
+    digest = digests.lora_digest(run / finished.LORA)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda point: add_points(run, [point]), new))
+        list(pool.map(lambda point: add_points(run, [point], digest), new))
     points = read(run).points
     assert points[0] == own
     assert sorted(int(point.label) for point in points[1:]) == list(range(16))
+    with pytest.raises(UsageError, match=r"^run=\S+ was trained further during this evaluation"):
+        add_points(run, new[:1], "another")
 
 
 def test_a_point_replaces_the_point_of_the_same_guidance(run):
@@ -177,6 +181,7 @@ BREAKS = {
 @pytest.mark.parametrize("words", BREAKS)
 def test_a_run_that_cannot_be_evaluated_is_refused_in_one_line(run, typed, capfd, words):
     BREAKS[words](run)
+    digests.seal_lora(run / "lora")  # the file is whole, and wrong
     one_line(lambda: typed(evaluate, f"run={run}"), capfd, words)
 
 

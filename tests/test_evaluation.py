@@ -19,7 +19,7 @@ SAMPLED = CFG * PROMPTS * IMAGES  # network passes of one sampling step
 
 
 def evaluator(kl_images: int, batch_size: int = 6) -> Evaluator:
-    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(1, 2))
+    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, kl_images, batch_size, seed=0, grid=(PROMPTS, 2))
     return Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
 
 
@@ -105,10 +105,11 @@ def test_the_kl_is_the_sum_over_the_steps_of_the_path() -> None:
 def test_ranks_split_the_prompts_and_their_scores_add_up_to_the_whole() -> None:
     policy = tiny_policy.policy()
     base, points = curve(policy)
-    whole, _ = run(policy, ["step 0.5"])
+    whole, _ = run(policy, ["step 0.5"], batch_size=IMAGES)
     view, sampling = {"step 0.5": points["step 0.5"]}, Sampling(T, 1.0, 3.0)
-    shares = [evaluator(1).run(policy, view, base, sampling, rank, 2)["step 0.5"] for rank in range(PROMPTS)]
+    one_by_one = evaluator(1, batch_size=IMAGES)
+    shares = [one_by_one.run(policy, view, base, sampling, rank, 2)["step 0.5"] for rank in range(PROMPTS)]
     for name, values in whole["step 0.5"].scores.items():
-        torch.testing.assert_close(torch.cat([share.scores[name] for share in shares]), values, rtol=1e-4, atol=1e-6)
+        assert torch.cat([share.scores[name] for share in shares]).equal(values)
     with pytest.raises(ValueError, match="prompts=2 is fewer than devices=3"):
         evaluator(1).run(policy, view, base, sampling, rank=0, world=3)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rdt import run
+from rdt.config.compose import composed
+from rdt.training import folder, lock
 from rdt.weights import BUNDLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,3 +234,60 @@ def test_a_sweep_names_the_first_bad_job_and_leaves_no_job_folder(tmp_path):
 
 def test_the_command_finds_its_config_from_anywhere():
     assert Path(run.conf_dir()) == ROOT / "conf"
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    {
+        "output_dir=2024": ["output_dir=2024 is an integer", "output_dir=./2024"],
+        "output_dir=null": ["output_dir=null is nothing", "the path of a folder"],
+        "output_dir=[a]": ["is a list"],
+        "output_dir=true": ["is a truth value"],
+        'output_dir=""': ["output_dir= is empty"],
+        "tags=[1]": ["tags=[1]", "1 is not a tag"],
+        f"tags=[{'a' * 70}]": ["tags=", "1 to 64 letters"],
+        "tags=['']": ["tags=['']", "'' is not a tag"],
+    }.items(),
+)
+def test_a_name_that_is_no_name_is_one_line(command, override, words):
+    refused(command(override, "dry_run=true"), *words)
+    refused(command(override), *words)
+
+
+def test_a_mode_or_group_that_wandb_does_not_know_is_one_line(command):
+    modes = "logger.wandb.mode=foo is not one of online, offline, disabled"
+    refused(command("logger=wandb", "logger.wandb.mode=foo", "dry_run=true"), modes)
+    refused(command("logger=wandb", f"logger.wandb.group={'g' * 129}"), "logger.wandb.group=", "1 to 128 letters")
+
+
+def test_torchrun_is_refused_before_anything_is_written(command, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    refused(command(), "torchrun started this process", "devices=<processes per machine>")
+
+
+def test_paths_are_relative_to_where_the_command_was_started(command):
+    status, plan, _ = command("hydra.job.chdir=true", "seed=0", "hydra.sweep.dir=sweep", "dry_run=true", "-m")
+    assert status == 0 and f"output_dir={Path.cwd() / 'out'}" in plan
+
+
+def test_a_folder_in_use_is_one_line(command):
+    with lock.held("output_dir", Path("out")):
+        status, out, err = command()
+        assert (status, out) == (1, "") and err.count("\n") == 1
+        assert f"output_dir={Path.cwd() / 'out'} is in use by process {os.getpid()} on " in err
+    with lock.held("hydra.sweep.dir", Path("sweep")):
+        status, out, err = command("seed=0", "hydra.sweep.dir=sweep", "-m")
+        assert (status, out) == (1, "") and err.startswith("error: hydra.sweep.dir=sweep is in use by process ")
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_job_is_compared_as_its_run_records_it(tmp_path):
+    """A finished job is found by its config, resolved and without rules."""
+    with hydra.initialize_config_dir(run.conf_dir(), version_base="1.3"):
+        raw = hydra.compose("config", [f"output_dir={tmp_path}", "logger=csv"])
+    cfg = composed("config", f"output_dir={tmp_path}", "logger=csv")
+    folder.begin(cfg, tmp_path)
+    for name in ("result.json", "report.html"):
+        (tmp_path / name).touch()
+    assert "rules" in raw and folder.is_finished(run.settled(raw), tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hydra.types import RunMode
@@ -12,6 +13,7 @@ from rdt.run import name_outputs
 from rdt.training.loggers import Metrics, loggers
 from rdt.training.sweep import SweepReport
 from rdt.training.wandb_summary import conclude
+from rdt.wandb import _mode, group_of
 from worlds.smallest_run import minimal
 from worlds.wandb_files import merged, records, runs
 
@@ -88,9 +90,9 @@ def test_jobs_of_one_process_have_runs_of_their_own_even_after_one_failed(run_fo
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     shutil.copytree(run_folder, whole, ignore=shutil.ignore_patterns("wandb*", "checkpoints"))
     left, kept = minimal(broken), minimal(whole)
-    for logger in loggers(left, broken):
+    for logger in loggers(left, broken, {}):
         logger.log_metrics({"train/left": 1.0}, step=0)
-    conclude(loggers(kept, whole), kept, whole)
+    conclude(loggers(kept, whole, {}), kept, whole)
     first, second = records(broken), records(whole)
     assert first["run"][0]["run_id"] != second["run"][0]["run_id"]
     assert "train/left" in merged(first, "history") and "train/left" not in merged(second, "history")
@@ -104,7 +106,7 @@ def job(run_folder, sweep, number):
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
-    conclude(loggers(cfg, out), cfg, out)
+    conclude(loggers(cfg, out, {}), cfg, out)
     return records(out)
 
 
@@ -157,7 +159,7 @@ def test_a_sweep_without_wandb_has_no_pareto_run(run_folder, tmp_path, monkeypat
 
 def test_other_loggers_need_no_wandb(tmp_path):
     cfg = minimal(tmp_path, "logger=csv")
-    assert [type(logger) for logger in loggers(cfg, tmp_path)] == [Metrics]
+    assert [type(logger) for logger in loggers(cfg, tmp_path, {})] == [Metrics]
     assert not (tmp_path / "wandb").exists()
 
 
@@ -166,5 +168,22 @@ def test_a_missing_account_is_refused_in_one_line(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r"^logger\.wandb: [^\n]*logger=csv") as refused:
-        loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out")
+        loggers(minimal(tmp_path / "out", "logger=wandb"), tmp_path / "out", {})
     assert "\n" not in str(refused.value)
+
+
+def test_the_environments_silence_wins_over_the_chosen_mode(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    for demanded, chosen, mode in [
+        ("offline", "online", "offline"), ("disabled", "online", "disabled"), ("dryrun", None, "offline"),
+        ("online", "offline", "offline"), ("", "online", "online"), ("", None, "online"),
+    ]:  # fmt: skip
+        monkeypatch.setenv("WANDB_MODE", demanded)
+        assert _mode(chosen) == mode, (demanded, chosen)
+    assert "WANDB_MODE=offline of the environment wins over logger.wandb.mode=online" in capsys.readouterr().out
+
+
+def test_a_long_group_is_shortened_and_stays_its_own(tmp_path):
+    short, one, other = (Path(f"/sweeps/{name}") for name in ("a", "b" * 200 + "/x", "c" * 200 + "/x"))
+    assert group_of(short) == "/sweeps/a"
+    assert len(group_of(one)) == 128 and group_of(one).endswith("/x") and group_of(one) != group_of(other)

@@ -65,7 +65,11 @@ def command_errors() -> Iterator[None]:
 
 @contextmanager
 def job_errors(hydra_config: Any) -> Iterator[None]:
-    """Report the errors of a job in one line if it is the whole command; a sweep handles them itself."""
+    """Report the errors of a job in one line if it is the whole command; a sweep handles them itself.
+
+    Paths are relative to where the command was started, whatever hydra.job.chdir says.
+    """
+    os.chdir(hydra_config.runtime.cwd)
     with nullcontext() if in_sweep(hydra_config) else one_line(), hydra_errors():
         yield
 

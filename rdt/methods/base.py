@@ -7,6 +7,7 @@ changes a sample: noise is keyed by the sample's index, and gradients are summed
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
@@ -92,6 +93,7 @@ class Method(L.LightningModule):
     """Train the policy: one `training_step` is one iteration, which a subclass writes and ends with `update`."""
 
     needs_gradient = False  # whether it needs the reward's gradient with respect to the image
+    folder: Path | None = None  # where the run keeps its files; None if the method trains without a run
     urgent = False  # whether this iteration's results are saved when it ends, in a checkpoint beyond the regular ones
     share: Share  # set once Lightning knows the rank
 

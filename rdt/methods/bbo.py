@@ -8,6 +8,8 @@ counted nor learned from. Training runs in rounds:
 
 Departures from the official code, besides SQDF's and the surrogates': prompts are queried as they are (a fifth of
 theirs is decorated), and one adapter is trained throughout (theirs is copied into another each round).
+
+A run that was killed calls the oracle only for images that it was not called for before: rdt/methods/journal.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rdt.methods.base import named
+from rdt.methods.journal import Journal
 from rdt.methods.sqdf import SQDF
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
@@ -53,6 +56,7 @@ class BBO(SQDF):
         self.oracle = BudgetedOracle(oracle=reward, budget=budget)
         self.queries, self.updates_per_round, self.query_batch_size = queries, updates_per_round, query_batch_size
         self.answers: list[Answers] = []  # one entry per round
+        self.journal = Journal(None)
         self.round_metrics: dict[str, float] = {}  # of the latest round
         self.learned: dict[str, Tensor] = {}  # the surrogate's weights in the checkpoint that the run continues
 
@@ -79,7 +83,8 @@ class BBO(SQDF):
         own = [self.answered(round, chunk, [prompts[row] for row in chunk]) for chunk in chunks]
         self.oracle.charge(len(prompts) - len(rows))  # the other ranks' calls
         found = Answers.cat(own if world == 1 else _gathered(own, world))
-        self.check_finite("oracle", found.scores)
+        if not len(found.scores):
+            raise ValueError(f"method.budget={self.oracle.budget}: round {round} was charged, and no answer was kept")
         self.round_metrics = {
             "queries": self.oracle.calls, "oracle": found.scores.mean().item()
         } | self.correlation(found)  # fmt: skip
@@ -92,10 +97,23 @@ class BBO(SQDF):
 
     @torch.no_grad()
     def answered(self, round: int, rows: range, prompts: list[str]) -> Answers:
-        """Sample images of the tuned policy and return their answers; `rows` are their numbers in the round."""
+        """Sample images of the tuned policy and return their answers; `rows` are their numbers in the round.
+
+        Answers that the journal holds are not called for again, and images that were charged without one are left out.
+        """
         noise, tuned = self.policy.noise(self.seed, f"query{round}", rows), self.guided(self.policy.tuned)
         images = self.policy.decode(self.counted_rollout(tuned, prompts, noise, self.sampling).clean)
-        return Answers(self.reward.phi(images, prompts).cpu(), self.oracle(images, prompts).float().cpu())
+        new = [k for k, row in enumerate(rows) if (round, row) not in self.journal.charged]
+        self.oracle.charge(len(rows) - len(new))
+        if new:
+            asked = [rows[k] for k in new]
+            self.journal.charge(round, asked)
+            scores = self.oracle(images[new], [prompts[k] for k in new]).float().cpu()
+            self.check_finite("oracle", scores)
+            self.journal.answer(round, asked, scores.tolist())
+        kept = [k for k, row in enumerate(rows) if (round, row) in self.journal.scores]
+        phi = self.reward.phi(images, prompts)[kept].cpu()
+        return Answers(phi, torch.tensor([self.journal.scores[round, rows[k]] for k in kept]))
 
     @torch.no_grad()
     def correlation(self, fresh: Answers) -> dict[str, float]:
@@ -117,6 +135,8 @@ class BBO(SQDF):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self.journal = Journal(self.folder and self.folder / "oracle")
+        self.trainer.strategy.barrier()  # so that all ranks have read what the others are about to extend
         self.reward.load({name: value.to(self.device) for name, value in self.learned.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

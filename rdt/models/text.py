@@ -6,7 +6,6 @@ so such prompts are counted.
 """
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
+from rdt import ranks
 from rdt.cond import Cond, Embeddings, Encode, encoders_hash
 from rdt.models.pipeline import declared, read_component
 from rdt.policy import Setup
@@ -105,5 +105,4 @@ def _pipeline(kind: Any, text: Text, network: nn.Module, setup: Setup) -> Pipeli
 
 def _fastest() -> torch.device:
     """Return this process's GPU, which still has room when encoders are loaded, or the host."""
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", ranks.here().local) if torch.cuda.is_available() else torch.device("cpu")

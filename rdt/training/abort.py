@@ -1,5 +1,7 @@
-"""How a run ends before it is done: SIGTERM and exhausted memory become one line that says what to do next."""
+"""How a run ends before it is done: signals, exhausted memory and a full disk become one line that says what to do."""
 
+import errno
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,22 +14,54 @@ import torch
 from rdt.errors import Terminated, UsageError
 from rdt.training import folder
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # a scheduler's time limit, a lost terminal, its warning
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = (  # in errors that are no OSError, of safetensors and torch
+    "No space left on device", "Disk quota exceeded", "file write failed", "failed writing file", "unexpected pos",
+)  # fmt: skip
+
 
 @contextmanager
-def stop_on_sigterm(out: Path) -> Iterator[None]:
-    """Raise Terminated on SIGTERM. Inside the training loop the `Checkpoints` callback handles it instead."""
+def stop_on_signals(out: Path) -> Iterator[None]:
+    """Raise Terminated on any of SIGNALS. Inside the training loop the `Checkpoints` callback handles them instead."""
 
-    def stop(*_: Any) -> None:
-        raise Terminated(f"stopped by SIGTERM; newest checkpoint: {folder.newest_checkpoint(out) or 'none'}")
+    def stop(number: int, _: Any) -> None:
+        newest = folder.newest_checkpoint(out) or "none"
+        raise Terminated(f"stopped by {signal.Signals(number).name}; newest checkpoint: {newest}")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def explain_full_disk(out: Path) -> Iterator[None]:
+    """Turn the errors of a full disk into one line with the folder and what to do."""
+    try:
+        yield
+    except Exception as error:  # safetensors and torch have types of their own
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not full and not any(words in str(error) for words in FULL_WORDS):
+            raise
+        raise UsageError(_full_disk(out)) from None
+
+
+def _full_disk(out: Path) -> str:
+    """Return the line about a full disk."""
+    newest = folder.newest_checkpoint(out)
+    wanted = sum(file.stat().st_size for file in newest.iterdir()) if newest else 0
+    size = f" (a checkpoint takes {wanted / 1e6:.3g} MB)" if newest else ""
+    free = f"{shutil.disk_usage(out).free / 1e6:.3g} MB free" if out.is_dir() else "it could not be made"
+    return (
+        f"output_dir={out}: no space is left on its disk, {free}{size}; make room and start again with the same"
+        f" output_dir to continue; newest checkpoint: {newest or 'none'}"
+    )
 
 
 @contextmanager

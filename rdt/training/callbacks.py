@@ -1,5 +1,6 @@
 """Lightning callbacks of a run: checkpoints that count iterations, evaluation during training, the progress bar."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Mapping
@@ -8,41 +9,49 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import DictConfig
 
 from rdt import files
-from rdt.errors import Terminated
+from rdt.errors import Terminated, UsageError
 from rdt.evaluation import Evaluator
 from rdt.methods.base import Diverged, Method
 from rdt.policy import Denoiser
 from rdt.stream import Batch
-from rdt.training import folder
+from rdt.training import digests, folder
+from rdt.training.abort import SIGNALS
 from rdt.training.loggers import Metrics
 
 KEPT = 2  # checkpoints in a run's folder: the newest ones
 
 
 class Checkpoints(L.Callback):
-    """Saves `checkpoints/<iteration>/` every `every` iterations, at the end, and on SIGTERM or Ctrl-C.
+    """Saves `checkpoints/<iteration>/` every so many iterations, at the end, and on a signal or Ctrl-C.
 
     Training ends after the last iteration, or after the first at which `max_passes` network passes are spent.
     Lightning logs an iteration's metrics only after the hook that saves its checkpoint. The checkpoint is therefore
-    written under a `.partial` name and renamed once those metrics are on disk.
+    written under a `.partial` name and renamed once those metrics are on disk, with a copy of them and its digests.
     """
 
-    def __init__(self, out: Path, every: int, max_passes: int | None) -> None:
-        self.out, self.every, self.max_passes = out, every, max_passes
+    def __init__(self, cfg: DictConfig, out: Path) -> None:
+        self.cfg, self.out = cfg, out
+        self.every, self.max_passes = cfg.trainer.checkpoint_every, cfg.max_passes
         self.partial: Path | None = None  # the checkpoint that waits for its metrics
         self.signal = ""  # the name of the signal that this rank received
         self.stopping = False  # some rank received a signal; the same on all ranks
 
     def on_train_start(self, trainer: L.Trainer, method: L.LightningModule) -> None:
-        """Drop the logged rows of iterations that run again, and catch signals; Lightning restores their handlers."""
+        """Drop the logged rows of iterations that run again, and catch signals; Lightning restores their handlers.
+
+        UsageError if the ranks continue from different checkpoints.
+        """
+        if trainer.strategy.broadcast(method.iteration) != method.iteration:
+            raise UsageError(f"output_dir={self.out} is not the same folder on all machines; take a shared one")
         for logger in trainer.loggers:
             if isinstance(logger, Metrics):
                 logger.drop_from(method.iteration)
         trainer.should_stop = self.is_over(trainer, method)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*SIGNALS, signal.SIGINT):
                 signal.signal(number, self.receive)
 
     def receive(self, number: int, _: Any) -> None:
@@ -75,8 +84,14 @@ class Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer, method: Method) -> None:
         """Write the checkpoint under its `.partial` name; a collective that all ranks must call."""
         self.partial = self.out / "checkpoints" / f"{method.iteration:06d}.partial"
-        self.partial.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(self.partial / "run.ckpt", weights_only=False)
+        if trainer.is_global_zero:
+            folder.keep(self.cfg, self.out)
+            self.partial.mkdir(parents=True, exist_ok=True)
+        try:
+            trainer.save_checkpoint(self.partial / digests.STATE, weights_only=False)
+        except BaseException:
+            shutil.rmtree(self.partial, ignore_errors=True)  # of a full disk
+            raise
 
     def complete(self, trainer: L.Trainer) -> None:
         """Write the metrics, then give the waiting checkpoint its name; Terminated if the run was stopped."""
@@ -86,6 +101,7 @@ class Checkpoints(L.Callback):
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero:
+            self.seal(partial, int(final.name))
             files.replace(partial, final)
             for old in folder.checkpoints(self.out)[:-KEPT]:
                 files.remove(old)
@@ -95,6 +111,13 @@ class Checkpoints(L.Callback):
                 f"stopped by {self.signal or 'a signal'} after iteration {int(final.name)}; saved {final};"
                 f" start again with output_dir={self.out} to continue"
             )
+
+    def seal(self, partial: Path, iteration: int) -> None:
+        """Copy the metrics into a checkpoint, and write its digests."""
+        metrics = self.out / digests.METRICS
+        if metrics.is_file():
+            shutil.copyfile(metrics, partial / digests.METRICS)
+        digests.seal(partial, iteration, digests.identity(self.cfg))
 
     def on_save_checkpoint(self, trainer: L.Trainer, method: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mark the batch as not the last one, so that a run with more iterations can continue from here."""

@@ -9,6 +9,7 @@ from rdt import files
 from rdt.policy import Policy
 from rdt.report.tables import card_table
 from rdt.result import Result
+from rdt.training import digests
 from rdt.weights import failure, hub_reason
 
 CARD = """---
@@ -45,6 +46,7 @@ def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> No
     samples = out / "samples"
     with files.replacing(out / "lora") as unfinished:
         policy.save_lora(unfinished)
+        digests.seal_lora(unfinished)
         OmegaConf.save(cfg, unfinished / "config.yaml", resolve=True)
         for name in ("base", "tuned"):
             shutil.copyfile(samples / f"{name}.png", unfinished / f"{name}.png")

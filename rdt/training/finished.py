@@ -10,6 +10,8 @@ from rdt import result
 from rdt.config.curve import points
 from rdt.errors import UsageError
 from rdt.result import Result
+from rdt.training import digests
+from rdt.training.folder import read_config
 
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
@@ -29,6 +31,7 @@ class FinishedRun:
     folder: Path
     cfg: DictConfig  # resolved
     result: Result
+    digest: str  # of the adapter, as its run wrote it
 
     def experiment(self) -> "Experiment":
         """Return the run's objects with the trained adapter in place, on the GPU if there is one."""
@@ -39,6 +42,8 @@ class FinishedRun:
         from rdt.training.silence import silence_libraries
 
         silence_libraries()
+        if digests.sha256(self.folder / LORA) != self.digest:
+            raise UsageError(f"{self.folder / LORA} is damaged: it is not what its run wrote; start the run again")
         experiment = Experiment(self.cfg)
         weights = read_lora(self.folder / LORA)
         try:
@@ -59,12 +64,19 @@ def read_finished(run: Any, guidance: DictConfig | None) -> FinishedRun:
     for name, meaning in NEEDED.items():
         if not (folder / name).is_file():
             raise UsageError(f"run={folder} has no {name}: {meaning}")
-    return FinishedRun(folder, _config(folder / "config.yaml", guidance), _result(folder))
+    return FinishedRun(folder, _config(folder / "config.yaml", guidance), _result(folder), _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return digests.lora_digest(folder / LORA)
+    except ValueError as error:
+        raise UsageError(f"{error}; start the run again to write it") from None
 
 
 def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
-    cfg = OmegaConf.load(file)
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+    cfg = read_config(file)
+    if "model" not in cfg:
         raise UsageError(f"{file} is not the config of a run")
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))

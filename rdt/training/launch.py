@@ -1,61 +1,83 @@
 """Run a resolved config: build its parts, train, evaluate, and record.
 
 `launch` does that in this process for one device, otherwise in one process per device, each of which is
-`python -m rdt.training.launch resolved.yaml`.
+`python -m rdt.training.launch resolved.yaml <process id of the launcher> <checkpoint>`.
 """
 
 import math
-import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import ranks
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
 from rdt.prompts import notices
 from rdt.stream import PromptData
-from rdt.training import folder, processes, record
-from rdt.training.abort import explain_out_of_memory, stop_on_sigterm
+from rdt.training import folder, lock, processes, record
+from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
 from rdt.training.callbacks import Checkpoints, Progress, SmallEvaluations
+from rdt.training.checkpoint_reader import CheckpointReader
 from rdt.training.constraint_callback import ConstraintWatch
 from rdt.training.constraints import constraints_of
+from rdt.training.environment import LaunchedEnvironment
 from rdt.training.experiment import Experiment, Guided
-from rdt.training.loggers import loggers
+from rdt.training.loggers import kept_rows, loggers
 from rdt.training.silence import silence_libraries
 from rdt.training.wandb_summary import conclude
 
 
-def launch(cfg: DictConfig) -> None:
-    """Run the config on its devices; UsageError with the reason if a process of it fails."""
-    if cfg.devices * cfg.num_nodes == 1 or "LOCAL_RANK" in os.environ:
-        work(cfg)
-    else:
-        processes.start_per_device(cfg, "rdt.training.launch")
+def launch(cfg: DictConfig) -> bool:
+    """Run the config on its devices and return whether rank 0 ran on this machine.
+
+    UsageError with the reason if a process of it fails.
+    """
+    start = folder.resumed_from(cfg, Path(cfg.output_dir))
+    if cfg.devices * cfg.num_nodes == 1:
+        work_from(cfg, start)
+        return True
+    return processes.start_per_device(cfg, "rdt.training.launch", str(start or ""))
 
 
 def work(cfg: DictConfig) -> None:
-    """Build, train, evaluate and record, as one process of a run; rank 0 does the writing."""
+    """Run the config in this process."""
+    work_from(cfg, folder.resumed_from(cfg, Path(cfg.output_dir)))
+
+
+def work_from(cfg: DictConfig, start: Path | None) -> None:
+    """Build, train from a checkpoint file, evaluate and record, as one process of a run; rank 0 does the writing."""
     silence_libraries()
-    out = Path(cfg.output_dir)
-    with stop_on_sigterm(out), explain_out_of_memory():
+    out, first = Path(cfg.output_dir), ranks.here().rank == 0
+    with stop_on_signals(out), explain_out_of_memory(), explain_full_disk(out):
         parts = build(cfg)
-        if int(os.environ.get("RANK", 0)) == 0:
-            folder.begin(cfg, out)
-            for line in notices(parts.experiment.prompt_counts):
-                print(line, flush=True)
-        trainer = make_trainer(parts, out)
-        trainer.fit(parts.method, parts.data, ckpt_path=folder.resumed_from(cfg, out), weights_only=True)
-        cost = record.training_cost(parts.method, trainer.world_size)  # before evaluation adds to it
-        evaluations = evaluate(parts, trainer)
-        if trainer.is_global_zero:
-            record.write_record(parts.experiment, parts.curve, evaluations, cost, out)
-            conclude(trainer.loggers, cfg, out)
+        # the launcher holds the lock of a run on one machine
+        with lock.held("output_dir", out) if first and cfg.num_nodes > 1 else nullcontext():
+            if first:
+                folder.begin(cfg, out)
+                for line in notices(parts.experiment.prompt_counts):
+                    print(line, flush=True)
+            train_and_record(parts, out, start)
+
+
+def train_and_record(parts: "RunParts", out: Path, start: Path | None) -> None:
+    """Train from a checkpoint file, evaluate, and record; a collective that all ranks must call."""
+    cfg, trainer = parts.experiment.cfg, make_trainer(parts, out, start)
+    parts.method.folder = out
+    trainer.fit(parts.method, parts.data, ckpt_path=start, weights_only=True)
+    cost = record.training_cost(parts.method, trainer.world_size)  # before evaluation adds to it
+    evaluations = evaluate(parts, trainer)
+    if trainer.is_global_zero:
+        folder.keep(cfg, out)
+        record.write_record(parts.experiment, parts.curve, evaluations, cost, out)
+        conclude(trainer.loggers, cfg, out)
 
 
 @dataclass(frozen=True)
@@ -91,17 +113,18 @@ def check_rollouts(cfg: DictConfig, method: Method) -> None:
         )
 
 
-def make_trainer(parts: RunParts, out: Path) -> L.Trainer:
-    """Return Lightning's trainer with rdt's checkpoints, evaluations, loggers and progress bar."""
-    cfg = parts.experiment.cfg
-    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
+def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
+    """Return Lightning's trainer with rdt's ranks, checkpoints, evaluations, loggers and progress bar."""
+    cfg, distributed = parts.experiment.cfg, ranks.here().world > 1
+    trained = {name: weight.shape for name, weight in parts.method.named_parameters() if weight.requires_grad}
     return L.Trainer(
         accelerator="auto",
         devices=cfg.devices if distributed or not torch.cuda.is_available() else 1,
         num_nodes=cfg.num_nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if distributed else "auto",
         max_epochs=1,
-        logger=loggers(cfg, out),
+        plugins=[LaunchedEnvironment(), CheckpointReader(trained)],
+        logger=loggers(cfg, out, kept_rows(out, start)),
         callbacks=make_callbacks(parts, out),
         log_every_n_steps=cfg.trainer.log_every,
         enable_checkpointing=False,
@@ -117,8 +140,7 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
     evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
     watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
-    checkpoints = Checkpoints(out, cfg.trainer.checkpoint_every, cfg.max_passes)
-    return [evaluations, *watch, checkpoints, Progress(evaluations, cfg.reward.name)]
+    return [evaluations, *watch, Checkpoints(cfg, out), Progress(evaluations, cfg.reward.name)]
 
 
 def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
@@ -136,8 +158,12 @@ def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
 
 def main() -> int:
     """Run one process of a run; return exit status 0, which it gets only if everything was written."""
+    config, launcher, start = sys.argv[1:]
+    processes.take_place(int(launcher))
     with processes.reporting():
-        work(OmegaConf.load(sys.argv[1]))
+        work_from(OmegaConf.load(config), Path(start) if start else None)
+        if dist.is_initialized():
+            dist.destroy_process_group()  # its threads would abort the interpreter's exit
     return 0
 
 

@@ -1,7 +1,7 @@
 """What is logged while training: metrics.csv always, and W&B unless another logger was chosen."""
 
 import csv
-import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from rdt import files
+from rdt import files, ranks
+from rdt.errors import UsageError
+from rdt.training.digests import METRICS
 from rdt.wandb import start_from_config
 
 SAVED_EVERY = 10  # rows of metrics.csv
+Rows = dict[int, dict[str, Any]]  # by iteration
 
 
 class Metrics(Logger):
@@ -21,14 +24,9 @@ class Metrics(Logger):
 
     name, version = "metrics", ""  # Lightning requires both
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Rows) -> None:
         super().__init__()
-        self.file = folder / "metrics.csv"
-        self.rows: dict[int, dict[str, Any]] = {}  # by iteration
-        if self.file.exists():
-            with self.file.open(encoding="utf-8", newline="") as stream:
-                rows = list(csv.DictReader(stream))
-            self.rows = {int(row["iteration"]): {k: v for k, v in row.items() if v} for row in rows}
+        self.file, self.rows = folder / METRICS, dict(rows)
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -47,6 +45,7 @@ class Metrics(Logger):
     @rank_zero_only
     def save(self) -> None:
         columns = dict.fromkeys(name for row in self.rows.values() for name in row if name != "epoch")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(self.file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, list(columns), extrasaction="ignore")
             writer.writeheader()
@@ -66,9 +65,45 @@ class Board(WandbLogger):
         self.experiment.log(values if step is None else values | {"iteration": step})
 
 
-def loggers(cfg: DictConfig, out: Path) -> list[Logger]:
+def read_rows(file: Path) -> Rows:
+    """Return the rows of a metrics.csv; UsageError, naming the file, if it is damaged."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        return {int(row["iteration"]): {k: v for k, v in row.items() if v} for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"{file} is damaged: {type(error).__name__} {error}") from None
+
+
+def kept_rows(out: Path, start: Path | None) -> Rows:
+    """Return the rows that a run which starts at checkpoint file `start` continues; {} if it starts from nothing.
+
+    A checkpoint in the run's own folder holds them; metrics.csv is compared with it, and a line says if it differs.
+    """
+    file = out / METRICS
+    if start is None or (not file.is_file() and not _is_own(out, start)):
+        return {}
+    if not _is_own(out, start):
+        return read_rows(file)
+    kept = read_rows(start.with_name(METRICS))
+    try:
+        found = read_rows(file)
+    except (UsageError, OSError):
+        found = {}
+    if any(found.get(step) != row for step, row in kept.items()) and ranks.here().rank == 0:
+        print(f"warning: {file} was damaged or missing; its rows are restored from {start.parent}", file=sys.stderr)
+    return kept
+
+
+def _is_own(out: Path, start: Path) -> bool:
+    """Return whether a checkpoint file lies in the run's folder, with metrics beside it."""
+    own = start.absolute().parents[1] == out.absolute() / "checkpoints"
+    return own and start.with_name(METRICS).is_file()
+
+
+def loggers(cfg: DictConfig, out: Path, rows: Rows) -> list[Logger]:
     """Return the run's loggers; a resumed run continues its W&B run, whose id is kept in the output folder."""
-    found: list[Logger] = [Metrics(out)]
-    if cfg.logger.wandb is not None and int(os.environ.get("RANK", 0)) == 0:
+    found: list[Logger] = [Metrics(out, rows)]
+    if cfg.logger.wandb is not None and ranks.here().rank == 0:
         found.append(Board(experiment=start_from_config(cfg, out, "train")))
     return found

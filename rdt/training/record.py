@@ -4,7 +4,8 @@ import fcntl
 import os
 import resource
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rdt import files, result
+from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
 from rdt.result import BASE, Point, Result, measured, sample_names
-from rdt.training import card
+from rdt.training import card, digests
 from rdt.training.experiment import Experiment, Guided
+from rdt.training.finished import LORA
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
@@ -38,7 +41,8 @@ def write_record(
     save_samples(out, protocol.prompts, dict(zip(names, evaluations.values(), strict=True)))
     found = result_of(experiment, base, points, dict(cost) | {"seconds": experiment.method.seconds})
     card.write_lora(experiment.policy, experiment.cfg, found, out)
-    result.write(found, out)
+    with _exclusive(out):
+        result.write(found, out)
     print(cost_line(found.compute))
 
 
@@ -68,18 +72,32 @@ def result_of(experiment: Experiment, base: Point, points: tuple[Point, ...], co
     )
 
 
-def add_points(folder: Path, new: Sequence[Point]) -> Result:
-    """Add points to a run's result.json and return the new result; several processes may do so at once."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def add_points(folder: Path, new: Sequence[Point], lora: str) -> Result:
+    """Add points of the adapter with digest `lora` to a run's result.json and return the new result.
+
+    Several processes may do so at once. UsageError if the run has written another adapter meanwhile.
+    """
+    with _exclusive(folder):
         found = result.read(folder)
+        if digests.lora_digest(folder / LORA) != lora:
+            raise UsageError(
+                f"run={folder} was trained further during this evaluation, which is not kept; run it again"
+            )
         for one in new:
             found = found.with_point(one)
         result.write(found, folder)
         return found
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Wait for, then hold the right to change result.json; it is apart from the lock of a run, which takes hours."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def fingerprint(*modules: nn.Module) -> str:

@@ -1,13 +1,17 @@
 """Sweeps: a multirun continues where the same command was interrupted, and ends with a report over its jobs."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from rdt.errors import UsageError, flat
+from rdt.errors import UsageError, flat, one_line
+from rdt.training import lock
+from rdt.training.folder import read_config
 
 FINISHED = "finished"  # an empty file in the folder of a sweep whose jobs all succeeded
 SWEEP_DIR = "hydra.sweep.dir="
@@ -17,17 +21,25 @@ class SweepReport(Callback):
     """Chooses the folder of a sweep before its jobs start, and draws the report when all of them have ended."""
 
     folder: Path | None = None
+    locks = ExitStack()  # holds the lock of the sweep's folder until the report is drawn
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Fix the sweep's folder as an override for every job, since its default name depends on each job's method."""
-        if not any(override.startswith(SWEEP_DIR) for override in config.hydra.overrides.hydra):
-            older = interrupted(config.hydra)
-            if older is not None:
-                print(f"continues {older}", flush=True)
+        """Fix the sweep's folder as an override for every job, since its default name depends on each job's method.
+
+        The folder is locked; Hydra would turn an error into a warning, so it ends the command here.
+        """
+        named = any(override.startswith(SWEEP_DIR) for override in config.hydra.overrides.hydra)
+        older = None if named else interrupted(config.hydra)
+        if older is not None:
+            print(f"continues {older}", flush=True)
+        with one_line():
+            where = older or Path(config.hydra.sweep.dir)
+            found = self.locks.enter_context(lock.held("hydra.sweep.dir", where, fresh=not named and older is None))
+        if not named:
             with open_dict(config):
-                config.hydra.sweep.dir = str(older or config.hydra.sweep.dir)
-                config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{SWEEP_DIR}{config.hydra.sweep.dir}"]
-        SweepReport.folder = Path(config.hydra.sweep.dir)
+                config.hydra.sweep.dir = str(found)
+                config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{SWEEP_DIR}{found}"]
+        SweepReport.folder = found
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Mark the sweep as finished; Hydra calls this only if no job failed."""
@@ -36,6 +48,11 @@ class SweepReport(Callback):
     @staticmethod
     def draw() -> None:
         """Draw the report over the sweep's jobs, if any has a result; log it to W&B too if a job logged there."""
+        with SweepReport.locks:
+            SweepReport._draw()
+
+    @staticmethod
+    def _draw() -> None:
         folder = SweepReport.folder
         if folder is None or not any(folder.rglob("result.json")):
             return
@@ -48,12 +65,23 @@ class SweepReport(Callback):
 
 
 def interrupted(hydra_config: DictConfig) -> Path | None:
-    """Return the newest unfinished sweep of the same overrides, among those beside the new one, or None."""
+    """Return the newest unfinished sweep of the same overrides, among those beside the new one, or None.
+
+    A sweep that is running is left alone, and so is one whose record cannot be read.
+    """
     typed = _typed(hydra_config)
     for file in sorted(Path(hydra_config.sweep.dir).parents[1].glob("*/*/multirun.yaml"), reverse=True):
-        if not (file.parent / FINISHED).exists() and _typed(OmegaConf.load(file).hydra) == typed:
+        if not (file.parent / FINISHED).exists() and _recorded(file) == typed and not lock.holder(file.parent):
             return file.parent
     return None
+
+
+def _recorded(file: Path) -> tuple[list[str], list[str]] | None:
+    """Return the overrides in a multirun.yaml; None if it is damaged."""
+    try:
+        return _typed(read_config(file).hydra)
+    except (UsageError, OmegaConfBaseException):
+        return None
 
 
 def _typed(hydra_config: DictConfig) -> tuple[list[str], list[str]]:

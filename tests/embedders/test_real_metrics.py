@@ -158,13 +158,14 @@ def test_a_run_records_the_metrics_and_evaluate_gives_the_same(folders, tmp_path
 
 
 def test_features_of_all_ranks_are_gathered_in_prompt_order():
-    from rdt.evaluation import Features
+    from rdt.evaluation import Measured
 
     rows = torch.arange(24.0).view(4, 3, 2)
-    gathered = Features()
+    gathered = Measured(1)
     for index in (2, 0, 3, 1):
-        gathered.update(index, rows[index])
-    assert gathered.compute().equal(rows.flatten(0, 1))
+        gathered.add(index, {}, [rows[index]])
+    (features,) = gathered.all_features(rows.device)
+    assert features.equal(rows.flatten(0, 1))
 
 
 def on_rank(rank, folders, store, queue):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rdt.methods.bbo import BBO
+from rdt.methods.journal import Journal
 from rdt.rewards.base import Reward
 from rdt.rewards.surrogate import BudgetedOracle, BudgetExceeded
 from rdt.rollout import Sampling
@@ -87,6 +90,56 @@ def test_a_call_beyond_the_budget_is_refused_before_it_is_made() -> None:
     with pytest.raises(BudgetExceeded, match=r"^2 calls exceed the 1 left of method\.budget=3$"):
         oracle(torch.rand(2, 3, 4, 4), PROMPT * 2)
     assert (oracle.calls, oracle.left, len(inside.images)) == (2, 1, 2)
+
+
+class Mortal(Oracle):
+    """An oracle whose process dies in its n-th call, before or after it has counted the images."""
+
+    def __init__(self, last: int, answers: bool) -> None:
+        super().__init__()
+        self.last, self.answers = last, answers
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        if len(self.with_gradient) == self.last and not self.answers:
+            raise KeyboardInterrupt
+        found = super().forward(images, prompts)
+        if len(self.with_gradient) > self.last:
+            raise KeyboardInterrupt
+        return found
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_the_budget_holds_over_kills_and_answers_are_not_called_for_twice(tmp_path: Path, answers: bool) -> None:
+    """Each try is killed in its second batch; every image that was charged counts, whether the oracle saw it or not."""
+    seen: list[Tensor] = []
+    for last in (1, 1, 0):
+        oracle = Mortal(last, answers)
+        method = bbo(oracle, queries=[4, 4], budget=8, query_batch_size=1)
+        method.folder = tmp_path
+        with suppress(KeyboardInterrupt, SystemExit):
+            tiny_policy.fit(method, 1)
+        seen += oracle.images
+    assert len(seen) <= 4 and not any(a.equal(b) for a, b in itertools.combinations(seen, 2))
+    journal = Journal(tmp_path / "oracle")
+    assert len(journal.charged) == 4 and len(journal.scores) == 4 - 3 + (last == 1)
+
+
+def test_a_run_that_was_killed_between_two_batches_has_the_answers_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = bbo(query_batch_size=2)
+    tiny_policy.fit(whole, 3)
+    first = Journal(tmp_path / "oracle")
+    first.charge(0, [0, 1])
+    first.answer(0, [0, 1], whole.answers[0].scores[:2].tolist())
+    with first.file.open("ab") as stream:  # type: ignore[union-attr]
+        stream.write(b'\n{"round": 0, "ro')  # the line in which it was killed
+    oracle = Oracle()
+    method = bbo(oracle, query_batch_size=2)
+    method.folder = tmp_path
+    tiny_policy.fit(method, 3)
+    assert len(oracle.images) == 8 - 2 and method.oracle.calls == 8
+    for a, b in zip(whole.answers, method.answers, strict=True):
+        assert a.phi.equal(b.phi) and a.scores.equal(b.scores)
+    assert all(a.equal(b) for a, b in zip(whole.trained, method.trained, strict=True))
 
 
 @pytest.mark.parametrize("differentiable", [False, True])

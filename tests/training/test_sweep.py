@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rdt import result
+from rdt.training import lock
 from rdt.training.launch import work
 from rdt.training.sweep import FINISHED, interrupted
 from worlds.smallest_run import OVERRIDES, minimal
@@ -36,7 +37,11 @@ def test_the_newest_unfinished_sweep_of_the_same_command_is_found(tmp_path):
     begun(tmp_path, "2026-01-04/a", ["seed=0,1"], ["hydra/launcher=joblib"])
     now = hydra_config(tmp_path / "2026-01-05" / "b", ["seed=0,1"])
     assert interrupted(now) == newest
+    with lock.held("hydra.sweep.dir", newest):  # it is running
+        assert interrupted(now) == tmp_path / "2026-01-01" / "a"
     (newest / FINISHED).touch()
+    assert interrupted(now) == tmp_path / "2026-01-01" / "a"
+    (tmp_path / "2026-01-03" / "a" / "multirun.yaml").write_text("a: [")
     assert interrupted(now) == tmp_path / "2026-01-01" / "a"
     assert interrupted(hydra_config(tmp_path / "2026-01-05" / "b", ["seed=3"])) is None
 
@@ -74,3 +79,19 @@ def test_a_killed_sweep_continues_and_runs_no_job_twice(tmp_path):
     work(minimal(tmp_path / "alone", "logger=csv", "method.lr=0.02", "method.replay_ratio=2"))
     last, alone = result.read(where / "2"), result.read(tmp_path / "alone")
     assert last.points == alone.points and last.base == alone.base
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_whole_sweep_and_its_command_continues_it(tmp_path):
+    arguments = ("seed=0,1,2", "method.replay_ratio=2", "iterations=6", "trainer.checkpoint_every=1")
+    stopped = sweep(tmp_path, *arguments)
+    while not list(tmp_path.glob("multirun/*/*/1/checkpoints/000001")):
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGTERM)
+    out, err = stopped.communicate()
+    (where,) = tmp_path.glob("multirun/*/*")
+    assert stopped.returncode == 1 and err.count("error: ") == 1 and "its command continues it" in err, err
+    assert not (where / "2").exists() and not (where / "1" / "error.txt").exists()
+    out, err = sweep(tmp_path, *arguments).communicate()
+    assert "continues" in out and f"finished {where / '0'}" in out and (where / FINISHED).exists(), err
