@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import UsageError, flat, one_line
+from rdt.text import make_streams_safe
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -66,6 +67,7 @@ def command_errors() -> Iterator[None]:
 @contextmanager
 def job_errors(hydra_config: Any) -> Iterator[None]:
     """Report the errors of a job in one line if it is the whole command; a sweep handles them itself."""
+    make_streams_safe()  # also in a job that a launcher runs in a process of its own
     with nullcontext() if in_sweep(hydra_config) else one_line(), hydra_errors():
         yield
 
