@@ -3,6 +3,7 @@
 `guidance=aig guidance.curve=[1,2,4]` draws one block of images per value beside the base's.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -73,6 +74,8 @@ def as_typed(argument: str) -> str:
     key, _, text = argument.partition("=")
     if key != "prompt" or QUOTED.fullmatch(text):
         return argument
+    if lone_surrogate(text):  # the locale's encoding is not that of the terminal
+        text = os.fsencode(text).decode("utf-8", "surrogateescape")
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # ${...} is text, and no reference to another key
     return f"prompt={QuotedString(text, Quote.single).with_quotes()}"
 

@@ -12,7 +12,7 @@ BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM
         codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 # the longer marks first: that of UTF-16 begins the one of UTF-32
 JOINERS = "\u200c\u200d"  # they have no width of their own, and scripts and emoji need them
-PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "Δ": "d", "•": "*", "·": ".", "…": "...",
+PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "~", "×": "x", "Δ": "d", "•": "*", "·": ".", "…": "...",
                        "→": "->", "“": '"', "”": '"', "‘": "'", "’": "'", "●": "*", "○": "o"})  # fmt: skip
 FORMULA = re.compile(r"[\s\x00-\x1f]*[=+\-@]|[\t\r\n]")  # what makes a spreadsheet calculate a cell
 LINE = re.compile(r"\r\n|\r|\n")
