@@ -39,14 +39,12 @@ def test_quotation_marks_around_the_whole_prompt_are_those_of_hydra():
 
 def test_pictures_have_different_names_if_anything_that_decides_them_differs():
     long = "a very long prompt " * 9
+    guidances = [], ["guidance=aig"], ["guidance=aig", "guidance.power=3"]
+    configs = [composed("sample", *guidance) for guidance in guidances]
+    prompts = ("猫", "犬", "a b", "a-b", f"{long}1", f"{long}2")
     names = {
-        file_name(composed("sample", as_typed(f"prompt={prompt}"), f"seed={seed}", f"n={n}", *guidance))
-        for prompt, seed, n, guidance in product(
-            ("猫", "犬", "a b", "a-b", f"{long}1", f"{long}2"),
-            (0, 1),
-            (4, 16),
-            ([], ["guidance=aig"], ["guidance=aig", "guidance.power=3"]),
-        )
+        file_name(OmegaConf.merge(cfg, {"prompt": prompt, "seed": seed, "n": n}))
+        for cfg, prompt, seed, n in product(configs, prompts, (0, 1), (4, 16))
     }
     assert len(names) == 6 * 2 * 2 * 3 and max(map(len, names)) < 100
 

@@ -10,14 +10,7 @@ from typing import Any
 from rdt.study.page import VERSION
 from rdt.text import NAME, printable, read_json
 
-DAMAGED = (
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-)  # of a file that is not as written
+DAMAGED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)  # what a wrong file causes
 ANSWERS = ("left", "tie", "right")
 
 
