@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rdt.text import folded, make_streams_safe
+
+LONGEST = 2000  # characters of an error line
+
 
 class UsageError(ValueError):
     """Says that a value or a file which the user gave cannot be used."""
@@ -32,6 +36,7 @@ def to_stderr(line: str) -> None:
 @contextmanager
 def one_line(report: Callable[[str], None] = to_stderr) -> Iterator[None]:
     """Report a foreseen error as one line, by default on stderr, and exit with status 1."""
+    make_streams_safe()
     try:
         yield
     except FORESEEN as error:
@@ -45,8 +50,8 @@ def one_line(report: Callable[[str], None] = to_stderr) -> Iterator[None]:
 
 
 def flat(error: BaseException) -> str:
-    """Return an error's message on one line."""
+    """Return an error's message on one line, without control characters."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.strerror}: {error.filename}"
-    return " ".join(message.split()) or type(error).__name__
+    return folded(message, LONGEST) or type(error).__name__

@@ -3,39 +3,59 @@
 Commands read prompt files before torch is loaded, so nothing here imports it; `rdt.stream` holds what needs torch.
 """
 
-import json
+import csv
+import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rdt import files
+from rdt.text import folded, lines_of, lone_surrogate, parse_json, read_json, read_text
 from rdt.weights import first_line, locate
 
 LISTS = Path(__file__).parent / "prompt_lists"
 CURE = "give a text file, one prompt per line"
+ROWS = "prompts.json"  # beside pictures of samples: the prompts of their rows
 
 
 def from_file(*, path: str, key: str | None = None) -> list[str]:
     """Return the prompts of a file or of dataset:<owner>/<name>[@revision]:<file>, each once, in order.
 
-    The ending decides how it is read: .jsonl (one object per line), .json (a list) and .parquet give the column `key`,
-    every other file one prompt per line. ValueError or FileNotFoundError, naming the file, if it has no prompts.
+    The ending decides how it is read: .jsonl (one object per line), .json (a list), .csv and .tsv (with a header) and
+    .parquet give the column `key`, every other file one prompt per line. ValueError or FileNotFoundError, naming the
+    file, if it has no prompts.
     """
     file = locate(path) if path.startswith("dataset:") else Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {CURE}")
-    if key is not None and file.suffix not in READERS:
-        raise ValueError(f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns")
+        raise FileNotFoundError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; {CURE}")
+    suffix, key = file.suffix.lower(), None if key is None else str(key)
+    if key is not None and suffix not in READERS:
+        raise ValueError(
+            f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns"
+            " (prompts.train_key and prompts.held_out_key give each of two files its own key, null for none)"
+        )
     try:
-        found = READERS.get(file.suffix, _lines)(file, key)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; {CURE}") from None
+        prompts = [_whole(place, text.strip()) for place, text in READERS.get(suffix, _lines)(file, key)]
     except ValueError as error:
-        raise ValueError(f"{path}{error}") from None
-    prompts = [prompt.strip() for prompt in found if prompt.strip()]
+        raise ValueError(f"{path} {str(error).removeprefix(f'{file} ')}") from None
+    prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise ValueError(f"{path} is empty; {CURE}")
     return list(dict.fromkeys(prompts))
+
+
+def write_rows(folder: Path, prompts: Sequence[str]) -> None:
+    """Write the prompts of the rows of pictures beside them, as JSON, since a prompt may have several lines."""
+    files.write_json(folder / ROWS, list(prompts))
+
+
+def read_rows(folder: Path) -> tuple[str, ...]:
+    """Return the prompts of the rows of pictures; ValueError or OSError, naming the file, if they cannot be read."""
+    rows = read_json(folder / ROWS)
+    if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
+        raise ValueError(f"{folder / ROWS} is not a list of texts")
+    return tuple(rows)
 
 
 def packaged(*, name: str) -> list[str]:
@@ -84,48 +104,103 @@ def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     ]
 
 
-def _lines(file: Path, key: str | None) -> list[str]:
-    return file.read_text(encoding="utf-8").split("\n")
+Texts = Iterator[tuple[str, str]]  # where in the file, and the text there
 
 
-def _jsonl(file: Path, key: str | None) -> list[str]:
-    prompts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+def _lines(file: Path, key: str | None) -> Texts:
+    for number, line in enumerate(lines_of(read_text(file)), start=1):
+        yield f"line {number}", line
+
+
+def _jsonl(file: Path, key: str | None) -> Texts:
+    for number, line in enumerate(lines_of(read_text(file)), start=1):
         if line.strip():
-            prompts.append(_prompt(_parsed(line, f" line {number}"), key, f" line {number}"))
-    return prompts
+            yield f"line {number}", _prompt(_parsed(line, f"line {number}"), key, f"line {number}")
 
 
-def _json(file: Path, key: str | None) -> list[str]:
-    entries = _parsed(file.read_text(encoding="utf-8"), "")
+def _json(file: Path, key: str | None) -> Texts:
+    entries = parse_json(read_text(file))
     if not isinstance(entries, list):
-        raise ValueError(f" holds {type(entries).__name__}, expected a list")
-    return [_prompt(entry, key, f" entry {number}") for number, entry in enumerate(entries, start=1)]
+        raise ValueError(f"holds {type(entries).__name__}, expected a list")
+    for number, entry in enumerate(entries, start=1):
+        yield f"entry {number}", _prompt(entry, key, f"entry {number}")
 
 
-def _parquet(file: Path, key: str | None) -> list[str]:
+def _csv(file: Path, key: str | None) -> Texts:
+    yield from _column(_rows(read_text(file), delimiter=","), key)
+
+
+def _tsv(file: Path, key: str | None) -> Texts:
+    """Yield a column; quotation marks that do not enclose whole fields are part of the text, as in "Hi" she said."""
+    text = read_text(file)
+    try:
+        rows = _rows(text, delimiter="\t")
+    except ValueError:
+        rows = _rows(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    yield from _column(rows, key)
+
+
+def _rows(text: str, **dialect: Any) -> list[tuple[int, list[str]]]:
+    """Return a table's rows that are not blank, each with the number of its last line; ValueError if it is broken."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+    try:
+        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} is not a row of a table: {error}") from None
+
+
+def _column(rows: list[tuple[int, list[str]]], key: str | None) -> Texts:
+    """Yield the fields below the head `key`."""
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if names and (key is None or names.count(key) != 1):
+        count = f"{len(names)} column{'s' * (len(names) > 1)}, {', '.join(folded(name, 40) for name in names[:20])}"
+        wanted = "give the key of its prompts" if key is None else f"expected one that is named key={key}"
+        raise ValueError(f"has {count}: {wanted}, or name the file .txt if it has one prompt per line and no header")
+    for number, row in rows[1:]:
+        if not names.index(str(key)) < len(row) <= len(names):
+            raise ValueError(f"line {number} has {len(row)} fields and the header has {len(names)}; quote every comma")
+        yield f"line {number}", row[names.index(str(key))]
+
+
+def _parquet(file: Path, key: str | None) -> Texts:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise ValueError(" is Parquet, which needs a package: pip install -c constraints.txt -e '.[parquet]'") from None
+        raise ValueError("is Parquet, which needs a package: pip install -c constraints.txt -e '.[parquet]'") from None
     try:
         columns = parquet.read_schema(file).names
         if key not in columns:
-            raise ValueError(f" has no column key={key}; it has {', '.join(columns)}")
-        return [str(value) for value in parquet.read_table(file, columns=[key])[key].to_pylist() if value is not None]
+            raise ValueError(f"has no column key={key}; it has {', '.join(columns)}")
+        values = parquet.read_table(file, columns=[key])[key].to_pylist()
+    except UnicodeDecodeError:
+        raise ValueError(f"has text in column {key} that is not UTF-8") from None
     except (ArrowException, OSError) as error:
-        raise ValueError(f" is not a readable Parquet file: {first_line(error)}") from None
+        raise ValueError(f"is not a readable Parquet file: {first_line(error)}") from None
+    for number, value in enumerate(values, start=1):
+        if value is not None:
+            yield f"row {number}", _prompt(value, None, f"row {number}")
 
 
-READERS: dict[str, Callable[[Path, str | None], list[str]]] = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+READERS: dict[str, Callable[[Path, str | None], Texts]] = {
+    ".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet,
+}  # fmt: skip
+
+
+def _whole(place: str, text: str) -> str:
+    """Return a prompt that tokenizers can read; ValueError, naming its place, if it is not Unicode or has a NUL."""
+    if found := lone_surrogate(text):
+        raise ValueError(f"{place} has {found}: half of a character, which is not Unicode")
+    if "\0" in text:
+        raise ValueError(f"{place} has a NUL character")
+    return text
 
 
 def _parsed(text: str, place: str) -> Any:
     """Return the parsed JSON; ValueError, naming the place in the file, if it is not JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from None
+        raise ValueError(f"{place} {error}") from None
 
 
 def _prompt(entry: Any, key: str | None, place: str) -> str:

@@ -6,6 +6,7 @@ file holds the scores of a kind in a section of that name, each with its mean, i
 all points but the base, its paired difference to the base.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -18,10 +19,12 @@ import numpy as np
 
 from rdt import files
 from rdt.pareto import Interval, bootstrap_mean, paired_difference
+from rdt.text import read_json
 
 FILE = "result.json"
 SCHEMA = 2
 KINDS = ("reward", "diversity", "fidelity")  # sections of a point, in the order in which they are shown
+TYPES = {"method": str, "reward": str, "model": str, "seed": int, "iterations": int, "points": list}
 REQUIRED = ("method", "reward", "model", "seed", "iterations", "base", "points")
 BASE = {"name": "base"}  # the guidance that result.json gives for the base
 
@@ -107,14 +110,26 @@ def label(guidance: Mapping[str, Any]) -> str:
 
 
 def sample_names(points: Sequence[Point]) -> list[str]:
-    """Return the file names, without ending, of the points' pictures in `samples/`; the base's is "base"."""
-    return ["tuned", *(slug(point.label) for point in points[1:])]
+    """Return the file names, without ending, of the points' pictures in `samples/`; the base's is "base".
+
+    A name that a picture before it has gets a digest of the guidance; points are only added at the end.
+    """
+    names = ["tuned"]
+    for point in points[1:]:
+        name = slug(point.label)
+        names.append(f"{name[:71]}-{digest(point.guidance)}" if name in (*names, "base", "samples") else name)
+    return names
 
 
 def slug(words: str) -> str:
     """Return words as a file name; a number keeps its sign."""
     signed = re.sub(r"(?<![a-z0-9])-(?=\d)", "minus", words.lower())
     return re.sub(r"[^a-z0-9.]+", "-", signed).strip("-.")[:80] or "samples"
+
+
+def digest(value: Any) -> str:
+    """Return 8 hexadecimal characters that tell a JSON value from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def write(result: Result, folder: Path) -> None:
@@ -132,12 +147,15 @@ def read(folder: Path) -> Result:
         raise ValueError(f"{FILE} lacks {', '.join(missing)}")
     if not found["points"]:
         raise ValueError(f"{FILE} has no points: nothing was evaluated")
+    for key, kind in TYPES.items():
+        if not isinstance(found[key], kind) or isinstance(found[key], bool):
+            raise ValueError(f"{FILE} has {key}={str(found[key])[:80]}, expected {kind.__name__}")
     known = {name: found[name] for name in Result.__dataclass_fields__ if name in found}
     try:
         base = _point(found["base"], "base")
         points = tuple(_point(one, f"points[{k}]") for k, one in enumerate(found["points"]))
         return Result(**known | {"base": base, "points": points})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{FILE} does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
 
 
@@ -152,9 +170,9 @@ def _parsed(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"no {file.name}: the run is unfinished or broke off")
     try:
-        found = json.loads(file.read_text("utf-8"))
+        found = read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file.name} is corrupt: {error}") from error
+        raise ValueError(f"{file.name} is corrupt: {str(error).removeprefix(f'{file} ')}") from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{file.name} has schema {schema!r}; this version of rdt reads {SCHEMA}")
@@ -195,7 +213,11 @@ def _point(entry: dict[str, Any], where: str) -> Point:
     named = {f"{kind}/{name}": value for kind in KINDS for name, value in entry[kind].items()}
     named |= {name: value for name, value in entry.items() if isinstance(value, dict) and "mean" in value}
     scores, levels = _split({name: _score(value, f"{where} {name}") for name, value in named.items()})
-    return Point(entry["guidance"], scores, levels, entry["per_prompt"], tuple(entry["prompts"]), entry["n_per_prompt"])
+    guidance, prompts, count = entry["guidance"], tuple(entry["prompts"]), entry["n_per_prompt"]
+    if not isinstance(guidance, dict) or not isinstance(count, int) or not all(isinstance(p, str) for p in prompts):
+        raise TypeError(f"in guidance, prompts or n_per_prompt of {where}")
+    per_prompt = {name: [float(value) for value in values] for name, values in entry["per_prompt"].items()}
+    return Point(guidance, scores, levels, per_prompt, prompts, count)
 
 
 def _score(entry: dict[str, Any], where: str) -> Score:

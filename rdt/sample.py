@@ -3,17 +3,26 @@
 `guidance=aig guidance.curve=[1,2,4]` draws one block of images per value beside the base's.
 """
 
+import os
+import re
+import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
 
+from rdt import files
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
-from rdt.result import slug
-from rdt.training import finished
+from rdt.result import digest, slug
+from rdt.text import lone_surrogate, printable
+from rdt.training import finished, folder
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # by the ending of out=
+QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)  # a text in quotation marks of Hydra's grammar
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
@@ -21,42 +30,73 @@ def main(cfg: DictConfig) -> None:
     """Draw one picture and print its path."""
     with job_errors(HydraConfig.get()):
         check.values(cfg, HydraConfig.get())
-        print(sample(cfg))
+        print(printable(sample(cfg)))
 
 
 def sample(cfg: DictConfig) -> Path:
     """Check the config, then draw the picture and return its path."""
-    if cfg.prompt is None:
+    if not str(cfg.prompt or "").strip():
         raise UsageError('prompt= is missing; say what to draw, as in prompt="a circle"')
+    if found := lone_surrogate(str(cfg.prompt)):
+        raise UsageError(f"prompt={cfg.prompt} has {found}, a byte that is not UTF-8")
     if cfg.n <= 0:
         raise UsageError(f"n={cfg.n} must be greater than 0")
+    if cfg.out:
+        check_out(Path(str(cfg.out)).expanduser())
     run = finished.read_finished(cfg.run, cfg.get("guidance"))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{file_name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return write_picture(run, str(cfg.prompt), cfg.n, cfg.seed, out)
 
 
+def check_out(out: Path) -> None:
+    """Raise UsageError if the picture cannot be written to this file, whose ending decides the format."""
+    if out.is_dir():
+        raise UsageError(f"out={out} is a folder; give the file of the picture, such as out={out / 'picture.png'}")
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(f"out={out} does not end in a format of pictures; end it in one of {', '.join(FORMATS)}")
+    folder.check_writable("out", out.parent)
+
+
 def file_name(cfg: DictConfig) -> str:
-    """Return a file name for the picture."""
-    guided = f" {cfg.guidance.name}" if cfg.get("guidance") else ""
-    return slug(f"{cfg.prompt}{guided} s{cfg.seed}")
+    """Return a file name for the picture; its digest differs if anything that decides the picture does."""
+    whole = OmegaConf.to_container(cfg, resolve=True)
+    decisive = {key: value for key, value in whole.items() if key not in ("run", "out", "hydra")}
+    guided = [cfg.guidance.name] if cfg.get("guidance") else []
+    return "-".join([slug(str(cfg.prompt))[:40].strip("-."), *guided, f"n{cfg.n}", f"s{cfg.seed}", digest(decisive)])
+
+
+def as_typed(argument: str) -> str:
+    """Return the override of an argument: the text of a prompt is taken as it is, without Hydra's grammar.
+
+    Quotation marks that enclose the whole text do not belong to it.
+    """
+    key, _, text = argument.partition("=")
+    if key != "prompt" or QUOTED.fullmatch(text):
+        return argument
+    if lone_surrogate(text):  # the locale's encoding is not that of the terminal
+        text = os.fsencode(text).decode("utf-8", "surrogateescape")
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # ${...} is text, and no reference to another key
+    return f"prompt={QuotedString(text, Quote.single).with_quotes()}"
 
 
 def write_picture(run: finished.FinishedRun, prompt: str, count: int, seed: int, out: Path) -> Path:
     """Write the picture of the base and every point of the guidance curve, and return its path."""
     from rdt.training.pictures import images, side_by_side
-    from rdt.training.record import save_image
 
     experiment = run.experiment()
     curve = {name: one.denoiser for name, one in experiment.curve().items()}
     views = {"base": experiment.base} | (curve if len(curve) > 1 else {"tuned": experiment.guided()})
     blocks = {name: images(experiment, view, prompt, count, seed) for name, view in views.items()}
-    save_image(side_by_side(blocks), out)
+    with files.replacing(out) as unfinished:
+        side_by_side(blocks).save(unfinished, format=FORMATS[out.suffix.lower()], quality=95)
     return out
 
 
 def entry() -> None:
-    """Run the command."""
+    """Run the command; only the prompts of a sweep (-m) are read by Hydra's grammar."""
+    if not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv[1:] = map(as_typed, sys.argv[1:])
     with command_errors():
         main()
 

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from worlds.smallest_run import minimal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing from threads, and tests run in parallel
+
+settings.register_profile("rdt", deadline=None, derandomize=True, database=None)  # the same inputs on every machine
+settings.load_profile("rdt")
 
 LONG = (
     "test_resume", "test_wandb", "test_launch", "test_evaluate", "test_extension", "test_choices", "test_real_runs",

@@ -1,16 +1,23 @@
 """Prompt sets: every file format is read, splits never overlap, and wrong files are refused in one line."""
 
+import csv
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from rdt import weights
-from rdt.prompts import check_disjoint, from_file, joined, packaged, random_split, without
+from rdt.config.compose import composed
+from rdt.prompts import check_disjoint, from_file, joined, packaged, random_split, read_rows, without, write_rows
 from rdt.stream import subset
+from rdt.text import LINE
 from rdt.weights import MissingCheckpoint, Place
 
 PROMPTS = ["a cat", "a dog, very happy", "Ünïcode “quotes”\u2028and a line mark", "x"]
@@ -149,3 +156,105 @@ def test_a_place_prints_as_its_source():
     place = Place.of("owner/name@v2:data/train.jsonl", "dataset")
     assert str(place) == "dataset:owner/name@v2:data/train.jsonl"
     assert str(Place.of("owner/name")) == "hub:owner/name"
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0")).map(str.strip).filter(bool)
+LINES = TEXT.filter(lambda text: not LINE.search(text))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("prompts")
+
+
+def table(rows, delimiter):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows(rows)
+    return out.getvalue()
+
+
+def encoded(prompts, suffix):
+    """Return the text of a file of prompts, in a column beside another one if the format has columns."""
+    rows = [{"n": 1, "a, b": prompt} for prompt in prompts]
+    match suffix:
+        case ".txt":
+            return "\n".join(prompts)
+        case ".json":
+            return json.dumps(rows)
+        case ".jsonl":
+            return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        case _:
+            return table([["n", "a, b"], *([1, prompt] for prompt in prompts)], {".csv": ",", ".tsv": "\t"}[suffix])
+
+
+@given(data=st.data(), suffix=st.sampled_from([".txt", ".json", ".jsonl", ".csv", ".tsv"]), mark=st.booleans())
+def test_any_prompts_survive_every_format_that_can_hold_them(folder, data, suffix, mark):
+    prompts = data.draw(st.lists(LINES if suffix == ".txt" else TEXT, min_size=1, unique=True))
+    file = folder / f"p{suffix}"
+    file.write_bytes(encoded(prompts, suffix).encode("utf-8-sig" if mark else "utf-8"))
+    expected = [prompts[0].removeprefix("\ufeff").strip(), *prompts[1:]] if suffix == ".txt" and not mark else prompts
+    assume(all(expected) and len(set(expected)) == len(expected))
+    assert from_file(path=str(file), key=None if suffix == ".txt" else "a, b") == expected
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"))))
+def test_the_rows_of_pictures_are_as_many_as_their_prompts(folder, prompts):
+    write_rows(folder, prompts)
+    assert read_rows(folder) == tuple(prompts)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '["a", 1]', "[" * 100_000])
+def test_rows_that_cannot_be_read_name_their_file(tmp_path, content):
+    (tmp_path / "prompts.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "prompts.json"))):
+        read_rows(tmp_path)
+
+
+def test_a_byte_order_mark_hides_no_overlap(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfa circle\n")
+    assert from_file(path=str(tmp_path / "t.txt")) == ["a circle"]
+    (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a circle"}')
+    assert from_file(path=str(tmp_path / "t.jsonl"), key="prompt") == ["a circle"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "message"),
+    [
+        ("h.jsonl", '{"prompt": "a"}\n{"prompt": "a \\ud83d"}', "prompt", r"line 2 has \\ud83d: half of a character"),
+        ("h.json", '["a \\udc00"]', None, r"entry 1 has \\udc00"),
+        ("h.json", '["a\\u0000b"]', None, "entry 1 has a NUL"),
+        ("h.jsonl", "[" * 100_000, None, "line 1 is not JSON that can be read: it is nested too deep"),
+        ("h.txt", "a\n\0", None, "has a NUL character in line 2"),
+        ("p.tsv", "Prompt\tNote\na\tb", None, "has 2 columns, Prompt, Note: give the key"),
+        ("p.tsv", "Prompt\tNote\na\tb", "prompt", "expected one that is named key=prompt"),
+        (
+            "p.csv",
+            "a circle\na ring",
+            None,
+            "has 1 column, a circle: give the key of its prompts, or name the file .txt",
+        ),
+        ("p.csv", "n,p\n1,a ring, red", "p", "line 2 has 3 fields and the header has 2"),
+        ("p.csv", "n,p\n1", "p", "line 2 has 1 fields"),
+        ("p.csv", 'n,p\n1,"a" ring', "p", "line 2 is not a row"),
+        ("p.csv", "p,p\na,b", "p", "expected one that is named key=p"),
+        ("p.csv", "", "p", "is empty"),
+    ],
+)
+def test_what_no_prompt_can_be_is_refused_with_its_line(tmp_path, name, text, key, message):
+    with pytest.raises(ValueError, match=message) as error:
+        from_file(path=written(tmp_path / name, text), key=key)
+    assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+def test_quotation_marks_of_a_tsv_are_text_unless_they_enclose_fields(tmp_path):
+    rows = 'Prompt\tNote\n"Hi" she said\tx\nthe word "Hi"\ty\n'
+    assert from_file(path=written(tmp_path / "p.tsv", rows), key="Prompt") == ['"Hi" she said', 'the word "Hi"']
+    assert from_file(path=written(tmp_path / "q.TSV", 'p\n"a\nb"\n'), key="p") == ["a\nb"]
+
+
+def test_each_file_has_its_own_key():
+    files = ["prompts=file", "prompts.train_file=a.jsonl", "prompts.held_out_file=b.txt"]
+    cfg = composed("config", *files, "prompts.train_key=prompt")
+    assert (cfg.prompts.train.key, cfg.prompts.held_out.key) == ("prompt", None)
+    cfg = composed("config", *files, "prompts.key=text", "prompts.held_out_key=null")
+    assert (cfg.prompts.train.key, cfg.prompts.held_out.key) == ("text", None)

@@ -1,6 +1,7 @@
 """result.json comes back as it was written, with an interval for every score over prompts and none for a total."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,16 @@ def test_a_difference_of_exactly_0_keeps_its_interval(tmp_path):
     entry = json.loads((tmp_path / "result.json").read_text())["points"][0]
     assert entry["reward"]["hps"]["diff"] == {"mean": 0, "ci95": [0, 0]}
     assert entry["fidelity"]["fid"] == {"mean": 2.0}
+
+
+def test_pictures_have_different_names_and_keep_them_when_points_are_added():
+    _, point = points()
+    guidances = [{"name": "cfg"}, {"name": "a b"}, {"name": "a-b"}, {"name": "猫"}, {"name": "犬"}, {"name": "base"},
+                 {"name": "x" * 90 + "1"}, {"name": "x" * 90 + "2"}, {"name": "tuned"}]  # fmt: skip
+    curve = [replace(point, guidance=guidance) for guidance in guidances]
+    names = result.sample_names(curve)
+    assert len({"base", *names}) == 10 and names[:2] == ["tuned", "a-b"] and max(map(len, names)) <= 80
+    assert all(result.sample_names(curve[:k]) == names[:k] for k in range(1, 10))
 
 
 def test_file_names_keep_the_sign_of_a_number():

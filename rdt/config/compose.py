@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import UsageError, flat, one_line
+from rdt.text import make_streams_safe
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -70,6 +71,7 @@ def job_errors(hydra_config: Any) -> Iterator[None]:
     Paths are relative to where the command was started, whatever hydra.job.chdir says.
     """
     os.chdir(hydra_config.runtime.cwd)
+    make_streams_safe()  # also in a job that a launcher runs in a process of its own
     with nullcontext() if in_sweep(hydra_config) else one_line(), hydra_errors():
         yield
 

@@ -3,9 +3,13 @@
 import sys
 from collections.abc import Callable, Mapping
 
+from rdt.errors import flat
+from rdt.text import make_streams_safe
+
 
 def command(usage: str, act: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 after one line on stderr."""
+    make_streams_safe()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         print(usage)
@@ -13,7 +17,7 @@ def command(usage: str, act: Callable[[list[str]], None], argv: list[str] | None
     try:
         act(arguments)
     except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {flat(error)}", file=sys.stderr)
         return 2
     return 0
 

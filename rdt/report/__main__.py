@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from rdt.config.keys import command, parsed_keys
-from rdt.report.read import home, matches
+from rdt.report.read import home, named_folders, split_names
 
 USAGE = """usage: python -m rdt.report runs=<dir or glob> [out=<dir>] [wandb=true|false]
 
@@ -31,12 +31,11 @@ def _report(arguments: list[str]) -> None:
         raise ValueError("runs= is missing: want a run folder, a folder of them or a glob")
     if given["wandb"] not in FLAGS:
         raise ValueError(f"wandb={given['wandb']}; want true or false")
-    patterns = given["runs"].split(",")
-    sources = [path for pattern in patterns for path in matches(pattern)]
-    out = Path(given["out"]).expanduser() if given["out"] else home(patterns[0])
+    folders = named_folders(given["runs"])
+    out = Path(given["out"]).expanduser() if given["out"] else home(split_names(given["runs"])[0])
     from rdt.report.write import report
 
-    report(sources, out, wandb=FLAGS[given["wandb"]])
+    report(folders, out, wandb=FLAGS[given["wandb"]])
 
 
 if __name__ == "__main__":

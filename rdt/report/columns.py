@@ -118,7 +118,7 @@ def run_rows(comparison: Comparison) -> list[TableRow]:
     for run in comparison.runs:
         base = run.result.base
         found.append(TableRow("base", None, (run,), (base,), base.scores))
-        found += [rows[id(point)] for point in run.result.points]
+        found += [rows[id(point)] for point in run.result.points if id(point) in rows]  # not those of a repeat
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from rdt.pareto import bootstrap_mean, front, hypervolume, hypervolume_under, largest_gap, paired_difference
 from rdt.report.read import Run
 from rdt.result import Point, Score
+from rdt.text import printable
 
 # Settings in which two runs may differ and still be seeds of the same setting.
 INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "micro_batch_size", "devices", "num_nodes",
@@ -34,6 +35,20 @@ class Group:
     runs: tuple[Run, ...]
     points: tuple[Point, ...]  # one per run
     scores: dict[str, Score]  # over seeds and prompts
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Names a run whose seed another run of the same setting has; points that both have count once."""
+
+    run: Run
+    first: Run
+
+    @property
+    def line(self) -> str:
+        """Return a line that names both."""
+        what = "is a copy of" if self.run.result == self.first.result else "has the setting and the seed of"
+        return f"{printable(self.run.path)} {what} {printable(self.first.path)}: it counts once"
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class Comparison:
     base: dict[str, Score]
     groups: tuple[Group, ...]
     limit: dict[str, Any] | None
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -144,7 +160,10 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
     return [_comparison(members) for members in alike.values()]
 
 
-def _comparison(runs: list[Run]) -> Comparison:
+def _comparison(members: list[Run]) -> Comparison:
+    groups, repeats = _groups(members)
+    repeated = {id(one.run) for one in repeats}
+    runs = [run for run in members if id(run) not in repeated]
     results = [run.result for run in runs]
     base = results[0].base
     return Comparison(
@@ -154,8 +173,9 @@ def _comparison(runs: list[Run]) -> Comparison:
         diversity=_diversity(runs),
         rewards=tuple(dict.fromkeys(name for run in runs for name in _rewards(run))),
         base=_over_seeds([result.base for result in results]),
-        groups=_groups(runs),
+        groups=groups,
         limit=next((result.limit for result in results if result.limit), None),
+        repeats=repeats,
     )
 
 
@@ -174,17 +194,22 @@ def _rewards(run: Run) -> list[str]:
     return wanted or measured[:1]
 
 
-def _groups(runs: list[Run]) -> tuple[Group, ...]:
-    members: dict[tuple, list[tuple[Run, Point]]] = defaultdict(list)
+def _groups(runs: list[Run]) -> tuple[tuple[Group, ...], tuple[Repeat, ...]]:
+    """Return the groups of the runs' points, in which every seed counts once, and the runs that repeat a seed."""
+    members: dict[tuple, dict[int, tuple[Run, Point]]] = defaultdict(dict)
+    repeats: dict[int, Repeat] = {}
     for run in runs:
         for point in run.result.points:
             settings = json.dumps(_settings(run, point), sort_keys=True, default=str)
-            members[run.result.method, settings].append((run, point))
+            first, _ = members[run.result.method, settings].setdefault(run.result.seed, (run, point))
+            if first is not run:
+                repeats.setdefault(id(run), Repeat(run, first))
     varying = _varying([(method, json.loads(text)) for method, text in members])
-    return tuple(
-        _group(method, _description(json.loads(text), varying[method]), pairs)
-        for (method, text), pairs in sorted(members.items(), key=lambda item: item[0])
+    groups = tuple(
+        _group(method, _description(json.loads(text), varying[method]), list(by_seed.values()))
+        for (method, text), by_seed in sorted(members.items(), key=lambda item: item[0])
     )
+    return groups, tuple(repeats.values())
 
 
 def _group(method: str, setting: str, pairs: list[tuple[Run, Point]]) -> Group:
@@ -244,7 +269,15 @@ def _over_seeds(points: Sequence[Point], bases: Sequence[Point] = ()) -> dict[st
     if len(points) == 1:
         return dict(points[0].scores)
     shared = [name for name in points[0].scores if all(name in point.scores for point in (*points, *bases))]
-    return {name: _over_runs(_rows(points, name), _rows(bases, name) if bases else None) for name in shared}
+    return {name: _over_points(points, bases, name) for name in shared}
+
+
+def _over_points(points: Sequence[Point], bases: Sequence[Point], name: str) -> Score:
+    """Return one score over several points; a value without rows by prompt that all share is one measurement."""
+    rows, (first, *others) = _rows(points, name), (point.scores[name] for point in points)
+    if len(rows[0]) == 1 and all(score == first for score in others):
+        return first
+    return _over_runs(rows, _rows(bases, name) if bases else None)
 
 
 def _over_runs(rows: list[list[float]], base: list[list[float]] | None) -> Score:

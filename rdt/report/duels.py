@@ -13,6 +13,7 @@ from rdt.pareto import Draws, Interval, Versus, versus
 from rdt.report.compare import Comparison
 from rdt.report.text import difference, short
 from rdt.result import Point
+from rdt.text import csv_cell
 
 RESAMPLES = 1000
 TITLES = ("front", "against", "reward", "hypervolume", "P(larger)", "P(dominates)", "epsilon",
@@ -64,7 +65,8 @@ def duels_csv(comparisons: list[Comparison]) -> str:
     head = ["model", "front", "against", "in", *columns, "larger", "dominates", "dominated", "limit", "verdict"]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(_csv_row(comparison, pair) for comparison in comparisons for pair in method_pairs(comparison))
+    for comparison in comparisons:
+        writer.writerows(map(csv_cell, _csv_row(comparison, pair)) for pair in method_pairs(comparison))
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 The y axes are the comparison's rewards, the x axis is its diversity. Points carry 95 % intervals.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rdt.pareto import front
 from rdt.report.compare import Comparison, Group
 from rdt.report.grids import Grid
 from rdt.result import Score
+from rdt.text import folded
 
 INK, QUIET, FAINT, BEYOND = "#1d2733", "#6b7684", "#e6e9ee", "#f1f2f5"
 COLOURS = ("#0b6fb8", "#d1501f", "#12906b", "#8e5bb5", "#c58a00", "#c2407e", "#3a97c9", "#7a6a4f")
@@ -37,6 +39,7 @@ STYLE = {
 }
 WIDTH, MARGIN, HEAD, PANEL, ROW = 10.4, 0.35, 1.12, 3.6, 4.6  # inches; a row is a panel with its title and axis
 ROW_LABELS, BETWEEN, OVER = 1.35, 0.35, 0.42  # inches beside, between and above the sample grids
+LONGEST = 80  # characters of a name in the picture
 LABELLED = 14  # with more groups in a panel, their settings are left to the table
 
 
@@ -61,7 +64,8 @@ def draw(comparisons: list[Comparison], grids: list[Grid], path: Path, form: str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for what the font lacks
         top = HEAD + ROW * len(comparisons)
         boxes, strip = _boxes(grids, top)
         figure = Figure(figsize=(WIDTH, top + strip))
@@ -85,10 +89,10 @@ def _head(figure: Any, comparisons: list[Comparison]) -> None:
     """Write title, subtitle and legend."""
     height, first = figure.get_figheight(), comparisons[0]
     methods = dict.fromkeys(method for comparison in comparisons for method in comparison.methods)
-    measured = f"{first.model}, {first.n_prompts} held-out prompts × {first.n_per_prompt} images"
+    measured = f"{folded(first.model, LONGEST)}, {first.n_prompts} held-out prompts × {first.n_per_prompt} images"
     if len(comparisons) > 1:
         measured = f"{len(comparisons)} sets of prompts or models"
-    title = f"Reward against diversity: {', '.join(methods)}"
+    title = folded(f"Reward against diversity: {', '.join(methods)}", 2 * LONGEST)
     figure.text(MARGIN / WIDTH, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", va="baseline")
     subtitle = f"{measured}.  Bars: 95 % intervals.  Hollow: dominated.  Better is up and to the right."
     figure.text(MARGIN / WIDTH, 1 - 0.66 / height, subtitle, fontsize=9, color=QUIET, va="baseline")
@@ -108,7 +112,7 @@ def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
     for comparison in comparisons:
         for method in comparison.methods:
             hue = colour_of(comparison, method)
-            entries[method] = Line2D([], [], marker="o", color=hue, linestyle="-", **dot)
+            entries[folded(method, LONGEST)] = Line2D([], [], marker="o", color=hue, linestyle="-", **dot)
         if any(comparison.curve(reward) is not None for reward in comparison.rewards):
             entries["limit, measured alike"] = Line2D([], [], color=QUIET, linewidth=1.5)
             entries["limit, exact"] = Line2D([], [], color=QUIET, linewidth=1.1, dashes=(4, 2.5))
@@ -135,9 +139,9 @@ def _panel(axes: Any, comparison: Comparison, reward: str) -> None:
         _front(axes, comparison, method, reward)
     if {reward, comparison.diversity} <= set(comparison.base):
         _cross(axes, comparison.base[comparison.diversity], comparison.base[reward], INK, "D", True)
-    name = comparison.diversity.partition("/")[2]
+    name = folded(comparison.diversity.partition("/")[2], LONGEST)
     axes.set_xlabel(f"{name}  →  more diverse", labelpad=5)
-    axes.set_title(reward.partition("/")[2], fontweight="bold", fontsize=11, pad=9)
+    axes.set_title(folded(reward.partition("/")[2], LONGEST), fontweight="bold", fontsize=11, pad=9)
     style = {"ha": "right", "color": QUIET, "fontsize": 8.5}
     axes.annotate(_role(comparison, reward), (1, 1), (0, 9), "axes fraction", "offset points", **style)
 
@@ -219,7 +223,7 @@ def _label(axes: Any, group: Group, comparison: Comparison, reward: str, colour:
     at = (group.scores[comparison.diversity].value.mean, group.scores[reward].value.mean)
     halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
     style = {"fontsize": 7.5, "color": colour, "zorder": 4, "path_effects": halo}
-    axes.annotate(group.setting, at, (6, 5), textcoords="offset points", **style)
+    axes.annotate(folded(group.setting, LONGEST), at, (6, 5), textcoords="offset points", **style)
 
 
 def _boxes(grids: list[Grid], top: float) -> tuple[list[Box], float]:
@@ -251,9 +255,10 @@ def _picture(figure: Any, grid: Grid, comparison: Comparison, box: Box) -> None:
     scores = grid.group.scores if grid.group else comparison.base
     colour = colour_of(comparison, grid.group.method) if grid.group else INK
     shown = [name for name in (*comparison.rewards, comparison.diversity) if name in scores]
-    words = "   ".join(f"{name.partition('/')[2]} {scores[name].value.mean:#.3g}" for name in shown)
-    size = min(10, 200 / len(grid.title))  # a long title must not run into the scores
-    axes.set_title(grid.title, fontsize=size, fontweight="bold", color=colour, pad=6)
+    words = "   ".join(f"{folded(name.partition('/')[2], LONGEST)} {scores[name].value.mean:#.3g}" for name in shown)
+    title = folded(grid.title, LONGEST)
+    size = min(10, 200 / max(len(title), 1))  # a long title must not run into the scores
+    axes.set_title(title, fontsize=size, fontweight="bold", color=colour, pad=6)
     axes.annotate(words, (1, 1), (0, 7), "axes fraction", "offset points", ha="right", fontsize=8.5, color=QUIET)
     if box.left < MARGIN + ROW_LABELS + 0.01:
         _row_labels(axes, grid.prompts)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from rdt.prompts import read_rows
 from rdt.report.compare import Comparison, Group
 from rdt.report.read import Run
 from rdt.result import sample_names
+from rdt.text import folded
 
 WIDE, MANY, NARROW = 900, 24, 480  # most pixels across a picture of a page; NARROW if it has more than MANY pictures
 PAGE_BYTES = 16_000_000  # of all grids of a page together; a grid past its share becomes JPEG
@@ -21,7 +23,7 @@ class Grid:
     path: Path
     title: str
     group: Group | None  # None: the base model
-    prompts: tuple[str, ...]  # one per row; empty if they were not recorded
+    prompts: tuple[str, ...]  # one per row, each on one line; empty if they were not recorded
 
 
 def grids_of(comparison: Comparison, most: int) -> list[Grid]:
@@ -63,11 +65,14 @@ def _name(group: Group) -> str:
 
 
 def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
-    path, prompts = run.path / "samples" / f"{name}.png", run.path / "samples" / "prompts.txt"
+    path = run.path / "samples" / f"{name}.png"
     if not _readable(path):
         return None
-    rows = tuple(prompts.read_text("utf-8", errors="replace").splitlines()) if prompts.is_file() else ()
-    return Grid(path, group.name if group else "base", group, rows)
+    try:
+        rows = tuple(folded(prompt) for prompt in read_rows(path.parent))
+    except (OSError, ValueError):
+        rows = ()
+    return Grid(path, folded(group.name) if group else "base", group, rows)
 
 
 def _readable(path: Path) -> bool:

@@ -23,6 +23,7 @@ from rdt.report.read import Failure, Run
 from rdt.report.scatter import scatter_html
 from rdt.report.tables import tables_html
 from rdt.report.text import difference, number, unit
+from rdt.text import printable
 
 GRIDS, CURVES = 200, 12  # at most, per comparison; the others stay in the run folders
 FIGURE = (2080, 1_000_000)  # most pixels across and bytes of the figure: browsers are slow to parse long addresses
@@ -53,8 +54,11 @@ def _subtitle(comparisons: list[Comparison]) -> str:
 
 def _body(comparisons: list[Comparison], failures: list[Failure], figure: Path) -> Iterator[str]:
     if failures:
-        items = "".join(f"<li><code>{escape(str(f.path))}</code>: {escape(f.reason)}</li>" for f in failures)
+        items = "".join(f"<li><code>{escape(printable(f.path))}</code>: {escape(f.reason)}</li>" for f in failures)
         yield f'<section class="failed"><b>{len(failures)} failed</b><ul>{items}</ul></section>'
+    if repeats := [repeat for comparison in comparisons for repeat in comparison.repeats]:
+        items = "".join(f"<li>{escape(repeat.line)}</li>" for repeat in repeats)
+        yield f"<section><b>{len(repeats)} repeated</b><ul>{items}</ul></section>"
     for comparison in comparisons:
         yield f'<div class="cards">{"".join(_card(comparison, group_row(g)) for g in comparison.groups)}</div>'
     yield f'<img class="hero" decoding="async" alt="Reward against diversity" src="{data_uri(figure, *FIGURE)}">'
@@ -183,7 +187,7 @@ def _run(run: Run, opened: bool) -> str:
     )
     return (
         f"<details{' open' * opened}><summary>{escape(name)} "
-        f'<span class="quiet">{known.iterations} iterations · {escape(str(run.path))}</span></summary>'
+        f'<span class="quiet">{known.iterations} iterations · {escape(printable(run.path))}</span></summary>'
         f"<pre>{escape(run.command)}</pre>{guidance}<p>{escape(costs)}</p>"
         f'<p class="quiet">{escape(versions)}</p><pre>{escape(run.config_text) or "no config.yaml"}</pre></details>'
     )

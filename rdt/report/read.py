@@ -1,7 +1,9 @@
 """Finds run folders and reads them. A folder without a usable result becomes a Failure that states the reason."""
 
 import glob
+import json
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +13,13 @@ import yaml
 
 from rdt import result
 from rdt.result import Result
+from rdt.text import NAME, folded, lone_surrogate
 
 ERROR = "error.txt"  # `rdt.training.folder` writes here why a job of a sweep failed
-PRUNED = {"wandb", "checkpoints", "lora", "samples"}  # folders of a run that hold no other run
+FILES = {result.FILE, "config.yaml", ERROR}  # a folder with one of them is a run's
+OWN = {"wandb", "checkpoints", "lora", "samples"}  # folders directly below a run's, which hold no other run
+COMMAS = 10  # parts between commas that one folder's name may have
+WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-")  # W&B's folder of a run, which has a config.yaml too
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Run:
     result: Result
     config_text: str = ""  # config.yaml as it was written; empty if there is none
     config: dict[str, Any] = field(default_factory=dict)
+    config_error: str = ""  # why config.yaml has no values, if it is there
 
     def setting(self, key: str) -> Any:
         """Return the config's value at a dotted key, None if it has no such key."""
@@ -36,7 +43,6 @@ class Run:
     def overrides(self) -> list[str] | None:
         """The overrides that the user typed; None if config.yaml does not record them."""
         typed = self.setting("overrides")
-        typed = shlex.split(typed) if isinstance(typed, str) else typed
         return [str(item) for item in typed] if isinstance(typed, list) else None
 
     @property
@@ -70,33 +76,72 @@ def override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def matches(pattern: str) -> list[Path]:
-    """Return the folders that a path or glob names; ValueError if there is none."""
-    found = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
-    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.name == result.FILE]
-    if not folders:
-        raise ValueError(f"runs={pattern} names no folder")
-    return folders
+def named_folders(runs: str) -> list[Path]:
+    """Return the folders that a value of runs= names: one path or glob, or several separated by commas.
+
+    What is there under the very name comes first, commas and brackets included. ValueError if nothing has a name.
+    """
+    return [folder for name in split_names(runs) for folder in _matches(name)]
+
+
+def split_names(runs: str) -> list[str]:
+    """Return the paths and globs of a value of runs=; a comma that is part of a folder's name separates nothing."""
+    parts, names = runs.split(","), []
+    while parts:
+        joined = [",".join(parts[:count]) for count in range(1, 1 + min(len(parts), COMMAS))]
+        there = next((name for name in reversed(joined) if os.path.exists(os.path.expanduser(name))), None)
+        name = there or next((name for name in joined if _globbed(name)), parts[0])
+        names.append(name)
+        parts = parts[1 + name.count(",") :]
+    return names
 
 
 def home(pattern: str) -> Path:
     """Return the folder that a path names, or the deepest folder above the wildcards of a glob."""
     path = Path(pattern).expanduser()
-    while glob.has_magic(str(path)) or not path.is_dir():
+    while not path.is_dir():
         path = path.parent
     return path
 
 
 def run_folders(sources: list[Path]) -> list[Path]:
-    """Return every run folder at or below the sources, each once, in order of path."""
+    """Return every run folder at or below the sources, each once, in order of path.
+
+    Symbolic links are followed. Passed over are hidden folders, what a run keeps directly below itself, and W&B's own.
+    """
     found: dict[Path, Path] = {}
     for source in sources:
-        for folder, folders, files in os.walk(source):
-            here = Path(folder)
-            if {result.FILE, "config.yaml", ERROR} & set(files):
-                found.setdefault(here.resolve(), here)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in PRUNED)
+        seen: set[Path] = set()
+        for folder, folders, files in os.walk(source, followlinks=True):
+            here, known = Path(folder), Path(folder).resolve()
+            if known in seen:  # a link led back here
+                folders[:] = []
+                continue
+            seen.add(known)
+            is_run = bool(FILES & set(files))
+            if is_run:
+                found.setdefault(known, here)
+            folders[:] = sorted(name for name in folders if not _is_passed_over(name, is_run))
     return [found[key] for key in sorted(found)]
+
+
+def _matches(name: str) -> list[Path]:
+    """Return the folders that a path or glob names; ValueError if there is none."""
+    path = Path(name).expanduser()
+    found = [path] if name and os.path.exists(path) else _globbed(name)
+    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.name == result.FILE]
+    if not folders:
+        raise ValueError(f"runs={name} names no folder")
+    return folders
+
+
+def _globbed(pattern: str) -> list[Path]:
+    """Return what a glob matches, in order."""
+    return [Path(name) for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+
+
+def _is_passed_over(name: str, in_run: bool) -> bool:
+    return name.startswith(".") or (in_run and name in OWN) or bool(WANDB_RUN.match(name))
 
 
 def read_runs(sources: list[Path]) -> tuple[list[Run], list[Failure]]:
@@ -117,13 +162,27 @@ def read_run(folder: Path) -> Run:
     return Run(folder, result.read(folder), *_config(folder / "config.yaml"))
 
 
-def _config(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of config.yaml and its values; both are empty if there is no file, the values if it is broken."""
+def _config(path: Path) -> tuple[str, dict[str, Any], str]:
+    """Return the text of config.yaml, its values and, if these cannot be read, the reason; all empty without a file."""
     if not path.is_file():
-        return "", {}
+        return "", {}, ""
     text = path.read_text("utf-8", errors="replace")
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
-        config = None
-    return text, config if isinstance(config, dict) else {}
+        config = yaml.load(text, PlainLoader)
+        found = lone_surrogate(json.dumps(config, ensure_ascii=False, skipkeys=True, default=str))
+    except (yaml.YAMLError, ValueError) as error:
+        return text, {}, folded(error, NAME)
+    except RecursionError:
+        return text, {}, "it is nested too deep"
+    if not isinstance(config, dict):
+        return text, {}, f"it holds {type(config).__name__}, expected a mapping"
+    return (text, {}, f"it has {found}, half of a character") if found else (text, config, "")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, which rdt never writes and with which a small file can stand for a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name)")
+        return super().compose_node(parent, index)

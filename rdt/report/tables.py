@@ -31,6 +31,7 @@ from rdt.report.figure import INK, colour_of
 from rdt.report.read import Failure, Run
 from rdt.report.text import NONE, difference, number, short
 from rdt.result import Result
+from rdt.text import NAME, csv_cell, folded, printable
 
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -155,30 +156,33 @@ def _half_tex(value: Interval) -> str:
 
 
 def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None:
-    """Print the main scores, the fronts against the limit and each other, and the failures."""
+    """Print the main scores, the fronts against the limit and each other, repeated runs and failures."""
     console = Console(highlight=False)
     for comparison in comparisons:
         console.print(_table(comparison))
         for one in comparison.limit_shares():
             gap = f", largest gap to it {number(one.gap)}" if one.gap == one.gap else ""
             line = f"{one.method}: {one.share:.1%} of the limit's hypervolume in {short(one.reward)}{gap}"
-            console.print(line, style="dim", markup=False)
+            console.print(Text(printable(line)), style="dim")
         for pair in method_pairs(comparison):
             first, second, reward, area, larger, *_, verdict = pair.cells
             line = f"{first} against {second} in {reward}: {verdict}, hypervolume {area}, P(larger) {larger}"
-            console.print(line, style="dim", markup=False)
+            console.print(Text(printable(line)), style="dim")
+        for repeat in comparison.repeats:
+            console.print(Text(f"repeated: {repeat.line}"), style="yellow", soft_wrap=True)
     for failure in failures:
-        console.print(f"failed: {failure.path}: {failure.reason}", style="red", markup=False, soft_wrap=True)
+        line = f"failed: {printable(failure.path)}: {folded(failure.reason, NAME)}"
+        console.print(Text(line), style="red", soft_wrap=True)
 
 
 def _table(comparison: Comparison) -> Table:
     columns = columns_of(comparison, "terminal")
     images = f"{comparison.n_prompts} prompts × {comparison.n_per_prompt} images"
-    title = f"{comparison.model}, {images}; ± half the 95 % interval, Δ paired"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    title = f"{folded(comparison.model, NAME)}, {images}; ± half the 95 % interval, Δ paired"
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("")
     for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
+        table.add_column(Text(folded(column.title)), justify="right", no_wrap=True)
     for row in (base_row(comparison), *map(group_row, comparison.groups)):
         table.add_row(_name(row.group), *(_cell(column, row) for column in columns))
     return table
@@ -188,7 +192,7 @@ def _name(group: Group | None) -> Text:
     if group is None:
         return Text("base")
     seeds = f" ×{len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return Text(f"{group.method}{seeds}\n{group.setting}".strip())
+    return Text(f"{folded(group.method, NAME)}{seeds}\n{folded(group.setting, NAME)}".strip())
 
 
 def _cell(column: Column, row: TableRow) -> str:
@@ -214,13 +218,13 @@ def front_csv(comparisons: list[Comparison]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
 def _record(comparison: Comparison, row: TableRow) -> dict[str, Any]:
     (run,), (point,) = row.runs, row.points
-    record: dict[str, Any] = {"path": run.path, "group": row.group.name if row.group else "base", "kind": row.kind}
+    record: dict[str, Any] = {"path": str(run.path), "group": row.group.name if row.group else "base", "kind": row.kind}
     record |= {"label": point.label}
     record |= {name: getattr(run.result, name) for name in ("method", "reward", "model", "seed", "iterations")}
     record |= {"guidance": json.dumps(point.guidance), "n_prompts": point.n_prompts, "n_per_prompt": point.n_per_prompt}

@@ -11,6 +11,7 @@ from rdt.report.grids import grids_of
 from rdt.report.page import report_html
 from rdt.report.read import Failure, read_runs
 from rdt.report.tables import front_csv, front_tex, print_tables
+from rdt.text import printable
 
 
 def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
@@ -30,7 +31,8 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
         figure.draw(comparisons, [], path, "svg")
     _write_texts(comparisons, failures, out)
     print_tables(comparisons, failures)
-    print(f"report   {out / 'report.html'}\npicture  {out / 'front.png'}\ntable    {out / 'front.csv'}", flush=True)
+    for name, file in {"report": "report.html", "picture": "front.png", "table": "front.csv"}.items():
+        print(f"{name:8} {printable(out / file)}", flush=True)
     if wandb:
         log_pareto(comparisons, out)
     return out / "report.html"

@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
-    from rdt.report.read import home, matches
+    from rdt.report.read import home, named_folders, split_names
     from rdt.study.design import Options
     from rdt.study.page import print_study, write_study
 
@@ -42,9 +42,8 @@ def _study(arguments: list[str]) -> None:
         raise ValueError("runs= is missing; give run folders, such as runs=multirun/*")
     pairs = _number(given, "pairs", least=1) if given["pairs"] else None
     options = Options(pairs, _number(given, "set", least=1), _number(given, "seed", least=0))
-    patterns = given["runs"].split(",")
-    folders = [path for pattern in patterns for path in matches(pattern)]
-    out = Path(given["out"]).expanduser() if given["out"] else home(patterns[0]) / "study"
+    folders, first = named_folders(given["runs"]), split_names(given["runs"])[0]
+    out = Path(given["out"]).expanduser() if given["out"] else home(first) / "study"
     print_study(write_study(folders, out, options, given["settings"]))
 
 
@@ -55,7 +54,7 @@ def _tally(arguments: list[str]) -> None:
 
     patterns = [argument for argument in arguments if argument.partition("=")[0] not in TALLY]
     given = parsed_keys([argument for argument in arguments if argument not in patterns], TALLY)
-    files = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+    files = [Path(name) for pattern in patterns for name in _files(pattern)]
     if not files:
         raise ValueError("no votes are given; give the JSON files that raters saved")
     key_file = Path(given["key"]).expanduser() if given["key"] else _key_near(files[0])
@@ -69,6 +68,11 @@ def _tally(arguments: list[str]) -> None:
     write_text(table, tally_csv(rows, alphas))
     print_tally(rows, alphas, votes)
     print(f"table    {table}")
+
+
+def _files(pattern: str) -> list[str]:
+    """Return the file of exactly this name, or else those that a glob matches, or else the name."""
+    return [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]
 
 
 def _key_near(votes: Path) -> Path:

@@ -12,10 +12,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rdt.files import write_text
+from rdt.files import write_json, write_text
+from rdt.report.compare import Repeat, compare
 from rdt.report.read import Failure, read_runs
 from rdt.study.design import Options, Side, SidePair, designed, secret
 from rdt.study.sources import SampleGrid, Setting, chosen, settings_of
+from rdt.text import NAME, folded, printable, read_json
 
 PAGE, KEY = "study.html", "key.json"
 VERSION = 1  # of the page, its key and its votes
@@ -35,6 +37,7 @@ class Study:
     page: Path
     key: dict[str, Any]
     failures: list[Failure]  # folders that could not be read
+    repeats: list[Repeat]  # runs that count once with another
 
 
 def write_study(run_dirs: list[Path], out: Path, options: Options, names: str = "") -> Study:
@@ -47,15 +50,16 @@ def write_study(run_dirs: list[Path], out: Path, options: Options, names: str = 
         raise ValueError(
             f"there is no usable run in {', '.join(map(str, run_dirs[:3]))}: expected folders with a result.json"
         )
-    settings = chosen(settings_of(runs), names)
+    comparisons = compare(runs)
+    settings = chosen(settings_of(comparisons), names)
     pairs = designed(settings, options)
     key = key_of(settings, pairs, options)
     _check_key(out / KEY, key["study"])
     text = page(key, pairs)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / KEY, json.dumps(key, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / KEY, key)
     write_text(out / PAGE, text)
-    return Study(out / PAGE, key, failures)
+    return Study(out / PAGE, key, failures, [repeat for one in comparisons for repeat in one.repeats])
 
 
 def print_study(study: Study) -> None:
@@ -63,13 +67,16 @@ def print_study(study: Study) -> None:
     pairs, settings = study.key["pairs"], study.key["settings"]
     paired, images = sum(pair["same_noise"] for pair in pairs), study.key["set"]
     for failure in study.failures:
-        print(f"failed   {failure.path}: {failure.reason}")
+        print(f"failed   {printable(failure.path)}: {folded(failure.reason, NAME)}")
+    for repeat in study.repeats:
+        print(f"repeated {repeat.line}")
+    names = ", ".join(folded(setting, NAME) for setting in settings)
     print(
         f"study    {study.key['study']}: {len(pairs)} pairs of {images} image{'s' * (images > 1)} a side, {paired} of"
-        f" them from the same noise; {len(settings)} settings: {', '.join(settings)}"
+        f" them from the same noise; {len(settings)} settings: {names}"
     )
-    print(f"page     {study.page}, {study.page.stat().st_size / 1e6:.1f} MB: for the raters")
-    print(f"key      {study.page.with_name(KEY)}: for you alone; the tally reads it")
+    print(f"page     {printable(study.page)}, {study.page.stat().st_size / 1e6:.1f} MB: for the raters")
+    print(f"key      {printable(study.page.with_name(KEY))}: for you alone; the tally reads it")
 
 
 def key_of(settings: list[Setting], pairs: list[SidePair], options: Options) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def _page_data(key: dict[str, Any], pairs: list[SidePair]) -> dict[str, Any]:
     random.Random(key["study"]).shuffle(images)
     place = {image: k for k, image in enumerate(images)}
     shown = [
-        {"id": ids["id"], "prompt": ids["prompt"]}
+        {"id": ids["id"], "prompt": folded(ids["prompt"])}
         | {name: {"id": ids[name]["id"], "images": [place[image] for image in uris[name][k]]} for name in uris}
         for k, ids in enumerate(key["pairs"])
     ]
@@ -162,7 +169,7 @@ def _check_key(file: Path, study_id: str) -> None:
     if not file.exists():
         return
     try:
-        other = json.loads(file.read_text("utf-8"))["study"]
+        other = read_json(file)["study"]
     except (ValueError, KeyError, TypeError):
         other = "(unreadable)"
     if other != study_id:

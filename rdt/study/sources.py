@@ -9,9 +9,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdt.report.compare import compare
+from rdt.prompts import ROWS, read_rows
+from rdt.report.compare import Comparison
 from rdt.report.read import Run
-from rdt.result import Point, slug
+from rdt.result import Point, sample_names
 
 if TYPE_CHECKING:  # Pillow is imported when a picture is opened
     from PIL import Image
@@ -29,18 +30,19 @@ class SampleGrid:
     @property
     def path(self) -> Path:
         """Return the file: "base", "tuned" for the run's own guidance, or named after another point's label."""
-        names = {id(self.run.result.base): "base", id(self.run.result.points[0]): "tuned"}
-        return self.run.path / "samples" / f"{names.get(id(self.point)) or slug(self.point.label)}.png"
+        points = self.run.result.points
+        names = dict(zip(map(id, points), sample_names(points), strict=True))
+        return self.run.path / "samples" / f"{names.get(id(self.point), 'base')}.png"
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Return the prompts, one per row."""
-        return tuple(_existing(self.path.with_name("prompts.txt")).read_text("utf-8").splitlines())
+        return read_rows(_existing(self.path.with_name(ROWS)).parent)
 
     @property
     def columns(self) -> int:
         """Return the number of columns: the configured one, or the images per prompt if they are fewer."""
-        return min(int(self._evaluation["grid"][1]), self.point.n_per_prompt)
+        return min(self._evaluation["grid"][1], self.point.n_per_prompt)
 
     def noise(self, row: int) -> tuple:
         """Identify a row's noise: in rows with equal results, equal columns started from the same latent."""
@@ -69,9 +71,12 @@ class SampleGrid:
     @property
     def _evaluation(self) -> dict:
         evaluation = self.run.config.get("evaluation")
-        if not isinstance(evaluation, dict) or not evaluation.get("grid"):
-            raise ValueError(f"{self.run.path / 'config.yaml'} has no evaluation.grid, the rows and columns of samples")
-        return evaluation
+        grid = evaluation.get("grid") if isinstance(evaluation, dict) else None
+        if isinstance(evaluation, dict) and isinstance(grid, list) and [type(size) for size in grid] == [int, int]:
+            return evaluation
+        broken = self.run.config_error
+        reason = f"cannot be read: {broken}" if broken else "has no evaluation.grid, the rows and columns of samples"
+        raise ValueError(f"{self.run.path / 'config.yaml'} {reason}")
 
 
 @lru_cache(maxsize=8)
@@ -90,9 +95,8 @@ class Setting:
     grids: dict[int, SampleGrid]  # by seed
 
 
-def settings_of(runs: list[Run]) -> list[Setting]:
+def settings_of(comparisons: list[Comparison]) -> list[Setting]:
     """Return the base and every point of the runs, named as in the report, after the model if there are several."""
-    comparisons = compare(runs)
     several = len({comparison.model for comparison in comparisons}) > 1
     settings = []
     for comparison in comparisons:

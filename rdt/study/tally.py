@@ -13,9 +13,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rdt.pareto import Interval, bootstrap_mean
 from rdt.study.votes import Vote
+from rdt.text import NAME, csv_cell, folded
 
 Votes = Mapping[str, Mapping[str, Vote]]  # by rater and pair
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -150,7 +152,7 @@ def tally_csv(rows: list[Preference], agreement: Mapping[str, float]) -> str:
         alphas = (None if math.isnan(value) else value for value in (row.alpha, agreement[row.question]))
         counts = row.votes, row.raters, row.wins, row.ties, row.losses
         rate = row.rate.mean, row.rate.lo, row.rate.hi
-        writer.writerow([row.question, row.first, row.second, *counts, *rate, *over, *alphas])
+        writer.writerow([*map(csv_cell, (row.question, row.first, row.second)), *counts, *rate, *over, *alphas])
     return out.getvalue()
 
 
@@ -160,7 +162,7 @@ def print_tally(rows: list[Preference], agreement: Mapping[str, float], votes: V
     seconds = [vote.seconds for of_rater in votes.values() for vote in of_rater.values()]
     raters = f"{len(votes)} rater{'s' * (len(votes) != 1)}"
     print(f"votes    {raters}, {len(seconds)} pairs answered, {median(seconds):.1f} s in the median")
-    alphas = ", ".join(f"{question} {_number(value)}" for question, value in agreement.items())
+    alphas = ", ".join(f"{folded(question, NAME)} {_number(value)}" for question, value in agreement.items())
     print(f"alpha    {alphas} (Krippendorff's, over all pairs; 1 agreement, 0 chance)")
 
 
@@ -175,7 +177,8 @@ def _table(rows: list[Preference]) -> Table:
         rates = f"{row.rate.mean:.1%}", _range(row.rate), _range(row.over_raters), _number(row.alpha)
         counts = str(row.wins), str(row.ties), str(row.losses)
         last = k + 1 < len(rows) and rows[k + 1].question != row.question
-        table.add_row(row.question if new else "", row.first, row.second, *counts, *rates, end_section=last)
+        names = (Text(folded(name, NAME)) for name in (row.question if new else "", row.first, row.second))
+        table.add_row(*names, *counts, *rates, end_section=last)
     return table
 
 

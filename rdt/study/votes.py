@@ -1,13 +1,16 @@
 """Reads votes as raters send them and checks them against the key; several files of one rater count once."""
 
-import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from rdt.study.page import VERSION
+from rdt.text import NAME, printable, read_json
 
+DAMAGED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)  # what a wrong file causes
 ANSWERS = ("left", "tie", "right")
 
 
@@ -16,7 +19,7 @@ class Vote:
     """Holds one rater's answers about one pair."""
 
     pair: str
-    at: str  # ISO time of the last answer
+    at: datetime  # of the last answer
     answers: dict[str, str]  # question -> left, tie or right
     seconds: float
 
@@ -31,13 +34,23 @@ class Ballot:
 
 
 def read_key(path: Path) -> dict[str, Any]:
-    """Read a key; ValueError if the file is not a key of this version."""
+    """Read a key; ValueError if the file is not a key of this version or was damaged."""
     key = _json(path)
-    if key.get("kind") != "rdt study key" or key.get("version") != VERSION:
+    if not _is(key, "rdt study key"):
         raise ValueError(
             f"{path} is not a key of a study, version {VERSION}: expected the key.json that `rdt study` wrote"
         )
-    return key
+    try:
+        _text(key["study"])
+        settings, questions = [[_text(name) for name in _list(key[part])] for part in ("settings", "questions")]
+        for pair in _list(key["pairs"]):
+            _text(pair["id"])
+            for side in ("left", "right"):
+                if _text(pair[side]["setting"]) not in settings or not _text(pair[side]["id"]):
+                    raise ValueError(f"{side} of pair {pair['id']} shows none of the settings")
+    except DAMAGED as error:
+        raise ValueError(f"{path} is a damaged key: {type(error).__name__} {error}") from error
+    return key | {"settings": settings, "questions": questions}
 
 
 def read_votes(paths: Iterable[Path], key: dict[str, Any]) -> dict[str, dict[str, Vote]]:
@@ -64,36 +77,73 @@ def _raters(ballots: list[Ballot]) -> list[str]:
 
 def _ballot(path: Path, key: dict[str, Any]) -> Ballot:
     content = _json(path)
-    if content.get("kind") != "rdt study votes" or content.get("version") != VERSION:
+    if not _is(content, "rdt study votes"):
         raise ValueError(f"{path} does not hold votes of a study, version {VERSION}")
-    if content.get("study") != key["study"]:
-        raise ValueError(f"{path} holds votes of study {content.get('study')}, the key is of study {key['study']}")
+    study = content.get("study")
+    if study != key["study"]:
+        found = printable(study, NAME) if isinstance(study, str) else type(study).__name__
+        raise ValueError(f"{path} holds votes of study {found}, the key is of study {key['study']}")
     pairs = {pair["id"]: pair for pair in key["pairs"]}
     try:
-        votes = tuple(_vote(entry, pairs, key["questions"]) for entry in content["votes"])
-        return Ballot(str(content["rater"]), " ".join(str(content.get("name") or "").casefold().split()), votes)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        votes = tuple(_vote(entry, pairs, key["questions"]) for entry in _list(content["votes"]))
+        rater, name = _text(content["rater"]), content.get("name", "")
+        if not rater.strip() or not isinstance(name, str):
+            raise ValueError(f"rater={rater} name={name}; expected two texts, the first not empty")
+        return Ballot(rater, " ".join(name.casefold().split()), votes)
+    except DAMAGED as error:
         raise ValueError(f"{path}: a vote cannot be read: {type(error).__name__} {error}") from error
 
 
 def _vote(entry: dict[str, Any], pairs: dict[str, Any], questions: list[str]) -> Vote:
-    pair, answers = pairs[entry["pair"]], dict(entry["answers"])
+    pair, answers = pairs[_text(entry["pair"])], entry["answers"]
     if [entry[side] for side in ("left", "right")] != [pair[side]["id"] for side in ("left", "right")]:
         raise ValueError(f"the sides of pair {entry['pair']} are not those of the key")
-    for question, answer in answers.items():
+    for question, answer in answers.items():  # AttributeError unless it is an object
         if question not in questions or answer not in ANSWERS:
             raise ValueError(
                 f"{question}={answer}; expected one of {', '.join(ANSWERS)} for one of {', '.join(questions)}"
             )
-    return Vote(entry["pair"], str(entry["at"]), answers, float(entry["seconds"]))
+    return Vote(entry["pair"], _time(entry["at"]), answers, _seconds(entry["seconds"]))
+
+
+def _time(at: Any) -> datetime:
+    """Return a time of the past; ValueError if it is none, since a time to come would outdo every later vote."""
+    time = datetime.fromisoformat(_text(at))
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if not datetime(2000, 1, 1, tzinfo=UTC) < time < datetime.now(UTC) + timedelta(days=2):  # clocks differ
+        raise ValueError(f"at={at} is not a time before now")
+    return time
+
+
+def _seconds(value: Any) -> float:
+    """Return a duration; ValueError or OverflowError unless it is a finite number from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"seconds={value}; expected a number of 0 or more")
+    return float(value)
+
+
+def _is(content: dict[str, Any], kind: str) -> bool:
+    """Return whether a file is of this kind and of this version; true is no version."""
+    return content.get("kind") == kind and content.get("version") == VERSION and content["version"] is not True
+
+
+def _text(value: Any) -> str:
+    """Return the value; TypeError unless it is a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{printable(value, NAME)} is {type(value).__name__}, expected a text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    """Return the value; TypeError unless it is a list."""
+    if not isinstance(value, list):
+        raise TypeError(f"{printable(value, NAME)} is {type(value).__name__}, expected a list")
+    return value
 
 
 def _json(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError if the file holds anything else."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
     return content

@@ -7,8 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import files
 from rdt.policy import Policy
+from rdt.prompts import read_rows
 from rdt.report.tables import card_table
 from rdt.result import Result
+from rdt.text import folded
 from rdt.training import digests
 from rdt.weights import failure, hub_reason
 
@@ -50,7 +52,7 @@ def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> No
         OmegaConf.save(cfg, unfinished / "config.yaml", resolve=True)
         for name in ("base", "tuned"):
             shutil.copyfile(samples / f"{name}.png", unfinished / f"{name}.png")
-        prompts = (samples / "prompts.txt").read_text(encoding="utf-8").splitlines()
+        prompts = [folded(prompt) for prompt in read_rows(samples)]
         (unfinished / "README.md").write_text(card(cfg, result, prompts), encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from rdt import files, result
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
+from rdt.prompts import write_rows
 from rdt.result import BASE, Point, Result, measured, sample_names
 from rdt.training import card, digests
 from rdt.training.experiment import Experiment, Guided
@@ -141,10 +142,10 @@ def cost_line(cost: Mapping[str, Any]) -> str:
 
 
 def save_samples(out: Path, prompts: Sequence[str], evaluations: Mapping[str, Evaluation]) -> None:
-    """Write samples/<name>.png, with one prompt per row and equal noise per column, and the rows' prompts.txt."""
+    """Write samples/<name>.png, with one prompt per row and equal noise per column, and the rows' prompts.json."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
     rows = min(len(evaluation.grid) for evaluation in evaluations.values())
-    files.write_text(out / "samples" / "prompts.txt", "\n".join(prompts[:rows]) + "\n")
+    write_rows(out / "samples", prompts[:rows])
     for name, evaluation in evaluations.items():
         save_image(grid_image(evaluation.grid), out / "samples" / f"{name}.png")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdt.prompts import write_rows
 from rdt.report.compare import compare
 from rdt.report.page import read_curves
 from rdt.report.read import read_runs
@@ -62,7 +63,7 @@ def test_a_cost_that_was_not_recorded_is_no_axis(tmp_path):
 def test_names_are_escaped_in_the_page(tmp_path):
     write_run(tmp_path / "run", method="<b>x</b>", label="</script><img src=x>")
     write_run(tmp_path / "twin", method="<b>x</b>", label="$x^$")
-    (tmp_path / "run" / "samples" / "prompts.txt").write_text("a $5 note on a $frac{table\n<i>x\n")
+    write_rows(tmp_path / "run" / "samples", ["a $5 note on a $frac{table", "<i>x"])
     parsed = HtmlPage(report([tmp_path], tmp_path).read_text())
     assert parsed.open == [] and "x" not in parsed.addresses
 

@@ -1,17 +1,41 @@
 """Every table holds the values of result.json."""
 
 import csv
+import io
 import json
 from pathlib import Path
+from xml.etree.ElementTree import fromstring
 
 import pytest
 
+from rdt.prompts import write_rows
 from rdt.report import columns, tables
+from rdt.report.__main__ import main
 from rdt.report.compare import compare
 from rdt.report.read import read_runs
 from rdt.report.write import report
 from rdt.result import read
+from rdt.training.folder import fail
 from worlds.run_folders import write_run
+
+HOSTILE = ("[/red]", "\x1b]0;x\x07\x9b31m", "=cmd|'/C calc'!A0", "a\nb\u2028c", "猫\u202e", "x" * 5000)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_strangers_names_do_nothing_to_terminal_picture_and_spreadsheet(tmp_path, capsys, name):
+    place = name[:20].replace("/", "")
+    for method in (name, "draft"):
+        write_run(tmp_path / (method[0] + place), method, label=name, model=name, reward=name)
+        write_rows(tmp_path / (method[0] + place) / "samples", [name])
+    fail(tmp_path / f"broken{place}", name)
+    assert main([f"runs={tmp_path}", f"out={tmp_path / 'out'}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable() and ("[/red]" in printed) == (name == "[/red]")
+    fromstring((tmp_path / "out" / "front.svg").read_bytes())  # raises ParseError unless it is well-formed
+    for table in ("front.csv", "duels.csv"):
+        text = (tmp_path / "out" / table).read_bytes().decode()
+        rows = csv.reader(io.StringIO(text, newline=""))
+        assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
 
 
 def test_front_csv_holds_every_point_of_every_result(sweep):

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from rdt.prompts import write_rows
 from rdt.report.read import read_run
 from rdt.study import entry
 from rdt.study.design import Options
@@ -52,7 +53,7 @@ def write_run(folder, method, seed=0, noise=0, prompts=PROMPTS):
     config = {"overrides": [f"method={method}"], "evaluation": {"seed": noise, "grid": list(GRID)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "samples").mkdir()
-    (folder / "samples" / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    write_rows(folder / "samples", prompts)
     for k, name in enumerate(("base", "tuned", "aig-power-exponent-2")):
         save_image(grid_image(images(k and 10 * len(method) + 100 * seed + k)), folder / "samples" / f"{name}.png")
 

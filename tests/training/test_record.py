@@ -5,6 +5,7 @@ from PIL import Image
 from torch import nn
 
 from rdt.evaluation import Evaluation
+from rdt.prompts import read_rows
 from rdt.training.record import fingerprint, grid_image, save_samples
 
 
@@ -28,7 +29,7 @@ def test_a_grid_shows_every_image_in_its_place_in_whole_pixels():
 def test_samples_have_as_many_rows_as_prompts_are_named(tmp_path):
     evaluations = {name: Evaluation({}, torch.rand(2, 3, 3, 64, 64)) for name in ("base", "tuned")}
     save_samples(tmp_path, ["a", "b", "c"], evaluations)
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["base.png", "prompts.txt", "tuned.png"]
-    assert (tmp_path / "samples" / "prompts.txt").read_text() == "a\nb\n"
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["base.png", "prompts.json", "tuned.png"]
+    assert read_rows(tmp_path / "samples") == ("a", "b")
     with Image.open(tmp_path / "samples" / "base.png") as picture:
         assert picture.size == (3 * 66, 2 * 66)

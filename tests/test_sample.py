@@ -1,0 +1,72 @@
+"""`rdt sample` takes any prompt as it is typed, and names its picture after all that decides it."""
+
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+
+from rdt import sample
+from rdt.config.compose import composed
+from rdt.errors import UsageError
+from rdt.sample import QUOTED, as_typed, check_out, file_name
+
+PROMPTS = ["it's a circle", "猫", "a, b", "a (red:1.2) circle", 'say "hi"', "${seed} $x", "[a]", "{a: 1}", "a=b", "5",
+           "null", "a\\", "\\'", "two\nlines", "'a' and 'b'"]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_arrives_as_it_was_typed(prompt):
+    assert composed("sample", as_typed(f"prompt={prompt}")).prompt == prompt
+
+
+@given(st.one_of(st.text(st.characters(codec="utf-8")), st.text("\\'\"${}a, ")).filter(lambda text: text != "???"))
+def test_every_text_arrives_as_it_was_typed(text):
+    value = OverridesParser.create().parse_override(as_typed(f"prompt={text}")).value()
+    assert QUOTED.fullmatch(text) or OmegaConf.create({"prompt": value}).prompt == text
+
+
+def test_quotation_marks_around_the_whole_prompt_are_those_of_hydra():
+    for typed in ("'a, b'", '"a, b"'):
+        assert composed("sample", as_typed(f"prompt={typed}")).prompt == "a, b"
+    assert as_typed("n=4") == "n=4" and as_typed("guidance.curve=[1,2]") == "guidance.curve=[1,2]"
+
+
+def test_pictures_have_different_names_if_anything_that_decides_them_differs():
+    long = "a very long prompt " * 9
+    guidances = [], ["guidance=aig"], ["guidance=aig", "guidance.power=3"]
+    configs = [composed("sample", *guidance) for guidance in guidances]
+    prompts = ("猫", "犬", "a b", "a-b", f"{long}1", f"{long}2")
+    names = {
+        file_name(OmegaConf.merge(cfg, {"prompt": prompt, "seed": seed, "n": n}))
+        for cfg, prompt, seed, n in product(configs, prompts, (0, 1), (4, 16))
+    }
+    assert len(names) == 6 * 2 * 2 * 3 and max(map(len, names)) < 100
+
+
+def test_a_file_that_cannot_be_the_picture_is_refused_before_anything_else(tmp_path):
+    (tmp_path / "file").touch()
+    for out, words in {
+        "": "is a folder",
+        "x.gif": "end it in one of .png",
+        "x": "end it",
+        "file/x.png": "file",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            check_out(tmp_path / out)
+        with pytest.raises(UsageError, match=words):  # although there is no run
+            sample.sample(composed("sample", "prompt=a", f"out={tmp_path / out}", f"run={tmp_path / 'none'}"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_ending_decides_the_format(run_folder, tmp_path):
+    command = [sys.executable, "-m", "rdt.sample", f"run={run_folder}", "prompt=it's a (red) circle", "n=1"]
+    done = subprocess.run([*command, f"out={tmp_path / 'x.JPG'}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x.JPG'}\n"), done.stderr
+    with Image.open(tmp_path / "x.JPG") as image:
+        assert image.format == "JPEG"
