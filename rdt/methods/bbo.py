@@ -38,6 +38,10 @@ class Answers:
         """Return the answers of all parts, in order."""
         return Answers(torch.cat([part.phi for part in parts]), torch.cat([part.scores for part in parts]))
 
+    def present(self, chosen: Tensor) -> "Answers":
+        """Return the answers that are chosen by a mask (N,)."""
+        return Answers(self.phi[chosen], self.scores[chosen])
+
 
 class BBO(SQDF):
     """Train by SQDF on `self.reward`, a surrogate of a budgeted oracle, in rounds of `updates_per_round` iterations."""
@@ -79,7 +83,7 @@ class BBO(SQDF):
         own = [self.answered(round, chunk, [prompts[row] for row in chunk]) for chunk in chunks]
         self.oracle.charge(len(prompts) - len(rows))  # the other ranks' calls
         found = Answers.cat(own if world == 1 else _gathered(own, world))
-        self.check_finite("oracle", found.scores)
+        found = found.present(~self.check_scores("oracle", self.oracle, found.scores, prompts))
         self.round_metrics = {
             "queries": self.oracle.calls, "oracle": found.scores.mean().item()
         } | self.correlation(found)  # fmt: skip
