@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
+from rdt.rewards.missing import Scored
 from rdt.rollout import Sampling, path_kl, sampled
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
@@ -182,11 +183,25 @@ class Evaluator(nn.Module):
 
     def _values(self, images: Tensor, prompt: str) -> dict[str, float]:
         """Return the rewards, diversity and fidelity of the images of one prompt."""
-        prompts = [prompt] * len(images)
-        values = {f"reward/{name}": reward(images, prompts).mean().item() for name, reward in self.rewards.items()}
+        values = self._scores(images, prompt)
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
             for measure in measures:
                 values |= {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
+        return values
+
+    def _scores(self, images: Tensor, prompt: str) -> dict[str, float]:
+        """Return the mean of each reward over the images of one prompt that have a score.
+
+        If a reward may skip images, "missing" is the number of scores that were left out.
+        """
+        values, missing = {}, 0
+        for name, reward in self.rewards.items():
+            scores = reward(images, [prompt] * len(images))
+            absent = Scored(reward.title, reward.missing, scores, [prompt]).check_present("evaluation stops: ")
+            values[f"reward/{name}"] = (scores[~absent] if absent.any() else scores).mean().item()
+            missing += int(absent.sum())
+        if any(reward.missing == "skip" for reward in self.rewards.values()):
+            values["missing"] = float(missing)
         return values
 
     def _totals(

@@ -15,6 +15,7 @@ from rdt.config import compose, curve
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import Rule, rules_of, type_name, without_rules
 from rdt.errors import UsageError
+from rdt.rewards import credentials
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
 NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
@@ -40,6 +41,9 @@ def values(cfg: DictConfig, hydra_config: Any) -> None:
     """
     for key in _missing(cfg):
         raise UsageError(f"{key}=??? has no default; give {key}=...")
+    for key, value in leaves(cfg):
+        if key.rpartition(".")[2] == "url" and isinstance(value, str):
+            credentials.check_url(key, value)
     rules = rules_of(cfg)
     free = {key for key, (rule, _) in rules.items() if rule.type}
     for key, default in leaves(compose.with_defaults(hydra_config)):

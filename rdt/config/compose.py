@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import UsageError, flat, one_line
+from rdt.rewards.credentials import check_arguments
 from rdt.text import make_streams_safe
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -61,6 +63,7 @@ def command_errors() -> Iterator[None]:
     """Report the errors of a command in one line; Hydra would print its own in its own way."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line(), hydra_errors():
+        check_arguments(sys.argv[1:])
         yield
 
 

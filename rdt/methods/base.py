@@ -5,7 +5,7 @@ changes a sample: noise is keyed by the sample's index, and gradients are summed
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from rdt.errors import Diverged
 from rdt.policy import Denoiser, Policy
 from rdt.randomness import Noise
 from rdt.rewards.base import Reward
+from rdt.rewards.missing import Scored
 from rdt.rollout import Rollout, Sampling, sampled
 from rdt.stream import Batch
 
@@ -205,6 +206,19 @@ class Method(L.LightningModule):
         wrong = values.detach()[~values.isfinite()]
         if len(wrong):
             raise Diverged(f"{name} is {wrong[0].item()} at iteration {self.iteration}")
+
+    def check_scores(self, name: str, reward: Reward, scores: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return which images (N,) lack a score, and log their number if the reward skips them.
+
+        Raise Diverged, naming iteration, prompt and image, if a score (N,) or (N, R) may not be skipped.
+        """
+        wrong, absent = scores.detach()[~scores.isfinite()], torch.zeros(len(scores), dtype=torch.bool)
+        if len(wrong):
+            when = f"{name} is {wrong[0].item()} at iteration {self.iteration}: "
+            absent = Scored(reward.title, reward.missing, scores, prompts).check_present(when)
+        if reward.missing == "skip":
+            self.log_train(missing=float(absent.sum()))
+        return absent
 
     @property
     def seconds(self) -> float:

@@ -41,6 +41,10 @@ class Answers:
         """Return the answers of all parts, in order."""
         return Answers(torch.cat([part.phi for part in parts]), torch.cat([part.scores for part in parts]))
 
+    def present(self, chosen: Tensor) -> "Answers":
+        """Return the answers that are chosen by a mask (N,)."""
+        return Answers(self.phi[chosen], self.scores[chosen])
+
 
 class BBO(SQDF):
     """Train by SQDF on `self.reward`, a surrogate of a budgeted oracle, in rounds of `updates_per_round` iterations."""
@@ -85,6 +89,7 @@ class BBO(SQDF):
         found = Answers.cat(own if world == 1 else _gathered(own, world))
         if not len(found.scores):
             raise ValueError(f"method.budget={self.oracle.budget}: round {round} was charged, and no answer was kept")
+        found = found.present(~self.check_scores("oracle", self.oracle, found.scores, prompts))
         self.round_metrics = {
             "queries": self.oracle.calls, "oracle": found.scores.mean().item()
         } | self.correlation(found)  # fmt: skip

@@ -52,5 +52,5 @@ class Direct(Method):
     def scores(self, x0: Tensor, prompts: list[str]) -> Tensor:
         """Return the rewards, shape (B,), of decoded clean latents (B, *latent); differentiable."""
         rewards = self.reward(self.policy.decode(x0), prompts)
-        self.check_finite("reward", rewards)
+        self.check_scores("reward", self.reward, rewards, prompts)
         return rewards

@@ -25,6 +25,7 @@ from rdt.methods.base import Method
 from rdt.methods.clipped_objective import ClippedObjective, MicroBatch
 from rdt.policy import Denoiser, Policy
 from rdt.randomness import generator
+from rdt.rewards.missing import stand_ins, without_absent
 from rdt.rollout import Rollout, Sampling, Trajectory, conditioned
 from rdt.stream import Batch
 
@@ -225,12 +226,13 @@ class PolicyGradient(Method):
             images = [self.policy.decode(rollout.clean) for rollout in rollouts]
             scored = torch.cat([self.reward.parts(x, r.prompts) for x, r in zip(images, rollouts, strict=True)])
         scores = self.all_gather(scored).flatten(0, -2).cpu()
-        self.check_finite("reward", scores)
-        parts = scores.view(len(batch.prompts), -1, scores.shape[-1])  # (P, G, R)
+        self.check_scores("reward", self.reward, scores, batch.prompts)
+        parts, absent = stand_ins(scores.view(len(batch.prompts), -1, scores.shape[-1]))  # (P, G, R), (P, G)
         rewards = self.reward.total(parts)
         kept = self.select(rewards)
         compared = self.reward.relative(parts[torch.arange(len(kept))[:, None], kept])
         advantages = self.advantages(self.returns(compared, kept, rollouts, images), batch.prompts)
+        advantages = without_absent(advantages, absent.gather(1, kept))
         trajectory = Trajectory.cat([rollout.trajectory for rollout in rollouts])
         return Rollouts.of(batch, rewards, kept, advantages, trajectory)
 

@@ -86,7 +86,7 @@ class SQDF(Method):
         """Roll out the tuned policy, score its images, and store both."""
         latents, scored = zip(*map(self.scored, self.micro_batches(batch)), strict=True)
         scores = self.all_gather(torch.cat(scored)).flatten()
-        self.check_finite("reward", scores)
+        self.check_scores("reward", self.reward, scores, batch.prompts)
         self.buffer.add(torch.cat(latents), scores, batch.prompts)
 
     @torch.no_grad()

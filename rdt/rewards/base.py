@@ -7,24 +7,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdt.rewards.contract import check_scores, named_failure
+
 TOLERANCE = 1e-3  # how far outside [0, 1] rounding may carry a decoded image
 
 
 class Reward(nn.Module):
     """Scores images (B, 3, H, W) in [0, 1] for B prompts: forward returns the raw published scores, (B,).
 
-    A reward is frozen, stays in evaluation mode, and checks the inputs of every call.
+    A reward is frozen, stays in evaluation mode, and checks the inputs and the scores of every call.
     """
 
     differentiable: bool = True
     reads_prompts: bool = True  # False: an image has the same score under every prompt
     grouped: bool = False  # True: `relative` compares several images of one prompt
+    missing: str = ""  # what NaN in place of a score means: "stop" or "skip" the image; "": a score is never missing
+    key: str = ""  # of the config, such as reward=hps; messages name the reward by it
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Any:
         check_images(images)
         if len(prompts) != len(images):
             raise ValueError(f"prompts={len(prompts)} for images={len(images)}: expected one prompt per image")
-        return super().__call__(images, prompts)
+        with named_failure(self.title, prompts):
+            scores = super().__call__(images, prompts)
+        check_scores(self.title, scores, images, differentiable=self.differentiable)
+        return scores
+
+    @property
+    def title(self) -> str:
+        """Return what messages call the reward: its key in the config, or its class."""
+        return self.key or str(self)
 
     @property
     def components(self) -> dict[str, "Reward"]:
@@ -80,7 +92,7 @@ class Affine(Reward):
             )
         self.reward, self.scale, self.offset = reward, scale, offset
         self.differentiable, self.reads_prompts = reward.differentiable, reward.reads_prompts
-        self.grouped = reward.grouped
+        self.grouped, self.missing, self.key = reward.grouped, reward.missing, reward.key
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.scale * self.reward(images, prompts) + self.offset

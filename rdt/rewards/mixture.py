@@ -15,8 +15,8 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from rdt.errors import Diverged
 from rdt.rewards.base import Reward
+from rdt.rewards.missing import Scored
 
 NORMALISATIONS = ("raw", "zscore", "group")
 CONSTANTS = ("weight", "mean", "std")  # keys of a part beside those of its reward
@@ -47,7 +47,9 @@ def _term(key: str, part: Mapping[str, Any]) -> Term:
     if part.get("weight") is None:
         raise _missing(f"{key}.weight")
     own = {name: value for name, value in part.items() if name not in ("name", *CONSTANTS)}
-    return Term(instantiate(own, _convert_="all"), part["weight"], part.get("mean"), part.get("std"))
+    reward = instantiate(own, _convert_="all")
+    reward.key = key
+    return Term(reward, part["weight"], part.get("mean"), part.get("std"))
 
 
 class Mixture(Reward):
@@ -64,6 +66,7 @@ class Mixture(Reward):
         self.grouped = normalise == "group"
         self.differentiable = all(reward.differentiable for reward in self.rewards.values())
         self.reads_prompts = any(reward.reads_prompts for reward in self.rewards.values())
+        self.missing = next((choice for choice in ("skip", "stop") if choice in _choices(self.rewards.values())), "")
 
     @property
     def components(self) -> dict[str, Reward]:
@@ -76,9 +79,7 @@ class Mixture(Reward):
         """Return the raw score of each part, (B, R); Diverged names a part that is not finite."""
         scores = {name: reward(images, prompts) for name, reward in self.rewards.items()}
         for name, score in scores.items():
-            wrong = score.detach()[~score.isfinite()]
-            if len(wrong):
-                raise Diverged(f"{name}, a part of the reward, is {wrong[0].item()}")
+            Scored(f"{name}, a part of the reward,", self.rewards[name].missing, score, prompts).check_finite()
         return torch.stack(list(scores.values()), -1)
 
     def total(self, parts: Tensor) -> Tensor:
@@ -114,6 +115,10 @@ def _check(terms: Mapping[str, Term], normalise: str) -> None:
 def _missing(key: str) -> ValueError:
     part, _, name = key.rpartition(".")
     return ValueError(f"{part} has no {name}; give {key}=... (with a + in front if there is no such key)")
+
+
+def _choices(rewards: Iterable[Reward]) -> set[str]:
+    return {reward.missing for reward in rewards}
 
 
 def _constants(values: Iterable[float | None]) -> Tensor:

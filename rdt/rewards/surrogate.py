@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rdt.rewards.base import Reward
+from rdt.rewards.contract import RewardError
 
 CONSTANT = 1e-3  # a feature counts as constant, and is not scaled, below this share of the mean standard deviation
 TINY = 1e-12  # keeps the gradient of a square root finite if all members agree
 
 
-class BudgetExceeded(ValueError):
+class BudgetExceeded(RewardError):
     """More calls were requested than the oracle's budget allows."""
 
 
@@ -45,6 +46,7 @@ class BudgetedOracle(Reward):
                 "reward.normalise=group compares images of one prompt, an oracle scores one image; take raw or zscore"
             )
         self.oracle, self.budget = oracle.requires_grad_(False).eval(), budget
+        self.missing, self.key = oracle.missing, oracle.key
         self.calls = 0  # of all ranks
 
     @property

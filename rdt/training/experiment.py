@@ -62,7 +62,9 @@ class Experiment:
 
     @cached_property
     def reward(self) -> Reward:
-        return built(self.cfg.reward, "name", "scale", "offset")
+        reward = built(self.cfg.reward, "name", "scale", "offset")
+        reward.key = f"reward={self.cfg.reward.name}"
+        return reward
 
     @cached_property
     def method(self) -> Method:
@@ -152,6 +154,8 @@ class Experiment:
         )  # fmt: skip
         trained = {self.cfg.reward.name: self.reward} | self.reward.components
         judges = {name: built(judge, "name") for name, judge in evaluation.judges.items()}
+        for name, judge in judges.items():
+            judge.key = f"evaluation.judges.{name}"
         return Evaluator(
             protocol,
             trained | {name: judge for name, judge in judges.items() if name not in trained},
