@@ -38,7 +38,8 @@ def from_file(*, path: str, key: str | None = None) -> list[str]:
     try:
         prompts = [_whole(place, text.strip()) for place, text in READERS.get(suffix, _lines)(file, key)]
     except ValueError as error:
-        raise ValueError(f"{path} {str(error).removeprefix(f'{file} ')}") from None
+        reason = str(error).removeprefix(f"{file} ")
+        raise ValueError(f"{path} {reason}{f'; {CURE}' * (reason != str(error))}") from None  # if it is no text at all
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise ValueError(f"{path} is empty; {CURE}")

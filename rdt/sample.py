@@ -21,6 +21,7 @@ from rdt.result import digest, slug
 from rdt.text import lone_surrogate, printable
 from rdt.training import finished, folder
 
+AS_TYPED = ("prompt", "run", "out")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # by the ending of out=
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)  # a text in quotation marks of Hydra's grammar
 
@@ -67,17 +68,17 @@ def file_name(cfg: DictConfig) -> str:
 
 
 def as_typed(argument: str) -> str:
-    """Return the override of an argument: the text of a prompt is taken as it is, without Hydra's grammar.
+    """Return the override of an argument: prompts and paths are taken as they are, without Hydra's grammar.
 
-    Quotation marks that enclose the whole text do not belong to it.
+    Quotation marks that enclose the whole text do not belong to it. A path may be null or refer to other keys.
     """
     key, _, text = argument.partition("=")
-    if key != "prompt" or QUOTED.fullmatch(text):
+    if key not in AS_TYPED or QUOTED.fullmatch(text) or (key != "prompt" and (text == "null" or "${" in text)):
         return argument
     if lone_surrogate(text):  # the locale's encoding is not that of the terminal
         text = os.fsencode(text).decode("utf-8", "surrogateescape")
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # ${...} is text, and no reference to another key
-    return f"prompt={QuotedString(text, Quote.single).with_quotes()}"
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
 
 
 def write_picture(run: finished.FinishedRun, prompt: str, count: int, seed: int, out: Path) -> Path:
@@ -94,7 +95,7 @@ def write_picture(run: finished.FinishedRun, prompt: str, count: int, seed: int,
 
 
 def entry() -> None:
-    """Run the command; only the prompts of a sweep (-m) are read by Hydra's grammar."""
+    """Run the command; only the arguments of a sweep (-m) are all read by Hydra's grammar."""
     if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = map(as_typed, sys.argv[1:])
     with command_errors():

@@ -133,7 +133,7 @@ def test_a_larger_machine_can_be_planned_for(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content, words", [(None, "does not exist"), ("\n \n", "is empty"), (b"\xff\xfe", "not UTF-8")]
+    "content, words", [(None, "does not exist"), ("\n \n", "is empty"), (b"a\xff\xfe", "not UTF-8")]
 )
 def test_a_prompts_file_without_prompts_is_one_line(command, tmp_path, content, words):
     good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"

@@ -37,6 +37,13 @@ def test_quotation_marks_around_the_whole_prompt_are_those_of_hydra():
     assert as_typed("n=4") == "n=4" and as_typed("guidance.curve=[1,2]") == "guidance.curve=[1,2]"
 
 
+@pytest.mark.parametrize("path", ["runs/モデル", "run (1)", "lr=0.1/a,b", "kl[0.1]"])
+def test_a_path_arrives_as_it_was_typed(path):
+    cfg = composed("sample", as_typed(f"run={path}"), as_typed(f"out={path}/x.png"))
+    assert (cfg.run, cfg.out) == (path, f"{path}/x.png")
+    assert as_typed("out=null") == "out=null" and as_typed("out=${run}/x.png") == "out=${run}/x.png"
+
+
 def test_pictures_have_different_names_if_anything_that_decides_them_differs():
     long = "a very long prompt " * 9
     guidances = [], ["guidance=aig"], ["guidance=aig", "guidance.power=3"]

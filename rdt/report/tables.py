@@ -31,13 +31,17 @@ from rdt.report.figure import INK, colour_of
 from rdt.report.read import Failure, Run
 from rdt.report.text import NONE, difference, number, short
 from rdt.result import Result
-from rdt.text import NAME, csv_cell, folded, printable
+from rdt.text import NAME, csv_cell, folded, markdown, printable
 
-LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+LATEX = (
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {c: f"{{{c}}}" for c in "[]*"}
+    | {  # [ and * belong to a \\ before them
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
 
 
 def tables_html(comparison: Comparison) -> str:
@@ -132,14 +136,14 @@ def _tabular(comparison: Comparison) -> str:
         name = _latex(row.group.name) + seeds if row.group else "base"
         rows.append([name, *(_cell_tex(column, row) for column in columns)])
     head, *body = [" & ".join(row) + r" \\" for row in rows]
-    about = f"% {comparison.model}: {comparison.n_prompts} held-out prompts x {comparison.n_per_prompt} images"
+    about = f"% {folded(comparison.model)}: {comparison.n_prompts} held-out prompts x {comparison.n_per_prompt} images"
     frame = [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
     return "\n".join([about, *frame, r"\end{tabular}", ""])
 
 
 def _latex(words: str) -> str:
-    """Return text that LaTeX prints as it is."""
-    return "".join(LATEX.get(c, c) for c in words)
+    """Return text on one line that LaTeX prints as it is."""
+    return "".join(LATEX.get(c, c) for c in folded(words))
 
 
 def _cell_tex(column: Column, row: TableRow) -> str:
@@ -266,9 +270,9 @@ def card_table(result: Result) -> str:
     """Return the table of a model card in Markdown: a line per quantity, a column per point of the run."""
     (comparison,) = compare([Run(Path(), result)])
     rows = run_rows(comparison)
-    lines = [["", *(row.points[0].label for row in rows)], ["---"] * (1 + len(rows))]
+    lines = [["", *(markdown(row.points[0].label) for row in rows)], ["---"] * (1 + len(rows))]
     for column in columns_of(comparison, "model card"):
-        lines.append([column.name, *(_cell_card(column, row) for row in rows)])
+        lines.append([markdown(column.name), *(_cell_card(column, row) for row in rows)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -51,6 +51,7 @@ def _tally(arguments: list[str]) -> None:
     from rdt.files import write_text
     from rdt.study.tally import agreement, preferences, print_tally, tally_csv
     from rdt.study.votes import read_key, read_votes
+    from rdt.text import printable
 
     patterns = [argument for argument in arguments if argument.partition("=")[0] not in TALLY]
     given = parsed_keys([argument for argument in arguments if argument not in patterns], TALLY)
@@ -67,7 +68,7 @@ def _tally(arguments: list[str]) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     write_text(table, tally_csv(rows, alphas))
     print_tally(rows, alphas, votes)
-    print(f"table    {table}")
+    print(f"table    {printable(table)}")
 
 
 def _files(pattern: str) -> list[str]:

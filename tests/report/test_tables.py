@@ -60,6 +60,15 @@ def test_the_latex_table_escapes_special_characters(tmp_path):
     assert not (tmp_path / "out" / "duels.csv").exists()  # of one method
 
 
+def test_names_begin_no_command_in_latex_and_no_markup_in_markdown(tmp_path):
+    write_run(tmp_path / "0", "[x]", label="a | b\n\n# <img src=x> [l](javascript:x)", model="m\n\\input{x}")
+    report([tmp_path], tmp_path / "out")
+    table = (tmp_path / "out" / "front.tex").read_text()
+    assert "{[}x{]}" in table and not [line for line in table.splitlines() if line.startswith(("[", "\\input"))]
+    head, *_ = tables.card_table(read(tmp_path / "0")).splitlines()
+    assert head == r"|  | base | a \| b \# \<img src=x\> \[l\](javascript:x) |"
+
+
 @pytest.fixture
 def images_column(monkeypatch):
     """Add a column that is no score, the images that training drew, to the list that all tables print."""
