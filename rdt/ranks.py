@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class Ranks:
     """Hold the place of a process among the processes of its run."""
 
     rank: int = 0  # among all processes
@@ -13,15 +13,15 @@ class Place:
     world: int = 1  # number of processes
 
 
-_here = Place()
+_here = Ranks()
 
 
-def here() -> Place:
+def here() -> Ranks:
     """Return the place of this process; the only one of its run unless `take` was called."""
     return _here
 
 
-def take(place: Place) -> None:
+def take(place: Ranks) -> None:
     """Set the place of this process."""
     global _here
     _here = place

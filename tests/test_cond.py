@@ -42,7 +42,7 @@ def test_each_prompt_is_encoded_once_on_its_own_and_kept(tmp_path: Path) -> None
 
 
 def test_the_ranks_of_a_run_begin_at_different_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_here", ranks.Place(rank=1, local=1, world=2))
+    monkeypatch.setattr(ranks, "_here", ranks.Ranks(rank=1, local=1, world=2))
     source = Source()
     Embeddings(tmp_path, source.load).prepare(["a", "bb", "ccc", "dddd"])
     assert source.encoded == ["ccc", "dddd", "a", "bb"]

@@ -1,4 +1,4 @@
-"""A write-ahead journal of an oracle's calls: each batch is charged before it is asked and its answers are kept after.
+"""A write-ahead journal of an oracle's calls: each batch is charged before the call, and its answers are kept after it.
 
 One append-only file per rank holds a line per event: {"round", "rows"} before the oracle is called, the same with
 "scores" once it has answered. A process that is killed in between has charged rows without an answer: the oracle may
@@ -34,7 +34,7 @@ class Journal:
         self.scores.update(((round, row), score) for row, score in zip(rows, scores, strict=True))
 
     def _append(self, event: dict[str, Any]) -> None:
-        """Append a line that is on the disk when this returns; it starts anew behind a line that was cut off."""
+        """Append a line that is on the disk when this returns; a line that was cut off stays apart from it."""
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,15 @@ def read_seal(checkpoint: Path) -> dict[str, Any]:
     raise ValueError(f"{checkpoint / SEAL} is damaged")
 
 
+def is_sealed(checkpoint: Path) -> bool:
+    """Return whether a checkpoint has a seal that can be read."""
+    try:
+        read_seal(checkpoint)
+    except ValueError:
+        return False
+    return True
+
+
 def check_intact(checkpoint: Path) -> None:
     """Raise ValueError, naming the file, unless all files of a checkpoint are as they were written."""
     digests = read_seal(checkpoint)["sha256"]

@@ -23,7 +23,7 @@ ERROR = "error.txt"  # why a job of a sweep failed
 ORACLE = "oracle"  # the folder of what black-box optimisation asked and was answered
 OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE)  # what a run can be continued from
 TEMPORARY = re.compile(r"\..+\.(\d+)")  # as `files.replacing` names it, with the process that writes it
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError)
+UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -70,9 +70,8 @@ def check_folder(cfg: DictConfig, out: Path) -> None:
     if (out / "config.yaml").is_file():
         _check_config(cfg, out)
     newest = newest_checkpoint(out)
-    if cfg.resume == "auto" and newest is not None:
-        with suppress(ValueError):  # a damaged one is passed over by `resumed_from`
-            _check_same(cfg, f"output_dir={out}: {newest.relative_to(out)}", newest)
+    if cfg.resume == "auto" and newest is not None and digests.is_sealed(newest):
+        _check_same(cfg, f"output_dir={out}: {newest.relative_to(out)}", newest)
 
 
 def check_writable(key: str, folder: Path) -> None:

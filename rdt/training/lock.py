@@ -27,17 +27,12 @@ def held(key: str, folder: Path, fresh: bool = False) -> Iterator[Path]:
     If `fresh`, the folder must be new: with -2, -3 ... behind its name if it exists. Folders that were made here and
     are empty at the end are removed.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    if fresh:
-        folder = _made(folder)
-        made = [folder, *made[1:]]
+    made = [parent for parent in folder.parents if not parent.exists()]
+    if fresh or not folder.exists():
+        folder = _made(folder) if fresh else folder
+        made = [folder, *made]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / FILE, timeout=PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout:
-        by = _words(_read(folder))
-        raise UsageError(f"{key}={folder} is in use by {by}; wait for its end, or take another folder") from None
+    lock = _acquired(key, folder)
     try:
         (folder / FILE).write_text(json.dumps(_self()), encoding="utf-8")
         yield folder
@@ -48,6 +43,17 @@ def held(key: str, folder: Path, fresh: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def _acquired(key: str, folder: Path) -> FileLock:
+    """Return the lock of a folder, acquired; UsageError that says who holds it."""
+    lock = FileLock(folder / FILE, timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        by = _words(_read(folder))
+        raise UsageError(f"{key}={folder} is in use by {by}; wait for its end, or take another folder") from None
+    return lock
 
 
 def holder(folder: Path) -> str | None:

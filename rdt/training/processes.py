@@ -55,7 +55,7 @@ def start_per_device(cfg: DictConfig, module: str, *arguments: str) -> bool:
 def take_place(launcher: int) -> None:
     """Take the rank that the agent gave this process, and end when the launcher, a process id, is gone."""
     rank, local, node, world = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE"))
-    ranks.take(ranks.Place(rank, local, node, world))
+    ranks.take(ranks.Ranks(rank, local, node, world))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_without, args=(launcher,), daemon=True).start()

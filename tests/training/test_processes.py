@@ -48,7 +48,7 @@ def test_variables_of_other_launchers_do_not_count(tmp_path, monkeypatch):
 
 def test_lightning_gets_the_place_that_the_launcher_gave(monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 0)
-    monkeypatch.setattr(ranks, "_here", ranks.Place(rank=3, local=1, node=1, world=4))
+    monkeypatch.setattr(ranks, "_here", ranks.Ranks(rank=3, local=1, node=1, world=4))
     environment = LaunchedEnvironment()
     assert (environment.local_rank(), environment.node_rank(), rank_zero_only.rank) == (1, 1, 3)
     assert environment.creates_processes_externally
