@@ -63,7 +63,7 @@ def tensors_in(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name.endswith(TENSORS))[:4]
 
 
-def check_folder(folder: Path, left_out: Collection[str] = ()) -> None:
+def check_model(folder: Path, left_out: Collection[str] = ()) -> None:
     """Raise ValueError if a file that is loaded from a model's folder is not whole; other files are not read.
 
     `left_out` names components of a pipeline that are not loaded.
@@ -78,10 +78,10 @@ def check_component(folder: Path) -> None:
     loaded = weight_files(names)
     for name in sorted(names):
         if (loaded and name in loaded.names) or not name.endswith(TENSORS):
-            check_file(folder / name)
+            check_whole(folder / name)
 
 
-def check_file(file: Path) -> None:
+def check_whole(file: Path) -> None:
     """Raise ValueError if a file is a Git LFS pointer, or a safetensors file that is not whole."""
     with file.open("rb") as stream:
         start = stream.read(len(POINTER))
@@ -92,7 +92,7 @@ def check_file(file: Path) -> None:
         _check_header(file)
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
     """Return the mapping that a config file holds; ValueError, with the file's name, if it holds none."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -109,8 +109,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def _components(folder: Path, left_out: Collection[str]) -> Iterator[Path]:
     """Yield the folders that weights and configs are loaded from: a pipeline's components, or the folder itself."""
     if (folder / INDEX).is_file():
-        check_file(folder / INDEX)
-        for name, entry in read_json(folder / INDEX).items():
+        check_whole(folder / INDEX)
+        for name, entry in read_config(folder / INDEX).items():
             if isinstance(entry, list) and entry[:1] != [None] and name not in (*UNREAD, *left_out):
                 yield folder / name
     elif (folder / "config.json").is_file() or weight_files(path.name for path in folder.iterdir()):

@@ -89,7 +89,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     if not Path(path).is_file():
         raise MissingCheckpoint(f"no file {path}; {CURE}")
-    checkpoint.check_file(Path(path))
+    checkpoint.check_whole(Path(path))
     try:
         loaded = _read(Path(path))
     except Exception as error:  # an unpickler raises errors of any type on a broken file
@@ -142,9 +142,9 @@ def check_source(source: str, online: bool = True, left_out: Collection[str] = (
         return check_reachable(Place.of(rest, SCHEMES[scheme])) if online else None
     path = locate(source)
     if path.is_dir():
-        checkpoint.check_folder(path, left_out)
+        checkpoint.check_model(path, left_out)
     else:
-        checkpoint.check_file(path)
+        checkpoint.check_whole(path)
 
 
 def is_local(source: str) -> bool:

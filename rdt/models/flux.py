@@ -9,11 +9,12 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline, settings
-from rdt.models.schedules import flow
+from rdt.models.schedules import flow, flow_settings
 from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 
 UNREAD = ("latents_mean", "latents_std")  # settings of the autoencoder that the stock pipeline ignores
+GRID = "even"  # the times that the stock pipeline takes
 SIZE = 128  # latents along a side, unless the setup has a resolution; no published config has it
 
 
@@ -36,18 +37,18 @@ def build(
 def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a FluxPipeline folder."""
     pipeline.declared(folder, FluxPipeline)
-    settings.require(folder, "transformer", FluxTransformer2DModel, {"patch_size": 1})
+    times, vae = flow_settings(folder, GRID), pipeline.autoencoder(folder, setup, UNREAD)
+    channels = 4 * vae.config.latent_channels
+    fixed = {"patch_size": 1, "in_channels": channels, "out_channels": (channels, None)}
+    settings.require(folder, "transformer", FluxTransformer2DModel, fixed)
     network = pipeline.component(FluxTransformer2DModel, folder, "transformer", setup)
-    vae, config = pipeline.autoencoder(folder, setup, UNREAD), network.config
-    channels = {"in_channels": config.in_channels, "out_channels": config.out_channels or config.in_channels}
-    pipeline.check_channels(folder, "transformer", channels, 4 * vae.config.latent_channels)
     shape = pipeline.latent_shape(SIZE, 2, vae, setup)
-    widths = Widths(config.joint_attention_dim, config.pooled_projection_dim)
+    widths = Widths(network.config.joint_attention_dim, network.config.pooled_projection_dim)
     text = encoders(Text(folder, {FluxPipeline: encode}, tokens), network, widths, setup)
     return Parts(
         network=network,
         predict=partial(predict, guidance),
-        process=flow(folder, shape[1] * shape[2] // 4, sampler, "even"),
+        process=flow(times, shape[1] * shape[2] // 4, sampler, GRID),
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,

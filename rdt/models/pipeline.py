@@ -1,6 +1,6 @@
 """The folder of a diffusers pipeline, read component by component, and what all families build from its components."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from rdt import weights
-from rdt.checkpoint import AGAIN, INDEX, check_component, read_json, tensors_in, weight_files, weights_in
+from rdt.checkpoint import AGAIN, INDEX, check_component, read_config, tensors_in, weight_files, weights_in
 from rdt.errors import flat
 from rdt.models.settings import UNET, require
 from rdt.policy import Adapter, Parts, Policy, Setup
@@ -33,7 +33,7 @@ def declared(folder: Path, *kinds: Any) -> Any:
     """Return the one of these pipeline classes that a folder declares in model_index.json; ValueError if it is none."""
     if not (folder / INDEX).is_file():
         raise ValueError(f"checkpoint {folder} has no {INDEX}; expected the folder of a {kinds[0].__name__}")
-    name = read_json(folder / INDEX).get("_class_name")
+    name = read_config(folder / INDEX).get("_class_name")
     known = {kind.__name__: kind for kind in kinds}
     if name not in known:
         raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(known)}")
@@ -55,9 +55,13 @@ def component(kind: Any, folder: Path, name: str, setup: Setup) -> Any:
     return model
 
 
-def unet(folder: Path, setup: Setup, addition: str | None) -> UNet2DConditionModel:
-    """Return the UNet in the setup's precision and memory format; `addition` is the further condition that it reads."""
-    require(folder, "unet", UNet2DConditionModel, UNET | {"addition_embed_type": addition})
+def unet(folder: Path, setup: Setup, vae: AutoencoderKL, addition: str | None) -> UNet2DConditionModel:
+    """Return the UNet in the setup's precision and memory format; `addition` is the further condition that it reads.
+
+    ValueError if it reads or predicts anything but the autoencoder's latents.
+    """
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae.config.latent_channels)
+    require(folder, "unet", UNet2DConditionModel, UNET | channels | {"addition_embed_type": addition})
     network = component(UNet2DConditionModel, folder, "unet", setup)
     return network.to(memory_format=torch.channels_last) if setup.channels_last else network
 
@@ -88,21 +92,7 @@ def dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def check_channels(folder: Path, name: str, sizes: Mapping[str, int], expected: int) -> None:
-    """Raise ValueError unless these sizes of a network are the expected number of channels."""
-    for key, size in sizes.items():
-        if size != expected:
-            where = f"checkpoint {folder / name / 'config.json'}"
-            raise ValueError(f"{where}: {key}={size} does not fit the autoencoder's latents; expected {expected}")
-
-
-def check_unet(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    """Raise ValueError if a UNet does not read and predict the autoencoder's latents."""
-    channels = {"in_channels": unet.config.in_channels, "out_channels": unet.config.out_channels}
-    check_channels(folder, "unet", channels, vae.config.latent_channels)
-
-
-def square(folder: Path, name: str, size: Any, setup: Setup) -> int | None:
+def latent_side(folder: Path, name: str, size: Any, setup: Setup) -> int | None:
     """Return the latents along a side that a network was configured for; None if only the setup has a resolution.
 
     ValueError if neither is there, or if the network's height and width differ and the setup has no resolution.

@@ -43,17 +43,24 @@ def diffusion(folder: Path, fixed: Mapping[str, Any]) -> Diffusion:
     return process
 
 
-def flow(folder: Path, patches: int, sampler: str, grid: str) -> Flow:
-    """Return the flow of images of so many patches, with the scheduler's shift."""
+def flow_settings(folder: Path, grid: str) -> dict[str, Any]:
+    """Return the settings of a flow's scheduler; ValueError if some are not supported, or if the grid is unknown."""
     if grid not in GRIDS:
         raise ValueError(f"grid={grid} is not one of {', '.join(GRIDS)}")
     settings = scheduler_settings(folder, FLOW, {})
     try:
-        scheduler = FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in next(iter(FLOW.values()))})
-        shift = _shift(settings, patches)
+        _shift(settings, 1)
+        FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in next(iter(FLOW.values()))})
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"checkpoint {folder / SCHEDULER} gives no times: {' '.join(str(error).split())}") from None
-    return Flow(shift=shift, sampler=sampler, last=scheduler.sigma_min if grid == "published" else None)
+    return settings
+
+
+def flow(settings: Mapping[str, Any], patches: int, sampler: str, grid: str) -> Flow:
+    """Return the flow of images of so many patches, with the shift that its scheduler's settings state."""
+    scheduler = FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in next(iter(FLOW.values()))})
+    last = scheduler.sigma_min if grid == "published" else None
+    return Flow(shift=_shift(settings, patches), sampler=sampler, last=last)
 
 
 def _shift(settings: Mapping[str, Any], patches: int) -> float:

@@ -29,9 +29,9 @@ def build(
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a StableDiffusionPipeline folder."""
     pipeline.declared(folder, StableDiffusionPipeline)
-    unet, vae = pipeline.unet(folder, setup, None), pipeline.autoencoder(folder, setup, UNREAD)
-    pipeline.check_unet(folder, unet, vae)
-    side = pipeline.square(folder, "unet", unet.config.sample_size, setup)
+    process, vae = diffusion(folder, FIXED), pipeline.autoencoder(folder, setup, UNREAD)
+    unet = pipeline.unet(folder, setup, vae, None)
+    side = pipeline.latent_side(folder, "unet", unet.config.sample_size, setup)
     if side is not None and side <= 16:
         unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is faster
     widths = Widths(unet.config.cross_attention_dim, None)
@@ -39,7 +39,7 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     return Parts(
         network=unet,
         predict=predict,
-        process=diffusion(folder, FIXED),
+        process=process,
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,

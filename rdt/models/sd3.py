@@ -8,7 +8,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDif
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline, sd15, settings
-from rdt.models.schedules import flow
+from rdt.models.schedules import flow, flow_settings
 from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
 
@@ -42,19 +42,19 @@ def build(
 
 def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a transformer's folder and of the pipeline folder with its text encoders and autoencoder."""
-    settings.require(folder, "transformer", SD3Transformer2DModel, {})
+    times, vae = flow_settings(folder, grid), pipeline.autoencoder(text.folder, setup, UNREAD)
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae.config.latent_channels)
+    settings.require(folder, "transformer", SD3Transformer2DModel, channels)
     network = pipeline.component(SD3Transformer2DModel, folder, "transformer", setup)
-    vae, config = pipeline.autoencoder(text.folder, setup, UNREAD), network.config
-    channels = {"in_channels": config.in_channels, "out_channels": config.out_channels}
-    pipeline.check_channels(folder, "transformer", channels, vae.config.latent_channels)
-    side = pipeline.square(folder, "transformer", config.sample_size, setup)
+    config = network.config
+    side = pipeline.latent_side(folder, "transformer", config.sample_size, setup)
     shape = pipeline.latent_shape(side, config.patch_size, vae, setup)
     check_positions(folder, config, shape[1])
     prompts = encoders(text, network, Widths(config.joint_attention_dim, config.pooled_projection_dim), setup)
     return Parts(
         network=network,
         predict=predict,
-        process=flow(folder, (shape[1] // config.patch_size) ** 2, sampler, grid),
+        process=flow(times, (shape[1] // config.patch_size) ** 2, sampler, grid),
         encode=prompts.encode,
         prepare=prompts.prepare,
         overlong=prompts.overlong,

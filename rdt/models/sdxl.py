@@ -29,15 +29,15 @@ def build(
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a StableDiffusionXLPipeline folder."""
     pipeline.declared(folder, StableDiffusionXLPipeline)
-    unet, vae = pipeline.unet(folder, setup, "text_time"), pipeline.autoencoder(folder, setup, UNREAD)
-    pipeline.check_unet(folder, unet, vae)
-    shape = pipeline.latent_shape(pipeline.square(folder, "unet", unet.config.sample_size, setup), 1, vae, setup)
+    process, vae = diffusion(folder, {}), pipeline.autoencoder(folder, setup, UNREAD)
+    unet = pipeline.unet(folder, setup, vae, "text_time")
+    shape = pipeline.latent_shape(pipeline.latent_side(folder, "unet", unet.config.sample_size, setup), 1, vae, setup)
     widths = Widths(unet.config.cross_attention_dim, pooled_width(unet))
     text = encoders(Text(folder, {StableDiffusionXLPipeline: encode}), unet, widths, setup)
     return Parts(
         network=unet,
         predict=partial(predict, float(pipeline.scale(vae) * shape[1])),
-        process=diffusion(folder, {}),
+        process=process,
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,

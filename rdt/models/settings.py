@@ -13,7 +13,7 @@ from typing import Any
 
 import diffusers
 
-from rdt.checkpoint import INDEX, read_json
+from rdt.checkpoint import INDEX, read_config
 
 SCHEDULER = "scheduler/scheduler_config.json"
 NOISE = frozenset(
@@ -63,7 +63,7 @@ def scheduler_settings(folder: Path, table: Mapping[str, frozenset[str]], fixed:
 
     ValueError if its class is not in the table, or if a setting is neither honoured nor what it must be.
     """
-    config = read_json(folder / SCHEDULER)
+    config = read_config(folder / SCHEDULER)
     kind = _scheduler_class(folder, config, table)
     settings = _defaults(kind) | {key: value for key, value in config.items() if not key.startswith("_")}
     settings |= {key: value for key, value in fixed.items() if key in settings}
@@ -84,9 +84,12 @@ def check_choices(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def require(folder: Path, name: str, kind: Any, values: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a component's config is of class `kind` and has these values, or does not set them."""
+    """Raise ValueError unless a component's config is of class `kind` and has these values, its defaults among them.
+
+    A tuple holds all values that are allowed.
+    """
     file = folder / name / "config.json"
-    config = read_json(file)
+    config = read_config(file)
     found = config.get("_class_name", kind.__name__)
     if found != kind.__name__:
         raise ValueError(f"checkpoint {file}: {name} is a {found}; expected a {kind.__name__}")
@@ -96,14 +99,15 @@ def require(folder: Path, name: str, kind: Any, values: Mapping[str, Any]) -> No
 
 
 def _require(file: Path, key: str, value: Any, expected: Any, whose: str = "") -> None:
-    same = value == expected and isinstance(value, bool) == isinstance(expected, bool)
-    if not same:
-        raise ValueError(f"checkpoint {file}: {key}={_shown(value)}{whose} is not supported; {_wanted(expected)}")
+    allowed = expected if isinstance(expected, tuple) else (expected,)
+    if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
+        wanted = " or ".join(map(_shown, allowed))
+        raise ValueError(f"checkpoint {file}: {key}={_shown(value)}{whose} is not supported; expected {wanted}")
 
 
 def _scheduler_class(folder: Path, config: Mapping[str, Any], table: Mapping[str, frozenset[str]]) -> str:
     """Return the scheduler's class, which the pipeline's index names, or its own config if there is no index."""
-    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+    index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
     entry = index.get("scheduler")
     named = [entry[1] if isinstance(entry, list) and len(entry) == 2 else None, config.get("_class_name")]
     for kind in named:
@@ -134,10 +138,6 @@ def _defaults(kind: str) -> dict[str, Any]:
     """Return the settings of a class of diffusers with their defaults."""
     parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-
-
-def _wanted(expected: Any) -> str:
-    return "leave it out" if expected is None else f"expected {_shown(expected)}"
 
 
 def _shown(value: Any) -> str:

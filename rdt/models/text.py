@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from rdt.checkpoint import INDEX, UNREAD, read_json
+from rdt.checkpoint import INDEX, UNREAD, read_config
 from rdt.cond import Cond, Embeddings, Encode, encoders_hash
 from rdt.models.pipeline import component, declared, read_component
 from rdt.policy import Setup
@@ -70,7 +70,7 @@ def encoders(text: Text, network: nn.Module, widths: Widths, setup: Setup) -> En
     if setup.embeddings is None:
         encode, resident = load(torch.device("cpu"))
         return Encoders(encode, lambda prompts: None, overlong, resident)
-    index = sorted(read_json(text.folder / INDEX).items())
+    index = sorted(read_config(text.folder / INDEX).items())
     subfolder = encoders_hash(text.folder, setup.precision, text.tokens, text.without, repr(index))
     stored = Embeddings(Path(setup.embeddings).expanduser() / subfolder, lambda: load(_fastest())[0])
     return Encoders(stored, stored.prepare, overlong, [])
@@ -102,9 +102,9 @@ def overlong_counter(text: Text, classes: Mapping[str, Any]) -> Callable[[Sequen
 def _classes(kind: Any, text: Text) -> Iterator[tuple[str, Any]]:
     """Yield name and class of the text encoders and tokenizers that a pipeline class has.
 
-    ValueError if the folder's index lacks one or names another class.
+    ValueError if the folder's index names none, or another class.
     """
-    index = read_json(text.folder / INDEX)
+    index = read_config(text.folder / INDEX)
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         if not name.startswith(("text_encoder", "tokenizer")) or name in text.without:
             continue

@@ -40,7 +40,7 @@ class FinishedRun:
 
         silence_libraries()
         experiment = Experiment(self.cfg)
-        weights = read_lora(self.folder / LORA)
+        weights = read_lora(self.folder / LORA, experiment.policy.adapter)
         try:
             experiment.policy.load_lora(weights)
         except ValueError as error:

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from rdt.models import flux, schedules
+from rdt.process import Flow
 from worlds import model_checkpoints
 
 STEPS = (1, 4, 28, 50)
@@ -17,6 +18,10 @@ STEPS = (1, 4, 28, 50)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in model_checkpoints.MAKERS.items()}
+
+
+def flow(folder: Path, patches: int, grid: str) -> Flow:
+    return schedules.flow(schedules.flow_settings(folder, grid), patches, "sde", grid)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
@@ -39,8 +44,8 @@ def test_sd3_has_its_shift_and_the_published_grid(count: int, folders: dict[str,
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["sd3"] / "scheduler")
     scheduler.set_timesteps(count)
     assert scheduler.config.shift == 3
-    torch.testing.assert_close(schedules.flow(folders["sd3"], 16, "sde", "published").times(count), scheduler.sigmas)
-    even = schedules.flow(folders["sd3"], 16, "sde", "even").times(count)
+    torch.testing.assert_close(flow(folders["sd3"], 16, "published").times(count), scheduler.sigmas)
+    even = flow(folders["sd3"], 16, "even").times(count)
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count))
     torch.testing.assert_close(even, scheduler.sigmas)
 
@@ -50,7 +55,7 @@ def test_flux_shifts_by_the_number_of_patches(side: int, folders: dict[str, Path
     scheduler, patches = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["flux"] / "scheduler"), side**2 // 4
     for count in STEPS:
         scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count), mu=calculate_shift(patches))
-        process = schedules.flow(folders["flux"], patches, "sde", "even")
+        process = flow(folders["flux"], patches, "even")
         torch.testing.assert_close(process.times(count), scheduler.sigmas)
 
 
@@ -64,4 +69,4 @@ def test_patches_equal_those_of_the_stock_pipeline_and_are_inverted() -> None:
 
 def test_an_unknown_grid_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="grid=log is not one of even, published"):
-        schedules.flow(folders["sd3"], 16, "sde", "log")
+        flow(folders["sd3"], 16, "log")
