@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from rdt.checkpoint import INDEX, read_config
 from rdt.models import lora, pipeline
 from rdt.models.schedules import diffusion
 from rdt.models.text import Pipeline, Text, Widths, encoders
@@ -29,6 +30,8 @@ def build(
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a StableDiffusionXLPipeline folder."""
     pipeline.declared(folder, StableDiffusionXLPipeline)
+    if read_config(folder / INDEX).get("add_watermarker"):
+        raise ValueError(f"checkpoint {folder / INDEX}: add_watermarker=true is not supported; expected false or null")
     process, vae = diffusion(folder, {}), pipeline.autoencoder(folder, setup, UNREAD)
     unet = pipeline.unet(folder, setup, vae, "text_time")
     shape = pipeline.latent_shape(pipeline.latent_side(folder, "unet", unet.config.sample_size, setup), 1, vae, setup)
