@@ -76,6 +76,7 @@ class Policy(nn.Module):
         super().__init__()
         self.network = parts.network.requires_grad_(False).eval()
         self._autocast = next(self.network.parameters()).dtype == torch.bfloat16
+        self.adapter = adapter
         self._add(adapter)
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape

@@ -142,22 +142,42 @@ class Diffusion(Process):
     """Implement variance-preserving diffusion, sampled by DDIM; t is a training step (long), -1 the clean end."""
 
     def __init__(
-        self, *, alphas_cumprod: Tensor, prediction: str, set_alpha_to_one: bool = False, steps_offset: int = 1
+        self,
+        *,
+        alphas_cumprod: Tensor,
+        prediction: str,
+        set_alpha_to_one: bool = False,
+        steps_offset: int = 1,
+        spacing: str = "leading",
     ) -> None:
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"prediction={prediction} is not one of epsilon, v_prediction, sample")
+        if spacing not in ("leading", "trailing"):
+            raise ValueError(f"spacing={spacing} is not one of leading, trailing")
         super().__init__(prediction, ddim)
-        self.num_train_steps, self.steps_offset = len(alphas_cumprod), steps_offset
+        self.num_train_steps, self.steps_offset, self.spacing = len(alphas_cumprod), steps_offset, spacing
         last = torch.ones_like(alphas_cumprod[:1]) if set_alpha_to_one else alphas_cumprod[:1]
         table = torch.cat([alphas_cumprod, last]).float().cpu()  # the clean end's entry is last, at index -1
         self._tables = {table.device: table}
 
     def times(self, num_steps: int) -> Tensor:
-        """Return training steps in diffusers' "leading" spacing, then -1; ValueError if they exceed the table."""
+        """Return training steps in diffusers' spacing, then the clean end, -1; ValueError if there are no such steps.
+
+        "leading" counts strides from the first training step and adds the offset, "trailing" from the last one down. A
+        stride of 1 ends on step 0 if the offset is 1, as in diffusers.
+        """
         stride = max(self.num_train_steps // max(num_steps, 1), 1)
-        if num_steps < 1 or stride * (num_steps - 1) + self.steps_offset >= self.num_train_steps:
-            raise ValueError(f"num_steps={num_steps} must be from 1 to {self.num_train_steps - self.steps_offset}")
-        return torch.cat([torch.arange(num_steps).flip(0) * stride + self.steps_offset, torch.tensor([-1])])
+        offset = self.steps_offset if self.spacing == "leading" else stride - 1
+        if num_steps < 1 or stride * (num_steps - 1) + offset >= self.num_train_steps:
+            raise ValueError(f"num_steps={num_steps} must be from 1 to {self.num_train_steps - offset}")
+        if self.spacing == "trailing" and self.num_train_steps % num_steps:
+            raise ValueError(
+                f"num_steps={num_steps} must divide {self.num_train_steps}: the model's times are trailing"
+            )
+        times = torch.arange(num_steps).flip(0) * stride + offset
+        if self.prediction == "epsilon" and self._tables[torch.device("cpu")][times[0]] == 0:
+            raise ValueError("prediction=epsilon has no clean estimate at a zero signal-to-noise ratio")
+        return torch.cat([times, torch.tensor([offset - 1 if stride == 1 else -1])])
 
     def consistency(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return x0 under LCM's boundary scalings (sigma_data 0.5, time scaling 10); x itself at the clean end."""

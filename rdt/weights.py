@@ -10,19 +10,25 @@ Commands check sources before torch and huggingface_hub are loaded, so only the 
 from __future__ import annotations
 
 import hashlib
-import json
 import string
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rdt import checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BUNDLE = Path(__file__).parent / "shapes" / "weights"
-MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")  # of a transformers model's folder
+MODEL_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.index*.json",
+    "pytorch_model*.bin",
+)  # of a transformers model's folder
 SCHEMES = {"hub": "model", "dataset": "dataset"}  # scheme of a source -> kind of its repository
 PATIENCE = 2.5  # seconds for the hub to answer
 
@@ -83,6 +89,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     if not Path(path).is_file():
         raise MissingCheckpoint(f"no file {path}; {CURE}")
+    checkpoint.check_whole(Path(path))
     try:
         loaded = _read(Path(path))
     except Exception as error:  # an unpickler raises errors of any type on a broken file
@@ -98,10 +105,10 @@ def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
     import torch
 
     folder = pinned(source, sha256, MODEL_FILES)
+    checkpoint.check_component(folder)
+    options = {"variant": checkpoint.weights_in(folder).variant, "dtype": torch.float32, "weights_only": True}
     try:
-        model, info = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32, weights_only=True
-        )
+        model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # of a dozen types, several lines long
         raise ValueError(f"checkpoint {source!r} is not a readable {kind.__name__}: {first_line(error)}") from None
     if missing := sorted(info["missing_keys"]):  # transformers would fill these with random numbers
@@ -110,20 +117,23 @@ def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
     return model
 
 
-def check_sources(sources: Iterable[str], planned: bool) -> None:
-    """Check every source; a run that is only planned accepts that the hub does not answer, and asks it once."""
+def check_sources(sources: Iterable[str], planned: bool, left_out: Collection[str] = ()) -> None:
+    """Check every source; a run that is only planned accepts that the hub does not answer, and asks it once.
+
+    `left_out` names components of a pipeline that will not be loaded.
+    """
     online = True
     for source in sources:
         try:
-            check_source(source, online)
+            check_source(source, online, left_out)
         except Unanswered:
             if not planned:
                 raise
             online = False
 
 
-def check_source(source: str, online: bool = True) -> None:
-    """Raise MissingCheckpoint if `locate` would fail, ValueError on a broken safetensors file; nothing is loaded.
+def check_source(source: str, online: bool = True, left_out: Collection[str] = ()) -> None:
+    """Raise MissingCheckpoint if `locate` would fail, ValueError on a broken file that would be loaded; load nothing.
 
     Sources on the hub are not checked unless `online`.
     """
@@ -131,9 +141,10 @@ def check_source(source: str, online: bool = True) -> None:
     if scheme in SCHEMES:
         return check_reachable(Place.of(rest, SCHEMES[scheme])) if online else None
     path = locate(source)
-    for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
-        if file.suffix == ".safetensors":
-            _check_header(file)
+    if path.is_dir():
+        checkpoint.check_model(path, left_out)
+    else:
+        checkpoint.check_whole(path)
 
 
 def is_local(source: str) -> bool:
@@ -224,6 +235,23 @@ def refusal(place: Place) -> str | None:
     return failure(ask)
 
 
+def listing(source: str) -> list[str] | None:
+    """Return the names of the files of a repository on the hub; None if the source is a path or the hub is silent."""
+    from huggingface_hub import HfApi
+
+    scheme, _, rest = source.partition(":")
+    if scheme not in SCHEMES:
+        return None
+    place = Place.of(rest, SCHEMES[scheme])
+    names: list[str] = []
+
+    def ask() -> None:
+        options = {"revision": place.revision, "repo_type": place.kind, "timeout": PATIENCE}
+        names.extend(file.rfilename for file in HfApi().repo_info(place.repo, **options).siblings or ())
+
+    return None if failure(ask) else names
+
+
 def failure(call: Callable[[], object]) -> str | None:
     """Return why a call to the hub failed, or that it took too long; None if it succeeded.
 
@@ -265,10 +293,10 @@ def first_line(error: Exception) -> str:
 
 def _weight_file(path: Path, source: str) -> Path:
     """Return the file itself, or the one file of a folder that transformers would read."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-    if len(files) != 1:
-        raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(files)}")
-    return files[0]
+    names = () if path.is_file() else checkpoint.weights_in(path).names
+    if len(names) > 1:
+        raise ValueError(f"sha256 pins one file, and checkpoint {source!r} has its weights in {len(names)}")
+    return path / names[0] if names else path
 
 
 def _read(path: Path) -> object:
@@ -278,19 +306,3 @@ def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, weights_only=True, map_location="cpu")
-
-
-def _check_header(file: Path) -> None:
-    """Raise ValueError unless a safetensors file is whole: 8 bytes (the header's length), JSON header, tensors."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(length)) if length <= size else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes without a header")
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if size != 8 + length + end:
-        raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes of {8 + length + end}")

@@ -31,7 +31,8 @@ def check_config(cfg: DictConfig, hydra_config: Any) -> None:
     curve.points(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     _prompts(cfg.prompts)
-    weights.check_sources((source for _, source in sources(cfg)), planned=cfg.dry_run)
+    left_out = ("text_encoder_3", "tokenizer_3") if OmegaConf.select(cfg, "model.policy.t5") is False else ()
+    weights.check_sources((source for _, source in sources(cfg)), cfg.dry_run, left_out)
 
 
 def values(cfg: DictConfig, hydra_config: Any) -> None:

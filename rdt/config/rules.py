@@ -7,6 +7,7 @@ A section of the config may hold a mapping `rules`, from its keys to:
     lr: greater than 0                                              a bound; the type is that of the default
     window: an integer greater than 0 or null                       a type, for a key whose default is null
     capacity: at least 1 and a multiple of ${batch_size}            two bounds, one by another value
+    precision: fp32 | bf16; fp16 would need loss scaling            choices, and why there are no others
 
 Bounds are `greater than`, `at least`, `at most`, `from .. to ..`, `a multiple of` and `a divisor of`. The check applies
 the rules and removes them; error messages and the documentation print them as they are written.
@@ -48,13 +49,15 @@ class Rule:
     type: str | None  # one of TYPES; None: that of the default
     bounds: list[str]  # each matches one of BOUNDS; numbers in place of references
     nullable: bool
+    reason: str = ""  # why there are no other choices
 
     def refusal(self, value: Any, written: str) -> str | None:
         """Return what is wrong with a value, or None; `written` is the rule for the message."""
         if value is None:
             return None if self.nullable else "is nothing"
         if self.choices:
-            return None if str(value) in self.choices else f"is not one of {', '.join(self.choices)}"
+            reason = f": {self.reason}" if self.reason else ""
+            return None if str(value) in self.choices else f"is not one of {', '.join(self.choices)}{reason}"
         expected = self.type or ("a number" if self.bounds else None)
         if expected and not _is(value, expected):
             return f"is {type_name(value)}, expected {expected}"
@@ -65,10 +68,11 @@ class Rule:
 
 def parsed_rule(text: str) -> Rule:
     """Return the rule that a text states; ValueError if it states none."""
+    text, _, reason = text.partition("; ")
     body, nullable = text.removesuffix(" or null"), text.endswith(" or null")
     parts = [CHOICE.fullmatch(part) for part in body.split(" | ")]
     if len(parts) > 1 and all(parts):
-        return Rule({part[1]: part[2] for part in parts if part}, None, [], nullable)
+        return Rule({part[1]: part[2] for part in parts if part}, None, [], nullable, reason)
     type = next((name for name in TYPES if body.startswith(name)), None)
     bounds = [bound for bound in body.removeprefix(type or "").strip().split(" and ") if bound]
     for bound in bounds:

@@ -1,20 +1,20 @@
 """FLUX.1: a rectified flow whose guidance is distilled into the network, which reads latents as patches of 2 x 2."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from rdt.models import lora, pipeline
-from rdt.models.text import Pipeline, Text, encoders
+from rdt.models import lora, pipeline, settings
+from rdt.models.schedules import flow, flow_settings
+from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
-from rdt.process import Flow
 
+UNREAD = ("latents_mean", "latents_std")  # settings of the autoencoder that the stock pipeline ignores
+GRID = "even"  # the times that the stock pipeline takes
 SIZE = 128  # latents along a side, unless the setup has a resolution; no published config has it
 
 
@@ -37,14 +37,18 @@ def build(
 def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a FluxPipeline folder."""
     pipeline.declared(folder, FluxPipeline)
+    times, vae = flow_settings(folder, GRID), pipeline.autoencoder(folder, setup, UNREAD)
+    channels = 4 * vae.config.latent_channels
+    fixed = {"patch_size": 1, "in_channels": channels, "out_channels": (channels, None)}
+    settings.require(folder, "transformer", FluxTransformer2DModel, fixed)
     network = pipeline.component(FluxTransformer2DModel, folder, "transformer", setup)
-    vae = pipeline.autoencoder(folder, setup)
-    shape = pipeline.latent_shape(network.config.in_channels // 4, SIZE, 2, vae, setup)
-    text = encoders(Text(folder, {FluxPipeline: encode}, tokens), network, setup)
+    shape = pipeline.latent_shape(SIZE, 2, vae, setup)
+    widths = Widths(network.config.joint_attention_dim, network.config.pooled_projection_dim)
+    text = encoders(Text(folder, {FluxPipeline: encode}, tokens), network, widths, setup)
     return Parts(
         network=network,
         predict=partial(predict, guidance),
-        process=Flow(shift=shift(folder, shape[1] * shape[2] // 4), sampler=sampler),
+        process=flow(times, shape[1] * shape[2] // 4, sampler, GRID),
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,
@@ -96,14 +100,3 @@ def patch_ids(x: Tensor) -> Tensor:
     """Return the position of each patch, (0, row, column), for latents (B, C, H, W): shape (H W / 4, 3)."""
     rows, columns = (torch.arange(side // 2, device=x.device, dtype=torch.float) for side in x.shape[2:])
     return torch.cartesian_prod(rows.new_zeros(1), rows, columns)
-
-
-def shift(folder: Path, patches: int) -> float:
-    """Return the schedule's shift: if it is dynamic, exp(mu) with mu linear in the number of patches."""
-    config = pipeline.scheduler(FlowMatchEulerDiscreteScheduler, folder).config
-    return math.exp(_mu(config, patches)) if config.use_dynamic_shifting else config.shift
-
-
-def _mu(config: Any, patches: int) -> float:
-    share = (patches - config.base_image_seq_len) / (config.max_image_seq_len - config.base_image_seq_len)
-    return config.base_shift + share * (config.max_shift - config.base_shift)

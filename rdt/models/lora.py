@@ -1,28 +1,86 @@
 """Writes the trained adapter for stock diffusers and for kohya's readers, and reads published LCM LoRAs."""
 
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rdt.errors import flat
+from rdt.policy import Adapter
 from rdt.views import CONSISTENCY
 from rdt.weights import load_tensors, locate
 
 COMPONENTS = ("unet.", "transformer.")  # diffusers' prefixes for the network of a pipeline
+METADATA = "lora_adapter_metadata"  # diffusers' name for peft's config in a file
 KOHYA = "pytorch_lora_weights_kohya.safetensors"
 
 
-def read_lora(file: Path) -> dict[str, Tensor]:
-    """Return the adapter in peft's names, as `Policy.load_lora` takes it; ValueError if the file is not a LoRA."""
-    weights = {key: value for key, value in load_tensors(file).items() if not key.endswith(".alpha")}
-    foreign = [key for key in weights if not key.startswith(COMPONENTS)]
-    if foreign or not weights:
+def read_lora(file: Path, adapter: Adapter) -> dict[str, Tensor]:
+    """Return a LoRA's weights in peft's names, as `Policy.load_lora` takes them, at the scale of this adapter.
+
+    A module's scale is alpha / rank, as diffusers reads it from the file: where it differs from the adapter's, the
+    weights are rescaled. ValueError if the file is not a LoRA in diffusers' format.
+    """
+    tensors = load_tensors(file)
+    scalar = {key for key, value in tensors.items() if value.numel() == 1}
+    foreign = [
+        key for key in tensors if not key.startswith(COMPONENTS) or (key.endswith(".alpha") and key not in scalar)
+    ]
+    if foreign or not tensors:
         raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
-    return convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
+    alphas = {key.removesuffix(".alpha"): value.item() for key, value in tensors.items() if key.endswith(".alpha")}
+    weights = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
+    converted = convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
+    scales = Scaling({key.partition(".")[2]: alpha for key, alpha in alphas.items()}, _metadata(file))
+    for key in [key for key in converted if key.endswith(".lora_B.weight")]:
+        module, rank = key.removesuffix(".lora_B.weight"), converted[key].shape[1]
+        ratio = scales.alpha(module, rank) / rank / (adapter.alpha / adapter.rank)
+        if ratio != 1:
+            converted[key] = converted[key] * ratio
+    return converted
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Hold what a LoRA's file says of its alphas: one tensor per module, or peft's config in the file's metadata."""
+
+    alphas: Mapping[str, float]  # module -> alpha
+    metadata: Mapping[str, Any]
+
+    def alpha(self, module: str, rank: int) -> float:
+        """Return a module's alpha, which is its rank if the file says nothing."""
+        pattern = self.metadata.get("alpha_pattern") or {}
+        patterned = [value for key, value in pattern.items() if re.match(rf"(?:.*\.)?(?:{key})$", module)]
+        stated = [self.alphas.get(module), *patterned[:1], self.metadata.get("lora_alpha")]
+        return next((alpha for alpha in stated if alpha is not None), rank)
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    """Return peft's config of the network's LoRA, as diffusers writes it into a safetensors file, or an empty one."""
+    if file.suffix != ".safetensors":
+        return {}
+    with safe_open(file, "pt") as opened:
+        text = (opened.metadata() or {}).get(METADATA, "{}")
+    try:
+        config = {key.partition(".")[2]: value for key, value in json.loads(text).items() if key.startswith(COMPONENTS)}
+        pattern = config.get("alpha_pattern") or {}
+        for number in (config.get("lora_alpha"), *pattern.values()):
+            if not isinstance(number, int | float | None):
+                raise TypeError(f"{number!r} is no alpha")
+        re.compile("|".join(pattern))
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise ValueError(f"checkpoint {file}: its {METADATA} cannot be read: {flat(error)[:200]}") from None
+    if wrong := [key for key in ("use_rslora", "use_dora", "lora_bias") if config.get(key)]:
+        raise ValueError(f"checkpoint {file}: {wrong[0]}=true of its {METADATA} is not supported; expected false")
+    return config
 
 
 def save_lora(kind: Any, component: str, weights: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
@@ -55,12 +113,15 @@ def kohya(component: str, weights: dict[str, Tensor], alpha: float) -> dict[str,
 def load_consistency(kind: Any, unet: nn.Module, source: str) -> None:
     """Put the file of a published LCM LoRA into a UNet as its consistency adapter; ValueError if it does not fit."""
     file = locate(source)
+    options = {"weight_name": file.name, "unet_config": unet.config, "local_files_only": True}
     try:
-        state, alphas = kind.lora_state_dict(
-            file.parent, weight_name=file.name, unet_config=unet.config, local_files_only=True
-        )
-        kind.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY)
-        if not any(f".{CONSISTENCY}." in name for name, _ in unet.named_parameters()):
-            raise ValueError("none of its tensors belongs to a LoRA")
+        state, alphas, metadata = kind.lora_state_dict(file.parent, return_lora_metadata=True, **options)
+        foreign = [key for key in state if not key.startswith("unet.")]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is no weight of a UNet's LoRA ({len(foreign)} of {len(state)} are none)")
+        kind.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY, metadata=metadata)
+        found = sum(f".{CONSISTENCY}." in name for name, _ in unet.named_parameters())
+        if found != len(state) or not state:
+            raise ValueError(f"{found} of its {len(state)} tensors belong to a LoRA of this UNet")
     except Exception as error:  # diffusers and peft raise errors of any type
         raise ValueError(f"consistency adapter {file} does not fit this model: {flat(error)[:200]}") from None

@@ -1,39 +1,39 @@
 """The folder of a diffusers pipeline, read component by component, and what all families build from its components."""
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from rdt import weights
+from rdt.checkpoint import AGAIN, INDEX, check_component, read_config, tensors_in, weight_files, weights_in
 from rdt.errors import flat
+from rdt.models.settings import UNET, require
 from rdt.policy import Adapter, Parts, Policy, Setup
-from rdt.process import Diffusion
 
 GRAPHS = 64  # that one kind of block may be compiled into: widths, views, with and without gradient
-WEIGHTS = ("diffusion_pytorch_model", "model")  # stems of a component's weight file in diffusers and transformers
+STEMS = ("diffusion_pytorch_model", "model")  # of a component's weight files in diffusers and transformers
+CONFIGS = ("*.json", "*.txt", "*.model")
 
 
 def located(source: str, *components: str) -> Path:
-    """Return the folder of a source; from the hub only these components' weights are downloaded, in one format."""
-    ends = (".safetensors", "-0*.safetensors")  # whole or in shards
-    files = [f"{name}/{stem}{end}" for name in components for stem in WEIGHTS for end in ends]
-    folder = weights.locate(source, ("*.json", "*.txt", "*.model", *files))
+    """Return the folder of a source; from the hub only the files are downloaded that are loaded of these components."""
+    names = weights.listing(source)
+    folder = weights.locate(source, (*CONFIGS, *(_wanted(source, names, components) if names else _usual(components))))
     if not folder.is_dir():
-        raise ValueError(f"checkpoint {source} is a file; a model is a diffusers folder, with model_index.json in it")
+        raise ValueError(f"checkpoint {source} is a file; a model is a diffusers folder, with {INDEX} in it")
     return folder
 
 
 def declared(folder: Path, *kinds: Any) -> Any:
     """Return the one of these pipeline classes that a folder declares in model_index.json; ValueError if it is none."""
-    file = folder / "model_index.json"
-    if not file.is_file():
-        raise ValueError(f"checkpoint {folder} has no model_index.json; expected the folder of a {kinds[0].__name__}")
-    name = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"checkpoint {folder} has no {INDEX}; expected the folder of a {kinds[0].__name__}")
+    name = read_config(folder / INDEX).get("_class_name")
     known = {kind.__name__: kind for kind in kinds}
     if name not in known:
         raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(known)}")
@@ -41,25 +41,42 @@ def declared(folder: Path, *kinds: Any) -> Any:
 
 
 def component(kind: Any, folder: Path, name: str, setup: Setup) -> Any:
-    """Return a component of class `kind` in the setup's precision; ValueError if its files are missing or broken."""
-    options = {"subfolder": name, "torch_dtype": setup.dtype, "local_files_only": True}
-    return read_component(folder, name, lambda: kind.from_pretrained(folder, **options))
+    """Return a component of class `kind` in the setup's precision, from the variant that the folder has.
+
+    ValueError if its files are missing or broken, or if they lack a weight, which would be filled with random numbers.
+    """
+    check_component(folder / name)
+    found = weights_in(folder / name)
+    options = {"subfolder": name, "torch_dtype": setup.dtype, "local_files_only": True, "variant": found.variant}
+    load = partial(kind.from_pretrained, folder, output_loading_info=True, use_safetensors=found.safe, **options)
+    model, info = read_component(folder, name, load)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"checkpoint {folder}: {name} has no weight {missing[0]} ({len(missing)} missing)")
+    return model
 
 
-def unet(folder: Path, setup: Setup) -> UNet2DConditionModel:
-    """Return the UNet in the setup's precision and memory format."""
+def unet(folder: Path, setup: Setup, vae: AutoencoderKL, addition: str | None) -> UNet2DConditionModel:
+    """Return the UNet in the setup's precision and memory format; `addition` is the further condition that it reads.
+
+    ValueError if it reads or predicts anything but the autoencoder's latents.
+    """
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae.config.latent_channels)
+    require(folder, "unet", UNet2DConditionModel, UNET | channels | {"addition_embed_type": addition})
     network = component(UNet2DConditionModel, folder, "unet", setup)
     return network.to(memory_format=torch.channels_last) if setup.channels_last else network
 
 
-def autoencoder(folder: Path, setup: Setup) -> AutoencoderKL:
-    """Return the autoencoder in the setup's precision."""
-    return component(AutoencoderKL, folder, "vae", setup)
-
-
-def scheduler(kind: Any, folder: Path) -> Any:
-    """Return a scheduler of class `kind` with the folder's config, whichever class the folder declares."""
-    return read_component(folder, "scheduler", lambda: kind.from_pretrained(folder, subfolder="scheduler"))
+def autoencoder(folder: Path, setup: Setup, unread: tuple[str, ...]) -> AutoencoderKL:
+    """Return the autoencoder in the setup's precision; `unread` names settings that the stock pipeline ignores."""
+    require(folder, "vae", AutoencoderKL, {"in_channels": 3, "out_channels": 3} | dict.fromkeys(unread, None))
+    vae = component(AutoencoderKL, folder, "vae", setup)
+    lengths = [len(values or ()) for values in (vae.config.latents_mean, vae.config.latents_std)]
+    if lengths not in ([0, 0], [vae.config.latent_channels] * 2):
+        found = f"latents_mean and latents_std have {lengths[0]} and {lengths[1]} values"
+        raise ValueError(
+            f"checkpoint {folder / 'vae'}: {found}; its latents have {vae.config.latent_channels} channels"
+        )
+    return vae
 
 
 def read_component(folder: Path, name: str, load: Callable[[], Any]) -> Any:
@@ -67,8 +84,7 @@ def read_component(folder: Path, name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # diffusers and transformers raise errors of any type on missing or broken files
-        cure = "if its download broke off, repeat it: hf download continues where it stopped"
-        raise ValueError(f"checkpoint {folder}: {name} cannot be read: {flat(error)[:200]}; {cure}") from None
+        raise ValueError(f"checkpoint {folder}: {name} cannot be read: {flat(error)[:200]}; {AGAIN}") from None
 
 
 def dtype(network: nn.Module) -> torch.dtype:
@@ -76,26 +92,29 @@ def dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def diffusion(folder: Path) -> Diffusion:
-    """Return the process of a diffusion model; its scheduler's class, which is a sampler, is ignored."""
-    published = scheduler(DDIMScheduler, folder)
-    return Diffusion(
-        alphas_cumprod=published.alphas_cumprod,
-        prediction=published.config.prediction_type,
-        set_alpha_to_one=False,  # as Stable Diffusion: the last step keeps a little noise, so its density exists
-        steps_offset=published.config.steps_offset,
-    )
+def latent_side(folder: Path, name: str, size: Any, setup: Setup) -> int | None:
+    """Return the latents along a side that a network was configured for; None if only the setup has a resolution.
+
+    ValueError if neither is there, or if the network's height and width differ and the setup has no resolution.
+    """
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(sides) == 2 and isinstance(sides[0], int) and sides[0] == sides[1]:
+        return sides[0]
+    if setup.resolution is None:
+        cure = "set model.policy.setup.resolution=<pixels>"
+        raise ValueError(f"checkpoint {folder / name / 'config.json'}: sample_size={size} is not a square; {cure}")
+    return None
 
 
-def latent_shape(channels: int, size: int, patch: int, vae: AutoencoderKL, setup: Setup) -> tuple[int, int, int]:
+def latent_shape(size: int | None, patch: int, vae: AutoencoderKL, setup: Setup) -> tuple[int, int, int]:
     """Return (C, H, W) of an image's latents, with H = W = `size` unless the setup has a resolution.
 
     ValueError if that resolution is not a whole number of patches.
     """
-    pixels, step = setup.resolution or size * scale(vae), scale(vae) * patch
+    pixels, step = setup.resolution or (size or 0) * scale(vae), scale(vae) * patch
     if pixels % step:
         raise ValueError(f"model.policy.setup.resolution={pixels} must be a multiple of {step}")
-    return channels, pixels // scale(vae), pixels // scale(vae)
+    return vae.config.latent_channels, pixels // scale(vae), pixels // scale(vae)
 
 
 def scale(vae: AutoencoderKL) -> int:
@@ -105,13 +124,13 @@ def scale(vae: AutoencoderKL) -> int:
 
 def image_decoder(vae: AutoencoderKL, setup: Setup) -> Callable[[Tensor], Tensor]:
     """Return a function from scaled, shifted latents to images (B, 3, H, W) in [0, 1], in the latents' precision."""
-    factor, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    unscaled = _unscaled(vae)
     if setup.slicing:
         vae.enable_slicing()
         vae.enable_gradient_checkpointing()
 
     def decode(x0: Tensor) -> Tensor:
-        image = vae.decode((x0 / factor + shift).to(vae.dtype)).sample
+        image = vae.decode(unscaled(x0).to(vae.dtype)).sample
         return (image.to(x0.dtype) / 2 + 0.5).clamp(0, 1)
 
     return decode
@@ -136,3 +155,36 @@ def compile_blocks(network: nn.Module) -> None:
     for block in network.modules():
         if type(block).__name__.endswith("TransformerBlock"):
             block.compile()
+
+
+def _wanted(source: str, names: list[str], components: tuple[str, ...]) -> list[str]:
+    """Return the weight files to download, of those that a repository has; ValueError if a component has none."""
+    wanted = []
+    for component in components:
+        own = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
+        found = weight_files(own)
+        if found is None and tensors_in(own):
+            raise ValueError(
+                f"checkpoint {source}: {component} has no weights in safetensors or .bin; the repository has"
+                f" {', '.join(tensors_in(own))}"
+            )
+        wanted += [f"{component}/{name}" for name in (found.names if found else ())]
+    return wanted
+
+
+def _usual(components: tuple[str, ...]) -> list[str]:
+    """Return patterns of weight files, for a cache: whole or in shards."""
+    return [
+        f"{name}/{stem}{end}" for name in components for stem in STEMS for end in (".safetensors", "-0*.safetensors")
+    ]
+
+
+def _unscaled(vae: AutoencoderKL) -> Callable[[Tensor], Tensor]:
+    """Return a function from the network's latents to the autoencoder's, as the stock pipelines compute them."""
+    factor, shift, mean, std = (
+        vae.config[key] for key in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    )
+    if mean is None:
+        return lambda x0: x0 / factor + (shift or 0.0)
+    centre, spread = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return lambda x0: x0 * spread.to(x0) / factor + centre.to(x0)

@@ -8,8 +8,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from rdt.models import lora, pipeline
-from rdt.models.text import Pipeline, Text, encoders
+from rdt.models.schedules import diffusion
+from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
+
+FIXED = {"steps_offset": 1, "clip_sample": False}  # settings that the stock pipeline sets, whatever the folder says
+UNREAD = ("shift_factor", "latents_mean", "latents_std")  # settings of the autoencoder that it ignores
 
 
 def build(
@@ -25,20 +29,23 @@ def build(
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a StableDiffusionPipeline folder."""
     pipeline.declared(folder, StableDiffusionPipeline)
-    unet, vae = pipeline.unet(folder, setup), pipeline.autoencoder(folder, setup)
-    if unet.config.sample_size <= 16:
+    process, vae = diffusion(folder, FIXED), pipeline.autoencoder(folder, setup, UNREAD)
+    unet = pipeline.unet(folder, setup, vae, None)
+    side = pipeline.latent_side(folder, "unet", unet.config.sample_size, setup)
+    if side is not None and side <= 16:
         unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is faster
-    text = encoders(Text(folder, {StableDiffusionPipeline: encode}), unet, setup)
+    widths = Widths(unet.config.cross_attention_dim, None)
+    text = encoders(Text(folder, {StableDiffusionPipeline: encode}), unet, widths, setup)
     return Parts(
         network=unet,
         predict=predict,
-        process=pipeline.diffusion(folder),
+        process=process,
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*text.resident, vae]),
-        latent_shape=pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup),
+        latent_shape=pipeline.latent_shape(side, 1, vae, setup),
         save_lora=partial(lora.save_lora, StableDiffusionPipeline, "unet"),
     )
 

@@ -2,21 +2,18 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from rdt.models import lora, pipeline, sd15
-from rdt.models.text import Pipeline, Text, encoders
+from rdt.models import lora, pipeline, sd15, settings
+from rdt.models.schedules import flow, flow_settings
+from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
-from rdt.process import Flow
 
 T5 = ("text_encoder_3", "tokenizer_3")
+UNREAD = ("latents_mean", "latents_std")  # settings of the autoencoder that the stock pipeline ignores
 
 
 def build(
@@ -45,21 +42,37 @@ def build(
 
 def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a transformer's folder and of the pipeline folder with its text encoders and autoencoder."""
+    times, vae = flow_settings(folder, grid), pipeline.autoencoder(text.folder, setup, UNREAD)
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae.config.latent_channels)
+    settings.require(folder, "transformer", SD3Transformer2DModel, channels)
     network = pipeline.component(SD3Transformer2DModel, folder, "transformer", setup)
-    vae, config = pipeline.autoencoder(text.folder, setup), network.config
-    prompts = encoders(text, network, setup)
+    config = network.config
+    side = pipeline.latent_side(folder, "transformer", config.sample_size, setup)
+    shape = pipeline.latent_shape(side, config.patch_size, vae, setup)
+    check_positions(folder, config, shape[1])
+    prompts = encoders(text, network, Widths(config.joint_attention_dim, config.pooled_projection_dim), setup)
     return Parts(
         network=network,
         predict=predict,
-        process=process(folder, sampler, grid),
+        process=flow(times, (shape[1] // config.patch_size) ** 2, sampler, grid),
         encode=prompts.encode,
         prepare=prompts.prepare,
         overlong=prompts.overlong,
         decode=pipeline.image_decoder(vae, setup),
         frozen=nn.ModuleList([*prompts.resident, vae]),
-        latent_shape=pipeline.latent_shape(config.in_channels, config.sample_size, config.patch_size, vae, setup),
+        latent_shape=shape,
         save_lora=save_lora,
     )
+
+
+def check_positions(folder: Path, config: Any, side: int) -> None:
+    """Raise ValueError if an image has more patches along a side than the network has positions."""
+    patches, limit = side // config.patch_size, config.pos_embed_max_size
+    if patches > limit:
+        place = f"checkpoint {folder / 'transformer' / 'config.json'}: pos_embed_max_size={limit}"
+        raise ValueError(
+            f"{place} is below the {patches} patches of an image's side; lower model.policy.setup.resolution"
+        )
 
 
 def predict(network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -83,12 +96,3 @@ def encode(pipe: Pipeline, tokens: int, prompts: list[str]) -> Cond:
 
 KINDS = {StableDiffusion3Pipeline: encode, StableDiffusionPipeline: sd15.encode}  # that may encode the prompts
 save_lora = partial(lora.save_lora, StableDiffusion3Pipeline, "transformer")
-
-
-def process(folder: Path, sampler: str, grid: str) -> Flow:
-    """Return the flow with the scheduler's shift, on its published grid of times or on an even one."""
-    scheduler = pipeline.scheduler(FlowMatchEulerDiscreteScheduler, folder)
-    ends = {"even": None, "published": scheduler.sigma_min}
-    if grid not in ends:
-        raise ValueError(f"grid={grid} is not one of {', '.join(ends)}")
-    return Flow(shift=scheduler.config.shift, sampler=sampler, last=ends[grid])

@@ -4,12 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from rdt.checkpoint import INDEX, read_config
 from rdt.models import lora, pipeline
-from rdt.models.text import Pipeline, Text, encoders
+from rdt.models.schedules import diffusion
+from rdt.models.text import Pipeline, Text, Widths, encoders
 from rdt.policy import PLAIN, Adapter, Cond, Parts, Policy, Setup
+
+UNREAD = ("shift_factor",)  # a setting of the autoencoder that the stock pipeline ignores
+SIZES = 6  # numbers that state an image's size: original, crop and target, each by height and width
 
 
 def build(
@@ -25,13 +30,17 @@ def build(
 def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     """Return the pieces of a StableDiffusionXLPipeline folder."""
     pipeline.declared(folder, StableDiffusionXLPipeline)
-    unet, vae = pipeline.unet(folder, setup), pipeline.autoencoder(folder, setup)
-    shape = pipeline.latent_shape(unet.config.in_channels, unet.config.sample_size, 1, vae, setup)
-    text = encoders(Text(folder, {StableDiffusionXLPipeline: encode}), unet, setup)
+    if read_config(folder / INDEX).get("add_watermarker"):
+        raise ValueError(f"checkpoint {folder / INDEX}: add_watermarker=true is not supported; expected false or null")
+    process, vae = diffusion(folder, {}), pipeline.autoencoder(folder, setup, UNREAD)
+    unet = pipeline.unet(folder, setup, vae, "text_time")
+    shape = pipeline.latent_shape(pipeline.latent_side(folder, "unet", unet.config.sample_size, setup), 1, vae, setup)
+    widths = Widths(unet.config.cross_attention_dim, pooled_width(unet))
+    text = encoders(Text(folder, {StableDiffusionXLPipeline: encode}), unet, widths, setup)
     return Parts(
         network=unet,
         predict=partial(predict, float(pipeline.scale(vae) * shape[1])),
-        process=pipeline.diffusion(folder),
+        process=process,
         encode=text.encode,
         prepare=text.prepare,
         overlong=text.overlong,
@@ -40,6 +49,11 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
         latent_shape=shape,
         save_lora=partial(lora.save_lora, StableDiffusionXLPipeline, "unet"),
     )
+
+
+def pooled_width(unet: UNet2DConditionModel) -> int:
+    """Return the channels of the pooled prompt, which the UNet reads beside the embedded numbers of the size."""
+    return unet.config.projection_class_embeddings_input_dim - SIZES * unet.config.addition_time_embed_dim
 
 
 def predict(side: float, network: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -45,7 +45,7 @@ class FinishedRun:
         if digests.sha256(self.folder / LORA) != self.digest:
             raise UsageError(f"{self.folder / LORA} is damaged: it is not what its run wrote; start the run again")
         experiment = Experiment(self.cfg)
-        weights = read_lora(self.folder / LORA)
+        weights = read_lora(self.folder / LORA, experiment.policy.adapter)
         try:
             experiment.policy.load_lora(weights)
         except ValueError as error:

@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from rdt.models import flux, pipeline, sd3
+from rdt.models import flux, schedules
+from rdt.process import Flow
 from worlds import model_checkpoints
 
 STEPS = (1, 4, 28, 50)
@@ -19,9 +20,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in model_checkpoints.MAKERS.items()}
 
 
+def flow(folder: Path, patches: int, grid: str) -> Flow:
+    return schedules.flow(schedules.flow_settings(folder, grid), patches, "sde", grid)
+
+
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_a_diffusion_has_ddims_steps_and_alphas(name: str, folders: dict[str, Path]) -> None:
-    process, scheduler = pipeline.diffusion(folders[name]), DDIMScheduler.from_pretrained(folders[name] / "scheduler")
+    process, scheduler = (
+        schedules.diffusion(folders[name], {}),
+        DDIMScheduler.from_pretrained(folders[name] / "scheduler"),
+    )
     assert scheduler.config.steps_offset == 1 and not scheduler.config.set_alpha_to_one
     for count in STEPS:
         scheduler.set_timesteps(count)
@@ -36,8 +44,8 @@ def test_sd3_has_its_shift_and_the_published_grid(count: int, folders: dict[str,
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["sd3"] / "scheduler")
     scheduler.set_timesteps(count)
     assert scheduler.config.shift == 3
-    torch.testing.assert_close(sd3.process(folders["sd3"], "sde", "published").times(count), scheduler.sigmas)
-    even = sd3.process(folders["sd3"], "sde", "even").times(count)
+    torch.testing.assert_close(flow(folders["sd3"], 16, "published").times(count), scheduler.sigmas)
+    even = flow(folders["sd3"], 16, "even").times(count)
     scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count))
     torch.testing.assert_close(even, scheduler.sigmas)
 
@@ -47,7 +55,7 @@ def test_flux_shifts_by_the_number_of_patches(side: int, folders: dict[str, Path
     scheduler, patches = FlowMatchEulerDiscreteScheduler.from_pretrained(folders["flux"] / "scheduler"), side**2 // 4
     for count in STEPS:
         scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / count, count), mu=calculate_shift(patches))
-        process = flux.Flow(shift=flux.shift(folders["flux"], patches))
+        process = flow(folders["flux"], patches, "even")
         torch.testing.assert_close(process.times(count), scheduler.sigmas)
 
 
@@ -61,4 +69,4 @@ def test_patches_equal_those_of_the_stock_pipeline_and_are_inverted() -> None:
 
 def test_an_unknown_grid_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="grid=log is not one of even, published"):
-        sd3.process(folders["sd3"], "sde", "log")
+        flow(folders["sd3"], 16, "log")

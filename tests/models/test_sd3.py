@@ -99,7 +99,7 @@ def test_a_saved_adapter_is_the_same_for_stock_diffusers_and_our_reader(tmp_path
     policy = tiny_policy.flow_policy()
     policy.save_lora(tmp_path)
     ours, network = tiny_policy.flow_policy(trained=False), tiny_policy.flow_parts().network.eval()
-    ours.load_lora(read_lora(tmp_path / "pytorch_lora_weights.safetensors"))
+    ours.load_lora(read_lora(tmp_path / "pytorch_lora_weights.safetensors", ours.adapter))
     state, metadata = StableDiffusion3Pipeline.lora_state_dict(tmp_path, return_lora_metadata=True)
     StableDiffusion3Pipeline.load_lora_into_transformer(state, network, metadata=metadata)
     theirs = sd3.predict(network, X, T, policy.encode(tiny_policy.PROMPTS[:2]))

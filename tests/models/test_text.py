@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusionPipeline
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from rdt.cond import Cond
-from rdt.models.text import Text, encoders, overlong_counter
+from rdt.models.text import Text, Widths, encoders, overlong_counter
 from rdt.policy import Setup
 from rdt.prompts import notices
 from rdt.training.launch import work
@@ -20,16 +20,15 @@ from worlds.smallest_run import minimal
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Write folders with tokenizers alone, laid out as in pipelines."""
-    written = {}
-    for name, tokenizers in {
-        "sd15": {"tokenizer": model_checkpoints.words()},
-        "flux": {"tokenizer": model_checkpoints.words(), "tokenizer_2": model_checkpoints.pieces()},
-    }.items():
-        written[name] = tmp_path_factory.mktemp(name)
-        for part, tokenizer in tokenizers.items():
-            tokenizer.save_pretrained(written[name] / part)
-    return written
+    """Write pipelines with one and with two tokenizers."""
+    return {name: model_checkpoints.MAKERS[name](tmp_path_factory.mktemp(name)) for name in ("sd15", "flux")}
+
+
+def counter(folder, tokens, *left_out):
+    """Return the counter of a pipeline's overlong prompts, without the tokenizers that are left out."""
+    kinds = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
+    classes = {name: kind for name, kind in kinds.items() if (folder / name).is_dir() and name not in left_out}
+    return overlong_counter(Text(folder, {}, tokens), classes)
 
 
 def test_a_family_encodes_prompts_by_the_function_it_brings(tmp_path):
@@ -37,20 +36,19 @@ def test_a_family_encodes_prompts_by_the_function_it_brings(tmp_path):
         assert pipe.unet is None and pipe.vae is None
         return Cond(torch.full((len(prompts), 1, 1), float(tokens)))
 
-    folder = model_checkpoints.sd15(tmp_path)
-    text = encoders(
-        Text(folder, {FluxPipeline: None, StableDiffusionPipeline: encode}, tokens=9), nn.Identity(), Setup()
-    )
+    folder, widths = model_checkpoints.sd15(tmp_path), Widths(1, None)
+    kinds = {FluxPipeline: None, StableDiffusionPipeline: encode}
+    text = encoders(Text(folder, kinds, tokens=9), nn.Identity(), widths, Setup())
     assert text.encode(["a", "b"]).embeds.flatten().tolist() == [9, 9]
     assert [type(module).__name__ for module in text.resident] == ["CLIPTextModel"]
     with pytest.raises(ValueError, match="is a StableDiffusionPipeline; expected FluxPipeline"):
-        encoders(Text(folder, {FluxPipeline: encode}), nn.Identity(), Setup())
+        encoders(Text(folder, {FluxPipeline: encode}), nn.Identity(), widths, Setup())
 
 
 def test_clip_cuts_prompts_that_exceed_its_limit_with_start_and_end(folders):
     tokenizer = CLIPTokenizer.from_pretrained(folders["sd15"] / "tokenizer")
     limit = tokenizer.model_max_length
-    count = overlong_counter(folders["sd15"], 77, ())
+    count = counter(folders["sd15"], 77)
     letters = ["q " * n for n in range(1, limit + 2)]
     lengths = [len(tokenizer(prompt).input_ids) for prompt in letters]
     assert count(letters) == sum(length > limit for length in lengths) > 0
@@ -59,9 +57,9 @@ def test_clip_cuts_prompts_that_exceed_its_limit_with_start_and_end(folders):
 
 def test_a_prompt_that_one_encoder_reads_whole_is_not_counted(folders):
     prompt = "q " * 100
-    assert overlong_counter(folders["flux"], 77, ())([prompt, "q"]) == 1
-    assert overlong_counter(folders["flux"], 500, ())([prompt, "q"]) == 0
-    assert overlong_counter(folders["flux"], 500, ("tokenizer_2",))([prompt, "q"]) == 1
+    assert counter(folders["flux"], 77)([prompt, "q"]) == 1
+    assert counter(folders["flux"], 500)([prompt, "q"]) == 0
+    assert counter(folders["flux"], 500, "tokenizer_2")([prompt, "q"]) == 1
 
 
 def test_each_set_with_overlong_prompts_gives_one_line():
