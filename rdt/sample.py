@@ -9,6 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rdt import targets
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
@@ -19,7 +20,7 @@ from rdt.training import finished
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
 def main(cfg: DictConfig) -> None:
     """Draw one picture and print its path."""
-    with job_errors(HydraConfig.get()):
+    with job_errors(HydraConfig.get()), targets.permitted(finished.allowed(cfg)):
         check.values(cfg, HydraConfig.get())
         print(sample(cfg))
 

@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import weights
+from rdt import targets, weights
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.config.plan import sources
@@ -37,7 +37,8 @@ def server(cfg: DictConfig) -> Any:
     from rdt.rewards.server import Server
     from rdt.training.experiment import built
 
-    reward = built(cfg.reward, "name").requires_grad_(False)
+    with targets.permitted(targets.named_in(cfg.reward)):
+        reward = built(cfg.reward, "name").requires_grad_(False)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return Server(reward, device, cfg.host, cfg.port)

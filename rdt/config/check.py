@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import prompts, weights
+from rdt import credentials, prompts, weights
 from rdt.config import compose, curve
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import Rule, rules_of, type_name, without_rules
@@ -27,6 +27,7 @@ def check_config(cfg: DictConfig, hydra_config: Any) -> None:
     _left_out(cfg, hydra_config.runtime.choices.get("without") or "")
     _repository(cfg, hydra_config)
     OmegaConf.resolve(cfg)
+    credentials.check_recorded(OmegaConf.to_container(cfg))
     curve.points(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     _prompts(cfg.prompts)

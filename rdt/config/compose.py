@@ -2,9 +2,9 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,18 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from rdt import credentials
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import UsageError, flat, one_line
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> str:
-    """Return the config folder: beside the package in a checkout, inside it in a wheel."""
-    for folder in (PACKAGE.parent / "conf", PACKAGE / "conf"):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"no conf/config.yaml beside or inside {PACKAGE}; reinstall rdt")
+from rdt.targets import conf_dir
 
 
 def composed(config_name: str, *overrides: str) -> DictConfig:
@@ -57,9 +49,13 @@ def in_sweep(hydra_config: Any) -> bool:
 
 @contextmanager
 def command_errors() -> Iterator[None]:
-    """Report the errors of a command in one line; Hydra would print its own in its own way."""
+    """Report the errors of a command in one line; Hydra would print its own in its own way.
+
+    Credentials among its arguments are refused first, because messages repeat arguments.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line(), hydra_errors():
+        credentials.check_typed(sys.argv[1:])
         yield
 
 

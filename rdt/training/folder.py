@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import files
+from rdt.config.recorded import read_recorded
 from rdt.errors import UsageError
 
 MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
@@ -42,7 +43,7 @@ def check_folder(cfg: DictConfig, out: Path) -> None:
         raise UsageError(f"resume={cfg.resume} is not auto, never or a checkpoint folder (with run.ckpt in it)")
     if cfg.resume == "never" or not (out / "config.yaml").is_file():
         return
-    before, now = _fixed(OmegaConf.load(out / "config.yaml")), _fixed(cfg)
+    before, now = _fixed(read_recorded(out / "config.yaml")), _fixed(cfg)
     for key in sorted(now | before):
         if before.get(key) != now.get(key):
             raise UsageError(
@@ -63,7 +64,7 @@ def is_finished(cfg: DictConfig, out: Path) -> bool:
     written = all((out / name).is_file() for name in ("config.yaml", "result.json", "report.html"))
     if cfg.resume == "never" or not written:
         return False
-    whole = (OmegaConf.to_container(config, resolve=True) for config in (OmegaConf.load(out / "config.yaml"), cfg))
+    whole = (OmegaConf.to_container(config, resolve=True) for config in (read_recorded(out / "config.yaml"), cfg))
     before, now = ({k: v for k, v in config.items() if k not in ("output_dir", "dry_run")} for config in whole)
     return before == now
 

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from rdt import targets
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
@@ -40,10 +41,13 @@ def launch(cfg: DictConfig) -> None:
 
 
 def work(cfg: DictConfig) -> None:
-    """Build, train, evaluate and record, as one process of a run; rank 0 does the writing."""
+    """Build, train, evaluate and record, as one process of a run; rank 0 does the writing.
+
+    The user composed the config, so all that it names may be built.
+    """
     silence_libraries()
     out = Path(cfg.output_dir)
-    with stop_on_sigterm(out), explain_out_of_memory():
+    with stop_on_sigterm(out), explain_out_of_memory(), targets.permitted(targets.named_in(cfg)):
         parts = build(cfg)
         if int(os.environ.get("RANK", 0)) == 0:
             folder.begin(cfg, out)

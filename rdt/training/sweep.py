@@ -7,6 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rdt import credentials
 from rdt.errors import UsageError, flat
 
 FINISHED = "finished"  # an empty file in the folder of a sweep whose jobs all succeeded
@@ -20,6 +21,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Fix the sweep's folder as an override for every job, since its default name depends on each job's method."""
+        credentials.check_recorded(OmegaConf.to_container(config))
         if not any(override.startswith(SWEEP_DIR) for override in config.hydra.overrides.hydra):
             older = interrupted(config.hydra)
             if older is not None:

@@ -14,6 +14,7 @@ from rdt.rollout import Sampling, sampled
 from rdt.shapes.limit import Limit
 from rdt.shapes.proxy import tabulate
 from rdt.stream import subset
+from rdt.targets import permitted
 from rdt.training.experiment import Experiment, built
 from worlds import tiny_policy
 from worlds.smallest_run import minimal
@@ -205,7 +206,8 @@ BRIGHT = {"_target_": "worlds.tiny_policy.Brightness", "name": "bright"}
 def test_a_part_is_the_flat_config_of_its_reward_and_its_constants():
     parts = {"bright": BRIGHT | {"weight": 2.0, "mean": 0.5, "std": 0.1}}
     nested = {"_target_": "rdt.rewards.mixture.mixture", "_recursive_": False, "normalise": "zscore", "parts": parts}
-    built = mixture(parts={"inner": nested | {"weight": 3.0}}, normalise="raw")
+    with permitted([BRIGHT["_target_"]]):
+        built = mixture(parts={"inner": nested | {"weight": 3.0}}, normalise="raw")
     expected = 3 * (2 * (Brightness()(images(), PROMPTS * 2) - 0.5) / 0.1)
     torch.testing.assert_close(built(images(), PROMPTS * 2), expected)
 
