@@ -286,11 +286,11 @@ def _check_header(file: Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(length)) if length <= size else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes without a header")
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if size != 8 + length + end:
-        raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes of {8 + length + end}")
+            header = json.loads(stream.read(length if length <= size else 0))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            whole = 8 + length + int(end)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            reason = f"{size} bytes without a header"
+            raise ValueError(f"checkpoint {file} is not a readable file of tensors: {reason}") from None
+    if size != whole:
+        raise ValueError(f"checkpoint {file} is not a readable file of tensors: {size} bytes of {whole}")

@@ -17,11 +17,17 @@ KOHYA = "pytorch_lora_weights_kohya.safetensors"
 
 
 def read_lora(file: Path) -> dict[str, Tensor]:
-    """Return the adapter in peft's names, as `Policy.load_lora` takes it; ValueError if the file is not a LoRA."""
+    """Return the adapter in peft's names, as `Policy.load_lora` takes it.
+
+    ValueError if the file is not a LoRA, or holds a number that is not finite in single precision.
+    """
     weights = {key: value for key, value in load_tensors(file).items() if not key.endswith(".alpha")}
     foreign = [key for key in weights if not key.startswith(COMPONENTS)]
     if foreign or not weights:
         raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
+    for key, value in weights.items():
+        if not value.float().isfinite().all():
+            raise ValueError(f"checkpoint {file} is not a usable LoRA: {key} holds numbers that are not finite")
     return convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
 
 

@@ -73,7 +73,8 @@ def overlong_counter(folder: Path, tokens: int, without: Sequence[str]) -> Calla
     @cache  # tokenizers are loaded at the first count
     def tokenizers() -> list[tuple[Any, int]]:
         names = sorted(path.name for path in folder.glob("tokenizer*") if path.is_dir() and path.name not in without)
-        loaded = [read_component(folder, name, partial(AutoTokenizer.from_pretrained, folder / name)) for name in names]
+        load = partial(AutoTokenizer.from_pretrained, trust_remote_code=False)  # unset, it would offer to run code
+        loaded = [read_component(folder, name, partial(load, folder / name)) for name in names]
         return [(tokenizer, _limit(tokenizer, tokens)) for tokenizer in loaded]
 
     def overlong(prompts: Sequence[str]) -> int:
