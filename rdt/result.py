@@ -143,7 +143,7 @@ def read(folder: Path) -> Result:
         base = _point(found["base"], "base")
         points = tuple(_point(one, f"points[{k}]") for k, one in enumerate(found["points"]))
         return Result(**known | {"base": base, "points": points})
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{FILE} does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
 
 

@@ -22,15 +22,14 @@ def read_recorded(file: Path) -> DictConfig:
     """Return the config in a run's folder; UsageError, in one line that names the file, if rdt did not write it so."""
     try:
         tree = _plain(file)
+        if not isinstance(tree, dict) or "model" not in tree:
+            raise ValueError("it has no section model")
         for key, value in entries(tree):
-            if "${" in f"{key}{value}" or value == "???":
+            if "${" in key or (isinstance(value, str) and ("${" in value or value == "???")):
                 raise ValueError(f"{key}={value} is a reference; a run records values")
-        cfg = OmegaConf.create(tree)
+        return OmegaConf.create(tree)
     except (ValueError, yaml.YAMLError, RecursionError, OmegaConfBaseException) as error:
         raise UsageError(f"{file} is not the config of a run: {_printable(flat(error))}") from None
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise UsageError(f"{file} is not the config of a run: it has no section model")
-    return cfg
 
 
 def _plain(file: Path) -> Any:

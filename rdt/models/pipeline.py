@@ -33,7 +33,7 @@ def declared(folder: Path, *kinds: Any) -> Any:
     file = folder / "model_index.json"
     if not file.is_file():
         raise ValueError(f"checkpoint {folder} has no model_index.json; expected the folder of a {kinds[0].__name__}")
-    name = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
+    name = str(json.loads(file.read_text(encoding="utf-8")).get("_class_name"))
     known = {kind.__name__: kind for kind in kinds}
     if name not in known:
         raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(known)}")
