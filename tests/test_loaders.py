@@ -51,7 +51,7 @@ FILES = {
     "a UNet": ("m/unet/diffusion_pytorch_model.bin", lambda file: pipeline.unet(file.parents[1], PLAIN)),
     "a text encoder": ("m/text_encoder/pytorch_model.bin", lambda file: sd15.parts(file.parents[1], PLAIN)),
     "a tokenizer": ("m/tokenizer.json", lambda file: load_tokenizer(CLIPTokenizer, str(file.parent))),
-    "a tokenizer's model": ("m/vocab.json", lambda file: load_tokenizer(BertTokenizer, str(file.parent))),
+    "a tokenizer's model": ("m/vocab.txt", lambda file: load_tokenizer(BertTokenizer, str(file.parent))),
 }
 
 
@@ -86,7 +86,7 @@ AUTO = {
 
 @pytest.mark.parametrize("part", ["", "unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_no_module_in_a_models_folder_is_imported(tmp_path, part, monkeypatch):
-    """The folder names code of its own in every way that diffusers and transformers know."""
+    """The folder names its code in every way that diffusers and transformers know."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it offers to run the code"))
     folder, marker = MAKERS["sd15"](tmp_path / "model"), tmp_path / "marker"
     for name in ("custom.py", "pipeline.py", "modeling.py", "__init__.py", "hubconf.py"):
