@@ -51,7 +51,7 @@ def own_targets() -> frozenset[str]:
 
 @contextmanager
 def permitted(names: Iterable[str]) -> Iterator[None]:
-    """Permit what the user of this command named: targets, and addresses of other machines."""
+    """Allow what the user of this command named: targets, and addresses of other machines."""
     token = _permitted.set(_permitted.get() | frozenset(map(str, names)))
     try:
         yield

@@ -203,11 +203,16 @@ def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
 BRIGHT = {"_target_": "worlds.tiny_policy.Brightness", "name": "bright"}
 
 
+@pytest.fixture(autouse=True)
+def brightness_is_permitted():
+    with permitted([BRIGHT["_target_"]]):
+        yield
+
+
 def test_a_part_is_the_flat_config_of_its_reward_and_its_constants():
     parts = {"bright": BRIGHT | {"weight": 2.0, "mean": 0.5, "std": 0.1}}
     nested = {"_target_": "rdt.rewards.mixture.mixture", "_recursive_": False, "normalise": "zscore", "parts": parts}
-    with permitted([BRIGHT["_target_"]]):
-        built = mixture(parts={"inner": nested | {"weight": 3.0}}, normalise="raw")
+    built = mixture(parts={"inner": nested | {"weight": 3.0}}, normalise="raw")
     expected = 3 * (2 * (Brightness()(images(), PROMPTS * 2) - 0.5) / 0.1)
     torch.testing.assert_close(built(images(), PROMPTS * 2), expected)
 
