@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rdt import targets
 from rdt.config.check import values
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Evaluate one point or a curve."""
-    with job_errors(HydraConfig.get()):
+    with job_errors(HydraConfig.get()), targets.permitted(finished.allowed(cfg)):
         values(cfg, HydraConfig.get())
         extend(finished.read_finished(cfg.run, cfg.get("guidance")))
 
@@ -39,6 +40,8 @@ def extend(run: finished.FinishedRun) -> Path:
     from rdt.training import wandb_summary
 
     experiment = run.experiment()
+    with finished.misread(run.folder):
+        _ = experiment.evaluator
     check_same_base(run, experiment)
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()  # raises ValueError for a value out of range, before a W&B run is started

@@ -24,7 +24,11 @@ from rdt.text import read_json
 FILE = "result.json"
 SCHEMA = 2
 KINDS = ("reward", "diversity", "fidelity")  # sections of a point, in the order in which they are shown
-TYPES = {"method": str, "reward": str, "model": str, "seed": int, "iterations": int, "points": list}
+FIELDS: dict[str, tuple[type, ...]] = {  # JSON types of the top-level entries
+    "method": (str,), "reward": (str,), "model": (str,), "seed": (int,), "iterations": (int,), "base": (dict,),
+    "points": (list,), "limit": (dict, type(None)), "weights": (str, type(None)), "prompts": (dict,),
+    "compute": (dict,), "versions": (dict,),
+}  # fmt: skip
 REQUIRED = ("method", "reward", "model", "seed", "iterations", "base", "points")
 BASE = {"name": "base"}  # the guidance that result.json gives for the base
 
@@ -145,17 +149,15 @@ def read(folder: Path) -> Result:
     missing = [key for key in REQUIRED if key not in found]
     if missing:
         raise ValueError(f"{FILE} lacks {', '.join(missing)}")
+    _check_fields(found)
     if not found["points"]:
         raise ValueError(f"{FILE} has no points: nothing was evaluated")
-    for key, kind in TYPES.items():
-        if not isinstance(found[key], kind) or isinstance(found[key], bool):
-            raise ValueError(f"{FILE} has {key}={str(found[key])[:80]}, expected {kind.__name__}")
     known = {name: found[name] for name in Result.__dataclass_fields__ if name in found}
     try:
         base = _point(found["base"], "base")
         points = tuple(_point(one, f"points[{k}]") for k, one in enumerate(found["points"]))
         return Result(**known | {"base": base, "points": points})
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{FILE} does not follow schema {SCHEMA}: {type(error).__name__} {error}") from error
 
 
@@ -209,7 +211,42 @@ def _interval_json(interval: Interval) -> dict[str, Any]:
     return {"mean": interval.mean, "ci95": [interval.lo, interval.hi]}
 
 
+def _check_fields(found: dict[str, Any]) -> None:
+    """Raise ValueError if a top-level entry has another JSON type, or a cost is no finite number."""
+    for name, kinds in FIELDS.items():
+        if name in found and not isinstance(found[name], kinds):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"{FILE} has {name} of type {type(found[name]).__name__}, expected {expected}")
+    for name, cost in found.get("compute", {}).items():
+        if name != "device" and cost is not None and not _is_number(cost):
+            raise ValueError(f"{FILE} has compute.{name}={str(cost)[:40]!r}, expected a finite number")
+    for name, rows in (found.get("limit") or {}).items():
+        if name.endswith("frontier") and not (isinstance(rows, list) and all(map(_is_row, rows))):
+            raise ValueError(f"{FILE} has limit.{name}, which is not a list of rows of finite numbers")
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # also False for NaN
+
+
+def _check_point(entry: dict[str, Any], where: str) -> None:
+    """Raise ValueError unless a point has a guidance, prompts, and a finite number for each prompt of each score."""
+    prompts, rows = entry["prompts"], entry["per_prompt"]
+    if not isinstance(entry["guidance"], dict) or not isinstance(entry["n_per_prompt"], int):
+        raise ValueError(f"{where} has no guidance with names or no whole n_per_prompt")
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{where} has prompts that are not a list of texts")
+    for name, values in rows.items():
+        if not isinstance(values, list) or len(values) != len(prompts) or not all(map(_is_number, values)):
+            raise ValueError(f"{where} per_prompt {name}: want a finite number for each of {len(prompts)} prompts")
+
+
 def _point(entry: dict[str, Any], where: str) -> Point:
+    _check_point(entry, where)
     named = {f"{kind}/{name}": value for kind in KINDS for name, value in entry[kind].items()}
     named |= {name: value for name, value in entry.items() if isinstance(value, dict) and "mean" in value}
     scores, levels = _split({name: _score(value, f"{where} {name}") for name, value in named.items()})

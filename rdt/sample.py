@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import files
+from rdt import files, targets
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
@@ -29,7 +29,7 @@ QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)  # a tex
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="sample")
 def main(cfg: DictConfig) -> None:
     """Draw one picture and print its path."""
-    with job_errors(HydraConfig.get()):
+    with job_errors(HydraConfig.get()), targets.permitted(finished.allowed(cfg)):
         check.values(cfg, HydraConfig.get())
         print(printable(sample(cfg)))
 

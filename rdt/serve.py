@@ -6,12 +6,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import weights
+from rdt import targets, weights
 from rdt.config import check
 from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.config.plan import sources
 from rdt.errors import UsageError
-from rdt.rewards.credentials import TOKEN, is_loopback, token
+from rdt.rewards.endpoint import TOKEN, is_loopback, token
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="serve")
@@ -50,7 +50,8 @@ def server(cfg: DictConfig, secret: str | None = None) -> Any:
     from rdt.rewards.wire import Limits
     from rdt.training.experiment import built
 
-    reward = built(cfg.reward, "name").requires_grad_(False)
+    with targets.permitted(targets.named_in(cfg.reward)):
+        reward = built(cfg.reward, "name").requires_grad_(False)
     reward.key = f"reward={cfg.reward.name}"
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

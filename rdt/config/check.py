@@ -10,12 +10,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rdt import prompts, weights
+from rdt import credentials, prompts, weights
 from rdt.config import compose, curve
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import Rule, rules_of, type_name, without_rules
 from rdt.errors import UsageError
-from rdt.rewards import credentials
+from rdt.rewards import endpoint
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
 NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
@@ -28,6 +28,7 @@ def check_config(cfg: DictConfig, hydra_config: Any) -> None:
     _left_out(cfg, hydra_config.runtime.choices.get("without") or "")
     _repository(cfg, hydra_config)
     OmegaConf.resolve(cfg)
+    credentials.check_recorded(OmegaConf.to_container(cfg))
     curve.points(OmegaConf.to_container(cfg.guidance))
     _devices(cfg)
     _prompts(cfg.prompts)
@@ -44,7 +45,7 @@ def values(cfg: DictConfig, hydra_config: Any) -> None:
         raise UsageError(f"{key}=??? has no default; give {key}=...")
     for key, value in leaves(cfg):
         if key.rpartition(".")[2] == "url" and isinstance(value, str):
-            credentials.check_url(key, value)
+            endpoint.check_url(key, value)
     rules = rules_of(cfg)
     free = {key for key, (rule, _) in rules.items() if rule.type}
     for key, default in leaves(compose.with_defaults(hydra_config)):

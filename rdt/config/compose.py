@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,20 +14,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from rdt import credentials
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import UsageError, flat, one_line
-from rdt.rewards.credentials import check_arguments
+from rdt.rewards.endpoint import check_arguments
+from rdt.targets import conf_dir
 from rdt.text import make_streams_safe
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> str:
-    """Return the config folder: beside the package in a checkout, inside it in a wheel."""
-    for folder in (PACKAGE.parent / "conf", PACKAGE / "conf"):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"no conf/config.yaml beside or inside {PACKAGE}; reinstall rdt")
 
 
 def composed(config_name: str, *overrides: str) -> DictConfig:
@@ -60,10 +51,14 @@ def in_sweep(hydra_config: Any) -> bool:
 
 @contextmanager
 def command_errors() -> Iterator[None]:
-    """Report the errors of a command in one line; Hydra would print its own in its own way."""
+    """Report the errors of a command in one line; Hydra would print its own in its own way.
+
+    Credentials among its arguments are refused first, because messages repeat arguments.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line(), hydra_errors():
         check_arguments(sys.argv[1:])
+        credentials.check_typed(sys.argv[1:])
         yield
 
 

@@ -36,6 +36,9 @@ def read_lora(file: Path, adapter: Adapter) -> dict[str, Tensor]:
     ]
     if foreign or not tensors:
         raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
+    for key, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise ValueError(f"checkpoint {file} is not a usable LoRA: {key} holds numbers that are not finite")
     alphas = {key.removesuffix(".alpha"): value.item() for key, value in tensors.items() if key.endswith(".alpha")}
     weights = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
     converted = convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})

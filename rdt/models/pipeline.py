@@ -33,7 +33,7 @@ def declared(folder: Path, *kinds: Any) -> Any:
     """Return the one of these pipeline classes that a folder declares in model_index.json; ValueError if it is none."""
     if not (folder / INDEX).is_file():
         raise ValueError(f"checkpoint {folder} has no {INDEX}; expected the folder of a {kinds[0].__name__}")
-    name = read_config(folder / INDEX).get("_class_name")
+    name = str(read_config(folder / INDEX).get("_class_name"))
     known = {kind.__name__: kind for kind in kinds}
     if name not in known:
         raise ValueError(f"checkpoint {folder} is a {name}; expected {' or '.join(known)}")

@@ -31,7 +31,7 @@ from rdt.report.figure import INK, colour_of
 from rdt.report.read import Failure, Run
 from rdt.report.text import NONE, difference, number, short
 from rdt.result import Result
-from rdt.text import NAME, csv_cell, folded, markdown, printable
+from rdt.text import NAME, csv_cell, folded, printable
 
 LATEX = (
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -266,13 +266,19 @@ def _means(columns: list[Column], row: TableRow) -> list[float | None]:
     return [None if score is None else score.value.mean for score in scores]
 
 
+def code_span(text: object) -> str:
+    """Return a text on one line of Markdown that is neither markup nor HTML, nor a column of a table."""
+    kept = (c if c.isprintable() and c not in "`|\\" else f"\\u{ord(c):04x}" for c in str(text))
+    return f"`{''.join(kept) or ' '}`"
+
+
 def card_table(result: Result) -> str:
     """Return the table of a model card in Markdown: a line per quantity, a column per point of the run."""
     (comparison,) = compare([Run(Path(), result)])
     rows = run_rows(comparison)
-    lines = [["", *(markdown(row.points[0].label) for row in rows)], ["---"] * (1 + len(rows))]
+    lines = [["", *(code_span(row.points[0].label) for row in rows)], ["---"] * (1 + len(rows))]
     for column in columns_of(comparison, "model card"):
-        lines.append([markdown(column.name), *(_cell_card(column, row) for row in rows)])
+        lines.append([code_span(column.name), *(_cell_card(column, row) for row in rows)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

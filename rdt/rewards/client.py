@@ -21,7 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from rdt.rewards.contract import RewardError
-from rdt.rewards.credentials import TOKEN, is_loopback, token
+from rdt.rewards.endpoint import TOKEN, is_loopback, token
 from rdt.rewards.wire import parsed_object, printable, replied, reply_limit
 
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
@@ -205,7 +205,7 @@ def _cause(error: BaseException) -> str:
         if isinstance(inner, BaseExceptionGroup):
             inner = inner.exceptions[0]
         if isinstance(inner, OSError) and inner.strerror:
-            known = isinstance(inner.errno, int) and inner.errno in errno.errorcode
-            reason = os.strerror(inner.errno) if known else inner.strerror
+            number = inner.errno or 0
+            reason = os.strerror(number) if number in errno.errorcode else inner.strerror
         inner = inner.__cause__ or inner.__context__
     return reason

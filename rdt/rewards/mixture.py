@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
+from rdt.targets import instantiate
 
 NORMALISATIONS = ("raw", "zscore", "group")
 CONSTANTS = ("weight", "mean", "std")  # keys of a part beside those of its reward
@@ -47,7 +47,7 @@ def _term(key: str, part: Mapping[str, Any]) -> Term:
     if part.get("weight") is None:
         raise _missing(f"{key}.weight")
     own = {name: value for name, value in part.items() if name not in ("name", *CONSTANTS)}
-    reward = instantiate(own, _convert_="all")
+    reward = instantiate(own)
     reward.key = key
     return Term(reward, part["weight"], part.get("mean"), part.get("std"))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from rdt.errors import Diverged
 from rdt.rewards.base import Reward, blank
 from rdt.rewards.client import Endpoint
-from rdt.rewards.credentials import check_url, token
+from rdt.rewards.endpoint import check_url, token
 from rdt.rewards.missing import MISSING
 from rdt.rewards.wire import FORMATS, request
 

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from rdt.rewards.base import Reward
 from rdt.rewards.connections import Connection
 from rdt.rewards.contract import RewardError
-from rdt.rewards.credentials import TOKEN, is_loopback
+from rdt.rewards.endpoint import TOKEN, is_loopback
 from rdt.rewards.intake import AGAIN, Intake
 from rdt.rewards.wire import Limits, TooLarge, printable, reply, requested
 

@@ -1,31 +1,34 @@
-"""Writes the folder of a finished LoRA with its model card, and uploads it to the hub."""
+"""Writes the folder of a finished LoRA with its model card, and uploads it to the hub.
 
+Names and prompts are anyone's words, and a card is YAML, Markdown and Python: each is written so that it stays text.
+"""
+
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import files
 from rdt.policy import Policy
 from rdt.prompts import read_rows
-from rdt.report.tables import card_table
+from rdt.report.tables import card_table, code_span
 from rdt.result import Result
 from rdt.text import folded
 from rdt.training import digests
 from rdt.weights import failure, hub_reason
 
 CARD = """---
-library_name: diffusers
-pipeline_tag: text-to-image
-{base_model}tags: [lora, text-to-image, rdt, {cfg.method.name}, {cfg.reward.name}]
----
-# {cfg.method.name} on {cfg.reward.name}, {cfg.model.name}, seed {cfg.seed}
+{front}---
+# {method} on {reward}, {model}, seed {cfg.seed}
 
-A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for `{cfg.model.policy.source}`, trained for
+A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for {source}, trained for
 {result.iterations} iterations on {images} images with rdt. `config.yaml` holds all settings.
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained("{pipeline}")
-    pipe.load_lora_weights("{lora}")
+    pipe = diffusers.DiffusionPipeline.from_pretrained({pipeline})
+    pipe.load_lora_weights({lora})
 
 `pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others read.
 
@@ -58,17 +61,31 @@ def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> No
 
 def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
     """Return the model card: how to load the adapter, what it gained, what that cost, and which run trained it."""
-    repository = _repository(cfg.model.policy.source)
+    source = str(cfg.model.policy.source)
     return CARD.format(
         cfg=cfg,
         result=result,
-        base_model=f"base_model: {repository}\n" if repository else "",
+        front=_front_matter(cfg),
+        method=code_span(cfg.method.name),
+        reward=code_span(cfg.reward.name),
+        model=code_span(cfg.model.name),
+        source=code_span(source),
         images=result.compute["images"],
-        pipeline=repository or cfg.model.policy.source,
-        lora=cfg.push_to_hub or "this/folder",
+        pipeline=json.dumps(_repository(source) or source),
+        lora=json.dumps(str(cfg.push_to_hub or "this/folder")),
         table=card_table(result),
-        prompts=", ".join(f'"{prompt}"' for prompt in prompts),
+        prompts=", ".join(map(code_span, prompts)),
     )
+
+
+def _front_matter(cfg: DictConfig) -> str:
+    """Return the card's YAML, from which the hub reads tags and the base model."""
+    words = (cfg.method.name, cfg.reward.name, _repository(str(cfg.model.policy.source)) or "")
+    method, reward, repository = (" ".join(str(word).split()) for word in words)  # a line break could end the YAML
+    front: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    front |= {"base_model": repository} if repository else {}
+    front["tags"] = ["lora", "text-to-image", "rdt", method, reward]
+    return yaml.safe_dump(front, sort_keys=False, width=10_000)
 
 
 def _repository(source: str) -> str | None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import guidance
+from rdt import guidance, targets
 from rdt.config.curve import points
 from rdt.errors import FORESEEN, UsageError, flat
 from rdt.evaluation import Evaluator, Protocol
@@ -26,12 +25,12 @@ from rdt.stream import PromptData, PromptStream, subset
 def built(section: DictConfig | dict[str, Any], *others: str, partial: bool = False) -> Any:
     """Return the object of a config section, or its constructor with the section's arguments if `partial`.
 
-    All keys of the section are arguments but for the `others`.
+    All keys of the section are arguments but for the `others`. UsageError if `rdt.targets` does not permit a target.
     """
     keys = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
     arguments = {key: value for key, value in keys.items() if key not in others}
     try:
-        return instantiate(arguments, _partial_=partial, _convert_="all")
+        return targets.instantiate(arguments, partial)
     except InstantiationException as error:  # Hydra wraps the error that counts
         raise error.__cause__ if isinstance(error.__cause__, FORESEEN) else UsageError(flat(error)) from error
 

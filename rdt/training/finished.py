@@ -1,17 +1,24 @@
-"""Reads a finished run back from its folder: its config, its result, and its trained policy."""
+"""Reads a finished run back from its folder: its config, its result, and its trained policy.
 
+The folder may come from a stranger. What its config names is built only if `rdt.targets` permits it; `allowed` returns
+what the user of a command permits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from rdt import result
+from rdt import result, targets
 from rdt.config.curve import points
-from rdt.errors import UsageError
+from rdt.config.recorded import read_recorded
+from rdt.errors import UsageError, flat
 from rdt.result import Result
 from rdt.training import digests
-from rdt.training.folder import read_config
 
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
@@ -44,7 +51,9 @@ class FinishedRun:
         silence_libraries()
         if digests.sha256(self.folder / LORA) != self.digest:
             raise UsageError(f"{self.folder / LORA} is damaged: it is not what its run wrote; start the run again")
-        experiment = Experiment(self.cfg)
+        with misread(self.folder):
+            experiment = Experiment(self.cfg)
+            _ = experiment.method, experiment.curve()
         weights = read_lora(self.folder / LORA, experiment.policy.adapter)
         try:
             experiment.policy.load_lora(weights)
@@ -54,8 +63,27 @@ class FinishedRun:
         return experiment
 
 
+@contextmanager
+def misread(folder: Path) -> Iterator[None]:
+    """Turn what a config of a wrong structure raises, while objects are built from it, into a UsageError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        reason = f"{type(error).__name__}: {flat(error)[:200]}"
+        raise UsageError(f"{folder / 'config.yaml'} does not describe a run of this version: {reason}") from error
+
+
+def allowed(cfg: DictConfig) -> list[str]:
+    """Return what the user of a command permits: what `allow` lists, and the targets of the guidance that was typed."""
+    typed, listed = cfg.get("guidance"), cfg.allow if OmegaConf.is_list(cfg.allow) else ()
+    return [*map(str, listed), *(targets.named_in(OmegaConf.to_container(typed)) if typed else ())]
+
+
 def read_finished(run: Any, guidance: DictConfig | None) -> FinishedRun:
-    """Return the run in folder `run`, under another guidance if one is given; UsageError if no run finished there."""
+    """Return the run in folder `run`, under another guidance if one is given.
+
+    UsageError if no run finished there, or if its config names what nobody permitted.
+    """
     if not run:
         raise UsageError("run= is missing; give the output folder of a finished run")
     folder = Path(str(run)).expanduser()
@@ -75,9 +103,9 @@ def _digest(folder: Path) -> str:
 
 
 def _config(file: Path, guidance: DictConfig | None) -> DictConfig:
-    cfg = read_config(file)
-    if "model" not in cfg:
-        raise UsageError(f"{file} is not the config of a run")
+    cfg = read_recorded(file)
+    targets.check_targets(OmegaConf.to_container(cfg), file)
+    targets.check_addresses(OmegaConf.to_container(cfg), file)
     if guidance is not None:
         cfg.guidance = OmegaConf.create(OmegaConf.to_container(guidance))
         OmegaConf.resolve(cfg)

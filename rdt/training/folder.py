@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rdt import files
+from rdt.config.recorded import read_recorded
 from rdt.errors import UsageError
 from rdt.training import digests, lock
 
@@ -98,7 +99,7 @@ def is_finished(cfg: DictConfig, out: Path) -> bool:
     written = all((out / name).is_file() for name in ("config.yaml", "result.json", "report.html"))
     if cfg.resume == "never" or not written:
         return False
-    whole = (OmegaConf.to_container(config, resolve=True) for config in (read_config(out / "config.yaml"), cfg))
+    whole = (OmegaConf.to_container(config, resolve=True) for config in (read_recorded(out / "config.yaml"), cfg))
     before, now = ({k: v for k, v in config.items() if k not in ("output_dir", "dry_run")} for config in whole)
     return before == now
 
@@ -185,7 +186,7 @@ def _check_same(cfg: DictConfig, where: str, checkpoint: Path) -> None:
 
 def _check_config(cfg: DictConfig, out: Path) -> None:
     """Raise UsageError if the folder holds a run of another config."""
-    before, now = _fixed(read_config(out / "config.yaml")), _fixed(cfg)
+    before, now = _fixed(read_recorded(out / "config.yaml")), _fixed(cfg)
     for key in sorted(now | before):
         if before.get(key) != now.get(key):
             raise UsageError(

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import ranks
+from rdt import ranks, targets
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
@@ -53,10 +53,18 @@ def work(cfg: DictConfig) -> None:
 
 
 def work_from(cfg: DictConfig, start: Path | None) -> None:
-    """Build, train from a checkpoint file, evaluate and record, as one process of a run; rank 0 does the writing."""
+    """Build, train from a checkpoint file, evaluate and record, as one process of a run; rank 0 does the writing.
+
+    The user composed the config, so all that it names may be built.
+    """
     silence_libraries()
     out, first = Path(cfg.output_dir), ranks.here().rank == 0
-    with stop_on_signals(out), explain_out_of_memory(), explain_full_disk(out):
+    with (
+        stop_on_signals(out),
+        explain_out_of_memory(),
+        explain_full_disk(out),
+        targets.permitted(targets.named_in(cfg)),
+    ):
         parts = build(cfg)
         # the launcher holds the lock of a run on one machine
         with lock.held("output_dir", out) if first and cfg.num_nodes > 1 else nullcontext():

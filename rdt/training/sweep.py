@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rdt import credentials
 from rdt.errors import UsageError, flat, one_line
 from rdt.training import lock
 from rdt.training.folder import read_config
@@ -28,6 +29,7 @@ class SweepReport(Callback):
 
         The folder is locked; Hydra would turn an error into a warning, so it ends the command here.
         """
+        credentials.check_recorded(OmegaConf.to_container(config))
         named = any(override.startswith(SWEEP_DIR) for override in config.hydra.overrides.hydra)
         older = None if named else interrupted(config.hydra)
         if older is not None:

@@ -96,7 +96,7 @@ def test_a_new_column_appears_in_every_table(sweep, images_column, capsys):
     assert {row["compute/drawn_images"] for row in rows} == {"960.0"}
     names, values = tables.wandb_rows(comparison)
     assert [row[names.index("compute/drawn_images")] for row in values] == [1920, 960, 960]
-    assert "| compute/drawn_images | 960 | 960 |\n" in tables.card_table(read(sweep / "0"))
+    assert "| `compute/drawn_images` | 960 | 960 |\n" in tables.card_table(read(sweep / "0"))
 
 
 def test_a_table_shows_the_columns_that_name_it(sweep):

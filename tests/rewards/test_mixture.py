@@ -14,6 +14,7 @@ from rdt.rollout import Sampling, sampled
 from rdt.shapes.limit import Limit
 from rdt.shapes.proxy import tabulate
 from rdt.stream import subset
+from rdt.targets import permitted
 from rdt.training.experiment import Experiment, built
 from worlds import tiny_policy
 from worlds.smallest_run import minimal
@@ -200,6 +201,12 @@ def test_the_constants_and_the_correlation_hold_on_base_samples(tmp_path):
 # bad input
 
 BRIGHT = {"_target_": "worlds.tiny_policy.Brightness", "name": "bright"}
+
+
+@pytest.fixture(autouse=True)
+def brightness_is_permitted():
+    with permitted([BRIGHT["_target_"]]):
+        yield
 
 
 def test_a_part_is_the_flat_config_of_its_reward_and_its_constants():

@@ -1,0 +1,65 @@
+"""Refuses what looks like a credential before it can reach a file, a log or the screen.
+
+rdt records overrides and configs whole: in config.yaml, on W&B, in reports. Credentials therefore belong in the
+environment (WANDB_API_KEY, HF_TOKEN, RDT_TOKEN) or in the files that `wandb login` and `hf auth login` write.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rdt.errors import UsageError
+from rdt.targets import entries
+
+SECRET = r"(?:token|secret|passw(?:or)?d|passphrase|authorization|credentials?|(?:api|access|private|secret)[_-]?key)"
+KEY = re.compile(rf"{SECRET}$", re.IGNORECASE)  # how the name of a key or of a variable ends
+INSIDE = re.compile(rf"{SECRET}['\"]?\s*[:=]\s*[^\s,}}]", re.IGNORECASE)  # a key within a value such as {token: x}
+PATTERNS = {
+    "a user name or password in an address": re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#'\"]*@", re.IGNORECASE),
+    "a key in an address": re.compile(rf"://\S*[?&;](?:key|sig|signature|auth|[\w-]*{SECRET})=", re.IGNORECASE),
+    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
+}
+EMPTY = ("", "null", "none", "~", "???")
+SHORTEST = 8  # characters of a variable's value that counts as a secret
+CURE = "rdt records its settings, so give credentials in the environment, as WANDB_API_KEY, HF_TOKEN or RDT_TOKEN"
+
+
+def check_typed(arguments: Iterable[str]) -> None:
+    """Raise UsageError, without the value, if an override of a command line looks like a credential."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        found = _looks_like(key, value) or (value[:1] in ("{", "[") and INSIDE.search(value) and "a credential")
+        if found:
+            raise UsageError(f"{_key(key)}=... holds {found}; {CURE}")
+
+
+def check_recorded(tree: Any) -> None:
+    """Raise UsageError, without the value, if a resolved config holds a credential or a secret of the environment."""
+    secrets = environment_secrets()
+    for key, value in entries(tree):
+        if not isinstance(value, str):
+            continue
+        if found := _looks_like(key, value):
+            raise UsageError(f"{key} holds {found}; {CURE}")
+        for name, secret in secrets.items():
+            if secret in value:
+                raise UsageError(f"{key} holds the value of the environment's {name}; {CURE}")
+
+
+def environment_secrets() -> dict[str, str]:
+    """Return the variables of the environment whose names say that they are secret, and that are long enough."""
+    named = {name: value for name, value in os.environ.items() if KEY.search(name) or name.upper().endswith("_KEY")}
+    return {name: value for name, value in named.items() if len(value) >= SHORTEST and not os.path.exists(value)}
+
+
+def _looks_like(key: str, value: str) -> str | None:
+    """Return what a value looks like, if that is a credential."""
+    if KEY.search(key) and value.strip("'\" ").lower() not in EMPTY:
+        return "a credential"
+    return next((name for name, pattern in PATTERNS.items() if pattern.search(value)), None)
+
+
+def _key(key: str) -> str:
+    """Return a key for a message, if it is one; an argument without a key may be a secret itself."""
+    return key if re.fullmatch(r"[\w@./:-]{1,80}", key) else "an argument"
