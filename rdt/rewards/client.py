@@ -205,7 +205,7 @@ def _cause(error: BaseException) -> str:
         if isinstance(inner, BaseExceptionGroup):
             inner = inner.exceptions[0]
         if isinstance(inner, OSError) and inner.strerror:
-            known = isinstance(inner.errno, int) and inner.errno in errno.errorcode
-            reason = os.strerror(inner.errno) if known else inner.strerror
+            number = inner.errno or 0
+            reason = os.strerror(number) if number in errno.errorcode else inner.strerror
         inner = inner.__cause__ or inner.__context__
     return reason

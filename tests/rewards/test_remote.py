@@ -306,13 +306,13 @@ def test_another_scorer_is_reached_by_the_proxy_and_messages_say_so(monkeypatch)
 
 
 def test_the_token_of_the_environment_is_sent_and_missed(monkeypatch):
-    with serving(Brightness(), token="open sesame".replace(" ", "-")) as url:
-        with pytest.raises(RemoteFailed, match="refused the request: 401 .* set RDT_TOKEN in the environment"):
+    with serving(Brightness(), token="open-sesame") as url:
+        with pytest.raises(RemoteFailed, match=r"refused the request: 401 .* set RDT_TOKEN in the environment"):
             one_score(url)
         monkeypatch.setenv("RDT_TOKEN", "open-sesame")
         assert one_score(url) == Brightness()(PICTURES[:1], PROMPTS[:1]).item()
     monkeypatch.setenv("RDT_TOKEN", "two words")
-    with pytest.raises(ValueError, match="^RDT_TOKEN of the environment has blanks") as caught:
+    with pytest.raises(ValueError, match=r"^RDT_TOKEN of the environment has blanks") as caught:
         one_score(url)
     assert "words" not in str(caught.value)
 
