@@ -1,4 +1,4 @@
-"""The format in which a remote scorer is asked for scores, and the limits within which it is read.
+"""The format of the requests and replies of a remote scorer, and the limits within which it is read.
 
 Both sides are JSON:
 
