@@ -147,7 +147,7 @@ def proxy_of(url: str) -> str | None:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Return the result of a coroutine, in a thread of its own if this one runs a loop already, as in a notebook."""
+    """Return the result of a coroutine, in another thread if this one runs a loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -58,7 +58,7 @@ class Scored:
 
 
 def stand_ins(parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return parts (P, G, R) with each image that lacks a score at its prompt's mean, and which those are, (P, G)."""
+    """Return parts (P, G, R) with each image without a score at its prompt's mean, and which those are, (P, G)."""
     absent = parts.isnan().any(-1)
     if not absent.any():
         return parts, absent

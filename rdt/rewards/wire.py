@@ -1,4 +1,4 @@
-"""The format in which a remote scorer is asked for scores, and the limits within which it is read.
+"""The format of the requests and replies of a remote scorer, and the limits within which it is read.
 
 Both sides are JSON:
 
@@ -160,11 +160,15 @@ def _named(value: Any) -> str:
 def _text(body: bytes | bytearray, limits: Limits) -> str:
     """Return a body as text, and empty it if it can be; TooLarge if its text or its values would take too much memory.
 
-    A single character of four bytes makes Python hold four bytes for every other one.
+    One character beyond the first 65,536 makes Python hold four bytes for each of its text.
     """
-    plain = body.isascii()
+    plain = body.isascii() and not any(map(body.__contains__, (b"\\ud", b"\\uD")))
     for found, most, what in (
-        (len(body), limits.bytes if plain else limits.bytes // 2, f"bytes{'' if plain else ' that are not all ASCII'}"),
+        (
+            len(body),
+            limits.bytes if plain else limits.bytes // 2,
+            f"bytes{'' if plain else ' with characters beyond ASCII'}",
+        ),
         (sum(map(body.count, (b",", b"[", b"{"))), STRUCTURE, "commas and brackets"),
     ):
         if found > most:

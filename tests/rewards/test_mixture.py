@@ -244,5 +244,5 @@ def test_a_part_that_is_not_finite_is_named():
             return super().forward(images, prompts).log() / 0
 
     both = Mixture({"bright": Term(Brightness(), 1.0), "broken": Term(Broken(), 1.0)}, "raw")
-    with pytest.raises(Diverged, match="broken, a part of the reward, is -inf"):
+    with pytest.raises(Diverged, match="broken, a part of the reward, scored image 0 of the prompt 'anything' as -inf"):
         both(images(), ["anything"] * 6)

@@ -306,7 +306,7 @@ def test_another_scorer_is_reached_by_the_proxy_and_messages_say_so(monkeypatch)
 
 
 def test_the_token_of_the_environment_is_sent_and_missed(monkeypatch):
-    with serving(Brightness(), token="open sesame".replace(" ", "-")) as url:
+    with serving(Brightness(), token="open-sesame") as url:
         with pytest.raises(RemoteFailed, match=r"refused the request: 401 .* set RDT_TOKEN in the environment"):
             one_score(url)
         monkeypatch.setenv("RDT_TOKEN", "open-sesame")

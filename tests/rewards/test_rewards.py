@@ -1,7 +1,6 @@
 """Rewards agree with PIL in preprocessing and with CLIPModel on the published layout, and every choice keeps laws."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from rdt.errors import Diverged
 from rdt.rewards import clip
 from rdt.rewards.base import MEAN, STD, Reward, check_images, crop, pad, preprocess
 from rdt.rewards.open_clip import clip_model, to_open_clip, to_transformers
-from rdt.rewards.server import Server
 from rdt.shapes.pretrain import annotator, preference
 from rdt.shapes.render import render
 from rdt.shapes.tokenizer import LENGTH, build
@@ -25,6 +23,7 @@ from rdt.shapes.world import random_modes, random_scene
 from rdt.training.experiment import Experiment
 from rdt.training.launch import work
 from worlds import reward_checkpoints
+from worlds.scorers import serving
 from worlds.smallest_run import minimal
 
 PROMPTS = ["a red circle", "a small blue ring on white", "something else"]
@@ -292,13 +291,8 @@ def test_a_reward_stays_frozen_inside_a_training_module(reward):
 def given(tmp_path_factory) -> Iterator[dict[str, list[str]]]:
     """Yield, by reward, the overrides that the embedded model needs; the remote reward is the bundled one, served."""
     folder = tmp_path_factory.mktemp("published")
-    served = Server(Experiment(minimal(folder / "never")).reward, "cpu", "127.0.0.1", 0)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")
-        yield reward_checkpoints.write(folder) | {"remote": [f"reward.url=http://127.0.0.1:{served.server_address[1]}"]}
-    served.shutdown()
-    served.server_close()
+    with serving(Experiment(minimal(folder / "never")).reward) as url:
+        yield reward_checkpoints.write(folder) | {"remote": [f"reward.url={url}"]}
 
 
 @pytest.fixture(scope="module", params=CHOICES)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -137,7 +138,8 @@ def pngs(*files: str) -> bytes:
         (pngs(png(2**31, 2**31)), "expected at most 65536 pixels"),
         (pngs(*[png(256, 256)] * 5), "5 images of 256x256 pixels, expected at most 262144 pixels in all"),
         (b'{"prompts": ["' + b"x" * 2_000_000 + b'"]}', "bytes, expected at most 2000000"),
-        ('{"prompts": ["' + "é" * 700_000 + '"]}', "that are not all ASCII, expected at most 1000000"),
+        ('{"prompts": ["' + "é" * 700_000 + '"]}', "with characters beyond ASCII, expected at most 1000000"),
+        (b'{"prompts": ["\\ud83d\\ude00' + b"x" * 1_000_000 + b'"]}', "expected at most 1000000"),
         (b"[" * 100_000, "commas and brackets"),
         (b"[" + b"{}," * 100_000 + b"1]", "commas and brackets"),
         (json.dumps({"prompts": ["a"], "images": [""], "format": "float32", "shape": [3, 13000, 13000]}), "pixels"),
@@ -160,8 +162,8 @@ def test_a_png_that_states_two_sizes_is_refused():
     file = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "PNG")
     whole = file.getvalue()
-    small, large = whole[8:33], whole[8:33].replace(struct.pack(">II", 8, 8), struct.pack(">II", 60000, 60000))
-    large = large[:-4] + struct.pack(">I", __import__("zlib").crc32(large[4:-4]))
+    small, large = whole[8:33], whole[8:33].replace(struct.pack(">II", 8, 8), struct.pack(">II", 9000, 9000))
+    large = large[:-4] + struct.pack(">I", zlib.crc32(large[4:-4]))
     coded = base64.b64encode(whole[:8] + small + large + whole[33:]).decode()
     with pytest.raises(ValueError, match="two sizes"):
         read(pngs(coded))
