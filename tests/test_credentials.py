@@ -38,7 +38,7 @@ def rdt(folder, command, *arguments):
 def test_a_run_its_evaluation_and_its_report_write_no_secret_of_the_environment(tmp_path):
     done = [rdt(tmp_path, "run", *OVERRIDES, *OFFLINE, "output_dir=out")]
     done += [rdt(tmp_path, "evaluate", "run=out", "guidance=lora_scale"), rdt(tmp_path, "report", "runs=out")]
-    done += [rdt(tmp_path, "run", "-m", *OVERRIDES, "logger=none", "method.lr=x,1", "hydra.sweep.dir=sweep")]
+    done += [rdt(tmp_path, "run", "-m", *OVERRIDES, "logger=none", "method.lr=x,y", "hydra.sweep.dir=sweep")]
     done += [rdt(tmp_path, "run", *OVERRIDES, "logger=none", "method.lr=x")]
     assert [one.returncode for one in done] == [0, 0, 0, 1, 1], [one.stderr for one in done]
     assert not [one.args for one in done if SECRET in one.stdout + one.stderr]
