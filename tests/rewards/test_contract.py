@@ -24,7 +24,7 @@ WORDS = {
     "nothing": "a value of type NoneType", "integers": "a tensor of torch.int64", "scalar": "a tensor of shape ()",
     "column": "a tensor of shape (4, 1)", "short": "a tensor of shape (3,)", "elsewhere": "a tensor on meta",
 }  # fmt: skip
-ERRORS = tuple(set(BREACHES) - {*TYPES, "detached"})
+ERRORS = tuple(event for event in BREACHES if event not in {*TYPES, "detached"})
 
 
 def refusal(reward: Reward, images: torch.Tensor = PICTURES) -> str:
