@@ -106,7 +106,8 @@ def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
 
     folder = pinned(source, sha256, MODEL_FILES)
     checkpoint.check_component(folder)
-    options = {"variant": checkpoint.weights_in(folder).variant, "dtype": torch.float32, "weights_only": True}
+    found = checkpoint.weight_files(path.name for path in folder.glob("*"))
+    options = {"variant": found and found.variant, "dtype": torch.float32, "weights_only": True}
     try:
         model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # of a dozen types, several lines long

@@ -30,9 +30,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: model_checkpoints.MAKERS[name](tmp_path_factory.mktemp(name)) for name in FAMILIES}
 
 
-def built(family: str, folder: Path, consistency: Path | None = None) -> Policy:
+def built(family: str, folder: Path, consistency: Path | None = None, adapter: Adapter = ADAPTER) -> Policy:
     return FAMILIES[family][0](
-        source=str(folder), consistency=consistency and str(consistency), adapter=ADAPTER, checkpointing=False,
+        source=str(folder), consistency=consistency and str(consistency), adapter=adapter, checkpointing=False,
         setup=Setup(resolution=16),
     )  # fmt: skip
 
@@ -106,6 +106,19 @@ def test_the_runs_own_lora_is_read_back_bit_for_bit(folders: dict[str, Path], tm
     assert all(read[key].equal(value) for key, value in policy.lora().items())
 
 
+@pytest.mark.parametrize("targets", [["to_q", "proj_in"], ["conv1", "to_v", "ff.net.2"], ["to_out.0"]])
+def test_stock_diffusers_reads_every_weight_of_an_exported_adapter(
+    targets: list[str], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = built("sd15", folders["sd15"], adapter=Adapter(4, 6, targets))
+    tiny_policy.disturb(policy)
+    policy.save_lora(tmp_path)
+    network = theirs(folders["sd15"], tmp_path / "pytorch_lora_weights.safetensors")
+    assert run(policy, network).equal(run(policy, view="tuned"))
+    read = lora.read_lora(tmp_path / "pytorch_lora_weights.safetensors", policy.adapter)
+    assert all(read[key].equal(value) for key, value in policy.lora().items())
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -136,7 +149,7 @@ def test_a_consistency_adapter_with_weights_for_other_modules_is_refused(
     encoder = {key.replace("unet.", "text_encoder."): value.clone() for key, value in tensors.items()}
     key, value = next(iter(tensors.items()))
     elsewhere = {key.replace("down_blocks.0", "down_blocks.7"): value.clone()}
-    for others, named in ((encoder, "text_encoder."), (elsewhere, "belong to a LoRA of this UNet")):
+    for others, named in ((encoder, "text_encoder."), (elsewhere, "this UNet has no module for unet.down_blocks.7")):
         save_file(tensors | others, file, metadata)
         with pytest.raises(ValueError, match=r"^consistency adapter .*does not fit this model") as caught:
             built("sd15", folders["sd15"], file)

@@ -43,57 +43,57 @@ EQUAL = "equal"
 Case = tuple[str, dict[str, Any], dict[str, str]]  # file, settings, family -> EQUAL or the name that is refused
 
 
-def grid() -> list[Case]:
-    """Return the settings of the grid, each with the outcome in every family that has the file."""
+def each(families: tuple[str, ...], outcome: str, **others: str) -> dict[str, str]:
+    return {family: others.get(family, outcome) for family in families}
 
-    def each(families: tuple[str, ...], outcome: str, **others: str) -> dict[str, str]:
-        return {family: others.get(family, outcome) for family in families}
 
-    def refused(file: str, families: tuple[str, ...], settings: dict[str, Any]) -> list[Case]:
-        return [(file, {key: value}, each(families, key)) for key, value in settings.items()]
+def refused(file: str, families: tuple[str, ...], settings: dict[str, Any]) -> list[Case]:
+    return [(file, {key: value}, each(families, key)) for key, value in settings.items()]
 
-    def equal(file: str, families: tuple[str, ...], *settings: dict[str, Any]) -> list[Case]:
-        return [(file, changed, each(families, EQUAL)) for changed in settings]
 
-    diffusion = [
+def equal(file: str, families: tuple[str, ...], *settings: dict[str, Any]) -> list[Case]:
+    return [(file, changed, each(families, EQUAL)) for changed in settings]
+
+
+def schedules() -> list[Case]:
+    """Return the settings of schedulers; two of them the stock pipeline of Stable Diffusion 1.5 sets itself."""
+    return [
         *equal("scheduler", UNETS, TRAILING, {"prediction_type": "v_prediction"}, ZERO, *ACCEPTED),
-        (
-            "scheduler",
-            {"steps_offset": 7},
-            each(UNETS, "steps_offset=7", sd15=EQUAL),
-        ),  # the stock pipeline sets it to 1
-        ("scheduler", {"clip_sample": True}, each(UNETS, "clip_sample=true", sd15=EQUAL)),  # and this to false
+        ("scheduler", {"steps_offset": 7}, each(UNETS, "steps_offset=7", sd15=EQUAL)),
+        ("scheduler", {"clip_sample": True}, each(UNETS, "clip_sample=true", sd15=EQUAL)),
         ("scheduler", ZERO | TRAILING, each(UNETS, "prediction=epsilon")),
         ("scheduler", {"trained_betas": BETAS[:500]}, each(UNETS, "num_train_timesteps=1000")),
         *refused(
             "scheduler", UNETS, {"timestep_spacing": "linspace", "beta_schedule": "exp", "prediction_type": "flow"}
         ),
         *refused("scheduler", UNETS, REFUSED),
-    ]
-    flows = [
         *equal("scheduler", FLOWS, {"shift": 1.5, "use_dynamic_shifting": False}, DYNAMIC, *SHIFTED),
         *refused("scheduler", FLOWS, REFUSED_FLOW),
     ]
-    networks = [
+
+
+def components() -> list[Case]:
+    """Return the settings of networks, autoencoders and pipelines."""
+    return [
         *equal("unet", UNETS, *COMPUTED),
-        *equal("transformer", ("flux",), {"guidance_embeds": False}, {"axes_dims_rope": [8, 4, 4]}),
         *refused("unet", UNETS, UNREAD),
         ("unet", {"addition_embed_type": "text"}, each(UNETS, "addition_embed_type=text")),
+        *equal("transformer", ("flux",), {"guidance_embeds": False}, {"axes_dims_rope": [8, 4, 4]}),
         *refused("transformer", FLOWS, {"in_channels": 36, "out_channels": 12}),
         *refused("transformer", ("flux",), {"patch_size": 2}),
-    ]
-    decoded = [
         *equal("vae", ALL, {"scaling_factor": 0.5}, {"force_upcast": False}),
         ("vae", {"shift_factor": 0.3}, each(ALL, EQUAL, sd15="shift_factor=0.3", sdxl="shift_factor=0.3")),
         ("vae", {"latents_mean": MEAN, "latents_std": STD}, each(ALL, "latents_", sdxl=EQUAL)),
         ("vae", {"latents_mean": MEAN}, each(ALL, "latents_mean")),
         *refused("vae", ALL, {"in_channels": 4}),
-    ]
-    indices = [
         *equal("index", ("sdxl",), {"force_zeros_for_empty_prompt": False}),
         *refused("index", ("sdxl",), {"add_watermarker": True}),
     ]
-    return diffusion + flows + networks + decoded + indices + classes()
+
+
+def grid() -> list[Case]:
+    """Return the settings of the grid, each with the outcome in every family that has the file."""
+    return schedules() + components() + classes()
 
 
 ACCEPTED = [
