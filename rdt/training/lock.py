@@ -34,10 +34,11 @@ def held(key: str, folder: Path, fresh: bool = False) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = _acquired(key, folder)
     try:
-        (folder / FILE).write_text(json.dumps(_self()), encoding="utf-8")
+        with suppress(OSError):  # of a full disk: the lock holds without the words
+            (folder / FILE).write_text(json.dumps(_self()), encoding="utf-8")
         yield folder
     finally:
-        if _read(folder).get("pid") == os.getpid():  # not if the folder was removed and another run has it now
+        if _read(folder).get("pid") in (None, os.getpid()):  # not if the folder was removed and another run has it now
             (folder / FILE).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):

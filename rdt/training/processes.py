@@ -86,7 +86,9 @@ def _run_agent(cfg: DictConfig, *arguments: str) -> dict[int, Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it prints fifty lines about a failure
+    for name in list(logging.root.manager.loggerDict):  # they print fifty lines about a failure, each at its own level
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // cfg.devices)))
     nodes, meeting = cfg.num_nodes, _rendezvous(cfg)
     handled = ",".join(number.name for number in SIGNALS)
@@ -98,7 +100,7 @@ def _run_agent(cfg: DictConfig, *arguments: str) -> dict[int, Any]:
         with _restored_handlers():
             return elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
-        raise UsageError(f"devices={cfg.devices}: {_reason(error.get_first_failure()[1], cfg)}") from None
+        raise UsageError(f"devices={cfg.devices}: {_reason(*error.get_first_failure(), cfg)}") from None
     except SignalException as error:
         raise Terminated(f"stopped by {error.sigval.name}; {_continuation(cfg)}") from None
 
@@ -130,16 +132,16 @@ def _leave_reason(line: str) -> None:
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
-def _reason(failure: Any, cfg: DictConfig) -> str:
+def _reason(rank: int, failure: Any, cfg: DictConfig) -> str:
     """Return the reason that a failed process left, or the signal or exit status with which it ended."""
     message = failure.error_file_data["message"]
     if isinstance(message, dict):
         return str(message["message"])
     if failure.exitcode >= 0:
-        return f"rank {failure.global_rank} exited with status {failure.exitcode}; {_continuation(cfg)}"
+        return f"rank {rank} exited with status {failure.exitcode}; {_continuation(cfg)}"
     name = signal.Signals(-failure.exitcode).name
     cause = ", most often because the machine ran out of memory" if name == "SIGKILL" else ""
-    return f"rank {failure.global_rank} was killed by {name}{cause}; {_continuation(cfg)}"
+    return f"rank {rank} was killed by {name}{cause}; {_continuation(cfg)}"
 
 
 def _continuation(cfg: DictConfig) -> str:

@@ -68,7 +68,7 @@ def test_a_damaged_seal_is_one_line(tmp_path, seal):
         ({"method": "draft"}, "is a checkpoint of method=draft, which method=sqdf cannot continue"),
         ({"model": "sd15"}, "is a checkpoint of model=sd15, which model=shapes cannot continue"),
         ({"reward": "gold"}, "is a checkpoint of reward=gold, which reward=hps cannot continue"),
-        ({"model.lora.rank": 4}, "of model.lora.rank=4, which model.lora.rank=2 cannot continue"),
+        ({"model.lora.rank": 4}, "is a checkpoint of model.lora.rank=4, which model.lora.rank=2 cannot continue"),
         ({"iteration": 3}, "has done 3 iterations, more than iterations=2; take iterations=3 or more"),
     ],
 )

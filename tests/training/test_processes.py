@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from rdt import ranks
 from rdt.errors import UsageError
@@ -82,8 +82,8 @@ def test_a_worker_ends_with_its_launcher(tmp_path):
 def test_a_process_without_a_reason_is_described_by_how_it_ended(tmp_path, exitcode, words):
     newest = tmp_path / "checkpoints" / "000004"
     newest.mkdir(parents=True)
-    failure = SimpleNamespace(exitcode=exitcode, global_rank=1, error_file_data={"message": "<none>"})
-    line = processes._reason(failure, minimal(tmp_path))
+    failure = ProcessFailure(local_rank=1, pid=7, exitcode=exitcode, error_file=str(tmp_path / "nosuch"))
+    line = processes._reason(1, failure, minimal(tmp_path))
     assert line == f"{words}{newest}; start again with output_dir={tmp_path} to continue"
 
 
