@@ -170,7 +170,7 @@ BREAKS = {
     "not a LoRA in diffusers' format": renamed,
     "LoRA does not fit": reshaped,
     "weights 00000000": lambda run: changed(run, "weights", "00000000"),
-    "other prompts": lambda run: changed(run, "base", result(run)["base"] | {"prompts": ["a cat"]}),
+    "other prompts": lambda run: changed(run, "base", result(run)["base"] | {"prompts": ["a cat", "a dog"]}),
 }
 
 
