@@ -175,8 +175,7 @@ BREAKS = {
     "LoRA does not fit": reshaped,
     "weights 00000000": lambda run: changed(run, "weights", "00000000"),
     "has schema 1; this version of rdt reads": lambda run: changed(run, "schema", 1),
-    "config.yaml is not a readable config": lambda run: overwritten(run, "config.yaml", b"a: ["),
-    "other prompts": lambda run: changed(run, "base", result(run)["base"] | {"prompts": ["a cat"]}),
+    "other prompts": lambda run: changed(run, "base", result(run)["base"] | {"prompts": ["a cat", "a dog"]}),
 }
 
 

@@ -29,16 +29,7 @@ def read_lora(file: Path, adapter: Adapter) -> dict[str, Tensor]:
     A module's scale is alpha / rank, as diffusers reads it from the file: where it differs from the adapter's, the
     weights are rescaled. ValueError if the file is not a LoRA in diffusers' format.
     """
-    tensors = load_tensors(file)
-    scalar = {key for key, value in tensors.items() if value.numel() == 1}
-    foreign = [
-        key for key in tensors if not key.startswith(COMPONENTS) or (key.endswith(".alpha") and key not in scalar)
-    ]
-    if foreign or not tensors:
-        raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
-    for key, value in tensors.items():
-        if not value.float().isfinite().all():
-            raise ValueError(f"checkpoint {file} is not a usable LoRA: {key} holds numbers that are not finite")
+    tensors = _lora_tensors(file)
     alphas = {key.removesuffix(".alpha"): value.item() for key, value in tensors.items() if key.endswith(".alpha")}
     weights = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
     converted = convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
@@ -49,6 +40,21 @@ def read_lora(file: Path, adapter: Adapter) -> dict[str, Tensor]:
         if ratio != 1:
             converted[key] = converted[key] * ratio
     return converted
+
+
+def _lora_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file; ValueError if they are not a LoRA's, or not finite in single precision."""
+    tensors = load_tensors(file)
+    scalar = {key for key, value in tensors.items() if value.numel() == 1}
+    foreign = [
+        key for key in tensors if not key.startswith(COMPONENTS) or (key.endswith(".alpha") and key not in scalar)
+    ]
+    if foreign or not tensors:
+        raise ValueError(f"checkpoint {file} is not a LoRA in diffusers' format: {(foreign or ['no tensor'])[0]}")
+    for key, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise ValueError(f"checkpoint {file} is not a usable LoRA: {key} holds numbers that are not finite")
+    return tensors
 
 
 @dataclass(frozen=True)

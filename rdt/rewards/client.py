@@ -22,7 +22,7 @@ import httpx
 
 from rdt.rewards.contract import RewardError
 from rdt.rewards.endpoint import TOKEN, is_loopback, token
-from rdt.rewards.wire import parsed_object, printable, replied, reply_limit
+from rdt.rewards.wire import one_plain_line, parsed_object, replied, reply_limit
 
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 LONGEST_PAUSE = 300.0  # seconds that a scorer may ask for
@@ -84,9 +84,9 @@ class Endpoint:
             except TimeoutError:
                 reason = f"no answer within reward.timeout={self.timeout:g} s"
             except ValueError as error:
-                raise RemoteFailed(f"reward.url={self.url}{self._way()}: {printable(str(error))}") from None
+                raise RemoteFailed(f"reward.url={self.url}{self._way()}: {one_plain_line(str(error))}") from None
             except (OSError, httpx.HTTPError) as error:
-                reason = printable(_cause(error))
+                reason = one_plain_line(_cause(error))
             if attempt < self.retries:
                 await asyncio.sleep(pause)
         raise RemoteFailed(f"reward.url={self.url}{self._way()} gave no scores in {1 + self.retries} tries: {reason}")
@@ -117,16 +117,16 @@ class Endpoint:
     async def _message(self, answer: httpx.Response) -> str:
         """Return what an answer without scores says: the new address, the scorer's own error, or HTTP's phrase."""
         if "location" in answer.headers:
-            return f"with the new address {printable(urljoin(self.url, answer.headers['location']))}"
+            return f"with the new address {one_plain_line(urljoin(self.url, answer.headers['location']))}"
         received = bytearray()
         try:
             async for chunk in answer.aiter_raw():
                 received += chunk
                 if len(received) > reply_limit(0):
                     break
-            return printable(str(parsed_object(bytes(received))["error"]))
+            return one_plain_line(str(parsed_object(bytes(received))["error"]))
         except (ValueError, KeyError, OSError, httpx.HTTPError):
-            return printable(answer.reason_phrase)
+            return one_plain_line(answer.reason_phrase)
 
     def _way(self) -> str:
         """Return the proxy in the way, in words; without the password that its address may have."""

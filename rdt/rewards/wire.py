@@ -133,7 +133,7 @@ def parsed_object(body: str | bytes) -> dict[str, Any]:
     return content
 
 
-def printable(text: str, longest: int = 200) -> str:
+def one_plain_line(text: str, longest: int = 200) -> str:
     """Return a stranger's text on one line: what a terminal would obey is replaced, and what is too long is cut."""
     line = " ".join(text[: 4 * longest].split())
     shown = "".join(letter if letter.isprintable() else "?" for letter in line)

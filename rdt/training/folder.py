@@ -82,7 +82,7 @@ def check_writable(key: str, folder: Path) -> None:
         raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
 
 
-def read_config(file: Path) -> DictConfig:
+def read_yaml(file: Path) -> DictConfig:
     """Return the config in a file; UsageError, in one line, if it holds none."""
     try:
         cfg = OmegaConf.load(file)

@@ -65,7 +65,7 @@ class Board(WandbLogger):
         self.experiment.log(values if step is None else values | {"iteration": step})
 
 
-def read_rows(file: Path) -> Rows:
+def read_metrics(file: Path) -> Rows:
     """Return the rows of a metrics.csv; UsageError, naming the file, if it is damaged."""
     try:
         with file.open(encoding="utf-8", newline="") as stream:
@@ -84,10 +84,10 @@ def kept_rows(out: Path, start: Path | None) -> Rows:
     if start is None or (not file.is_file() and not _is_own(out, start)):
         return {}
     if not _is_own(out, start):
-        return read_rows(file)
-    kept = read_rows(start.with_name(METRICS))
+        return read_metrics(file)
+    kept = read_metrics(start.with_name(METRICS))
     try:
-        found = read_rows(file)
+        found = read_metrics(file)
     except (UsageError, OSError):
         found = {}
     if any(found.get(step) != row for step, row in kept.items()) and ranks.here().rank == 0:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rdt import credentials
 from rdt.errors import UsageError, flat, one_line
 from rdt.training import lock
-from rdt.training.folder import read_config
+from rdt.training.folder import read_yaml
 
 FINISHED = "finished"  # an empty file in the folder of a sweep whose jobs all succeeded
 SWEEP_DIR = "hydra.sweep.dir="
@@ -81,7 +81,7 @@ def interrupted(hydra_config: DictConfig) -> Path | None:
 def _recorded(file: Path) -> tuple[list[str], list[str]] | None:
     """Return the overrides in a multirun.yaml; None if it is damaged."""
     try:
-        return _typed(read_config(file).hydra)
+        return _typed(read_yaml(file).hydra)
     except (UsageError, OmegaConfBaseException):
         return None
 

@@ -6,14 +6,14 @@ import shutil
 import pytest
 
 from rdt.errors import UsageError
-from rdt.training.loggers import SAVED_EVERY, Metrics, kept_rows, read_rows
+from rdt.training.loggers import SAVED_EVERY, Metrics, kept_rows, read_metrics
 
 
 def test_metrics_are_saved_as_they_grow_and_continued(tmp_path):
     first = Metrics(tmp_path, {})
     for step in range(SAVED_EVERY):
         first.log_metrics({"train/reward": step / 2, "epoch": 0}, step=step)
-    second = Metrics(tmp_path, read_rows(first.file))  # of a resumed run, from iteration 3 on
+    second = Metrics(tmp_path, read_metrics(first.file))  # of a resumed run, from iteration 3 on
     second.drop_from(3)
     second.log_metrics({"train/reward": 7.0, "eval/vendi": 2.0}, step=3)
     second.save()
@@ -41,7 +41,7 @@ def logged(out):
 )
 def test_damaged_metrics_are_restored_from_the_checkpoint_with_a_word(tmp_path, capsys, damaged):
     start = logged(tmp_path)
-    assert kept_rows(tmp_path, start) == read_rows(start.with_name("metrics.csv")) and capsys.readouterr().err == ""
+    assert kept_rows(tmp_path, start) == read_metrics(start.with_name("metrics.csv")) and capsys.readouterr().err == ""
     if damaged is None:
         (tmp_path / "metrics.csv").unlink()
     else:
