@@ -44,7 +44,7 @@ def start(section: Mapping[str, Any], out: Path, job: Job) -> Any:
             name=job.name,
             tags=job.tags,
             config=job.config,
-            dir=out,
+            dir=out.absolute(),  # W&B's service may run in another folder
             id=job.id,
             mode=mode,
             resume="allow" if mode == "online" else None,

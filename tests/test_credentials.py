@@ -30,7 +30,8 @@ TYPED = [
 def rdt(folder, command, *arguments):
     """Run a command in a folder with secrets in the environment."""
     secrets = {name: f"{SECRET}{k}" for k, name in enumerate(VARIABLES)}
-    variables = environment() | secrets | {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "c")}
+    inherited = {name: value for name, value in environment().items() if not name.startswith("WANDB_")}  # its service
+    variables = inherited | secrets | {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "c")}
     words = [sys.executable, "-m", f"rdt.{command}", *arguments]
     return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True)
 
