@@ -1,16 +1,24 @@
-"""The errors that a user's input can cause, and their report: one line and exit status 1.
+"""The errors that a user's input can cause, and their report: one line for each fault, and exit status 1.
 
 RDT_TRACEBACK=1 shows the traceback in place of the line.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
 class UsageError(ValueError):
     """Says that a value or a file which the user gave cannot be used."""
+
+
+class Refused(UsageError):
+    """Says all that is wrong with a command, one line for each fault."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
 
 
 class Terminated(InterruptedError):
@@ -31,13 +39,14 @@ def to_stderr(line: str) -> None:
 
 @contextmanager
 def one_line(report: Callable[[str], None] = to_stderr) -> Iterator[None]:
-    """Report a foreseen error as one line, by default on stderr, and exit with status 1."""
+    """Report a foreseen error in one line per fault, by default on stderr, and exit with status 1."""
     try:
         yield
     except FORESEEN as error:
         if os.environ.get("RDT_TRACEBACK"):
             raise
-        report(flat(error))
+        for fault in error.faults if isinstance(error, Refused) else [flat(error)]:
+            report(fault)
         sys.exit(1)
     except KeyboardInterrupt:
         report("interrupted")

@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from rdt.config import check
+from rdt.config import preflight
 from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors
 from rdt.config.plan import plan
 from rdt.errors import FORESEEN, flat
@@ -36,10 +36,11 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
 
 def job(cfg: DictConfig, hydra_config: Any) -> None:
     """Check the config, then print the plan, or train, evaluate, record and report."""
-    out = Path(cfg.output_dir)
-    check.check_config(cfg, hydra_config)
-    constraints.check_constraints(cfg)
-    folder.check_folder(cfg, out)
+    out = Path(str(cfg.output_dir))
+    for line in preflight.check_config(
+        cfg, hydra_config, constraints.check_constraints, lambda cfg: folder.check_folder(cfg, out)
+    ):
+        print(f"note     {line}", flush=True)
     if cfg.dry_run:
         print(plan(cfg))
         return
@@ -61,14 +62,15 @@ def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
         if in_sweep(hydra_config):
             if not any(override.startswith("output_dir=") for override in cfg.overrides):
                 cfg.output_dir = hydra_config.runtime.output_dir
-            if cfg.logger.wandb is not None:
+            if isinstance(cfg.logger.wandb, DictConfig):
                 cfg.logger.wandb.group = cfg.logger.wandb.group or Path(hydra_config.sweep.dir).as_posix()
-        cfg.output_dir = str(Path(cfg.output_dir).absolute())
+        if isinstance(cfg.output_dir, str):
+            cfg.output_dir = str(Path(cfg.output_dir).expanduser().absolute())
 
 
 def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
     """Run a job unless it is finished; if it fails, leave the reason in its folder for the sweep's report."""
-    out = Path(cfg.output_dir)
+    out = Path(str(cfg.output_dir))
     try:
         if folder.is_finished(cfg, out):
             print(f"finished {out}")

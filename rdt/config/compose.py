@@ -1,22 +1,29 @@
 """Finds the config folder, composes configs, and turns Hydra's errors into one line."""
 
+import argparse
 import difflib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from rdt.config import quoting
 from rdt.config.rules import RULES, without_rules
-from rdt.errors import UsageError, flat, one_line
+from rdt.errors import Refused, UsageError, flat, one_line
 
+VARIABLES = ("RDT_CACHE",)  # of the environment, in conf/
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -30,6 +37,7 @@ def conf_dir() -> str:
 
 def composed(config_name: str, *overrides: str) -> DictConfig:
     """Compose a config outside of a command, as scripts and tests do; nothing in it is checked or resolved."""
+    empty_means_default()
     with hydra.initialize_config_dir(conf_dir(), version_base="1.3"):
         return without_rules(hydra.compose(config_name, list(overrides)))
 
@@ -50,6 +58,11 @@ def with_each(group: str, config_name: str) -> Iterator[tuple[str, DictConfig]]:
             continue
 
 
+def built_now(section: DictConfig) -> Any:
+    """Return the object of a section that takes no weights and no torch, such as a prompt set, while checking."""
+    return instantiate(OmegaConf.to_container(section, resolve=True), _convert_="all")
+
+
 def in_sweep(hydra_config: Any) -> bool:
     """Return whether the job is one of several that the command starts."""
     return hydra_config.mode == RunMode.MULTIRUN
@@ -59,8 +72,51 @@ def in_sweep(hydra_config: Any) -> bool:
 def command_errors() -> Iterator[None]:
     """Report the errors of a command in one line; Hydra would print its own in its own way."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    empty_means_default()
     with one_line(), hydra_errors():
+        check_words(sys.argv[1:])
         yield
+
+
+def empty_means_default() -> None:
+    """Remove the variables that the config reads from the environment if they are empty."""
+    for name in VARIABLES:
+        if not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UsageError with every word that is neither an option of Hydra's nor key=value that it can read."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    swept = bool(options.multirun)
+    faults = [f"{word} is neither an option nor key=value; --help lists both" for word in unknown]
+    faults += [fault for word in options.overrides if (fault := unreadable(word, swept))]
+    if faults:
+        raise Refused(faults)
+
+
+def unreadable(word: str, swept: bool) -> str | None:
+    """Return why Hydra cannot read an override, with the corrected word if quotes mend it; None if it can."""
+    key, equals, _ = word.partition("=")
+    if not equals and not word.startswith("~"):
+        return f"{word or repr(word)} is not key=value"
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        mended = quoting.corrected(word, swept)
+        if mended:
+            return f"{word} is read only in quotes; type {mended}"
+        return f"{word} cannot be read as key=value: {str(error).splitlines()[0]}"
+    if not parsed.key_or_group:
+        return f"{word} has no key in front of ="
+    if parsed.is_sweep_override() and not swept:
+        return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
+    return None
 
 
 @contextmanager
@@ -81,8 +137,6 @@ def hydra_errors() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """Return what is wrong and what would be right."""
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: {str(error).splitlines()[0]}"
     if isinstance(error, MissingConfigException):
         return _no_choice(error)
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:

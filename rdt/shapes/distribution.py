@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rdt.randomness import generator
 from rdt.shapes.grammar import stated
-from rdt.shapes.world import CARDINALITIES, FREE, utility
+from rdt.shapes.attributes import CARDINALITIES, FREE
+from rdt.shapes.world import utility
 
 
 def indicators(modes: Tensor) -> Tensor:

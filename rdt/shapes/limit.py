@@ -19,7 +19,8 @@ from rdt.shapes.gold import GoldReward
 from rdt.shapes.grammar import stated
 from rdt.shapes.proxy import proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
-from rdt.shapes.world import FREE, TASTE
+from rdt.shapes.attributes import FREE
+from rdt.shapes.world import TASTE
 
 _TASTE = torch.tensor([weight for values in TASTE.values() for weight in values], dtype=torch.float64)  # (24,)
 

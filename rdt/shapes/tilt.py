@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rdt.shapes.distribution import OWNER, VALUE, free_entropy
-from rdt.shapes.world import CARDINALITIES, FREE
+from rdt.shapes.attributes import CARDINALITIES, FREE
 
 DECADES = 6  # the search covers rates between 10^-6 and 10^6, divided by the steepest slope
 HALVINGS = 60

@@ -16,7 +16,7 @@ from rdt.shapes.grammar import split, stated
 from rdt.shapes.oracle import Oracle
 from rdt.shapes.pretrain import preference
 from rdt.shapes.pretrain.autoencoder import random_images
-from rdt.shapes.world import CARDINALITIES, FREE, NAMES
+from rdt.shapes.attributes import CARDINALITIES, FREE, NAMES
 from rdt.stream import subset
 
 PROMPTS, IMAGES = 24, 64  # held-out prompts, and images of each
