@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rdt.config import compose, quoting
-from rdt.config.rules import Rule, parsed_rule, rule_of, stated_rules, type_name, without_rules
+from rdt.config.rules import REFERENCE, Rule, parsed_rule, rule_of, stated_rules, type_name, without_rules
 from rdt.errors import Refused, flat
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
@@ -86,7 +86,10 @@ def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:
 def _wrong_types(cfg: DictConfig, default: DictConfig) -> Iterator[tuple[str, str]]:
     """Yield each key whose value has another type than its default, and what is wrong with it."""
     rules = {key: parsed_rule(text) for key, text in stated_rules(cfg).items()}
+    written, usually = OmegaConf.to_container(cfg), OmegaConf.to_container(default)
     for key, usual in _expected(default):
+        if REFERENCE.search(str(_plain(usually, key))) and _plain(written, key) == _plain(usually, key):
+            continue  # it still refers to another key, which is checked itself
         rule = rules.get(key, Rule())
         try:
             found, value = _value(cfg, key)
@@ -164,6 +167,13 @@ def _expected(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _expected(value, f"{prefix}{key}.")
         elif not (isinstance(value, DictConfig) and not len(value)):
             yield f"{prefix}{key}", value
+
+
+def _plain(tree: Any, key: str) -> Any:
+    """Return what stands at a dotted key of a container, None if nothing does."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _value(cfg: DictConfig, key: str) -> tuple[str, Any]:

@@ -78,7 +78,9 @@ def _curve(cfg: DictConfig) -> Iterator[str]:
 
 def _devices(cfg: DictConfig) -> Iterator[str]:
     """Yield the devices that are not here, unless the run is only planned, and work that does not divide over them."""
-    yield from () if cfg.dry_run else missing_devices(cfg)
+    if not cfg.dry_run and (missing := list(missing_devices(cfg))):
+        yield from missing
+        return
     world = cfg.devices * cfg.num_nodes
     if cfg.batch_size % world:
         yield f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
@@ -145,7 +147,8 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
     local = {name: part.path for name, part in parts.items() if part.get("path") and not _remote(part.path)}
     faults = [fault for name, path in local.items() for fault in _unreadable(cfg.prompts, name, path, parts[name])]
     yield from faults
-    if faults or any(_remote(part.get("path")) or not _packaged(part) for part in parts.values()):
+    paths = [part.path for part in parts.values() if "path" in part]
+    if faults or None in paths or any(map(_remote, paths)) or not all(map(_packaged, parts.values())):
         return
     try:
         sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out")}
@@ -154,7 +157,7 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
         yield f"prompts: {flat(error)}" if not isinstance(error, UsageError) else flat(error)
         return
     yield from _unknown_words(cfg, sets)
-    if len(sets["held_out"]) < cfg.devices * cfg.num_nodes:
+    if len(sets["held_out"]) < cfg.devices * cfg.num_nodes <= cfg.evaluation.prompts:
         yield f"prompts: {len(sets['held_out'])} are held out, fewer than the {cfg.devices * cfg.num_nodes} devices"
 
 
@@ -179,6 +182,8 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
     """Yield the files and repositories that are not there; a run that is only planned accepts a hub without an answer."""
     online = True
     for key, source in sources(cfg):
+        if key.startswith("prompts.") and not _remote(source):
+            continue  # a local prompt file is read, in `_prompts`
         try:
             weights.check_source(source, online)
         except weights.Unanswered as error:

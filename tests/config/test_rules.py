@@ -62,7 +62,11 @@ def test_every_rule_in_conf_allows_the_default(choice):
         cfg = compose("config", [choice])
     for key, (rule, written) in rules_of(cfg).items():
         assert rule.refusal(OmegaConf.select(cfg, key), written) is None, key
-    assert set(rules_of(cfg)) <= {key for key, _ in leaves(cfg)} | {"method.look_ahead", "model.lora.rank"}
+    referring = {"method.look_ahead", "model.lora.rank", "output_dir", "cache", "model.policy.setup.resolution"}
+    assert set(rules_of(cfg)) <= {key for key, _ in leaves(cfg)} | referring
+    group = choice.partition("=")[0]
+    stated = OmegaConf.select(cfg, group).get("rules") or {}
+    assert {f"{group}.{key}" for key in stated} <= set(rules_of(cfg)), "a rule for a key that is not there"
 
 
 def test_a_config_composed_for_a_script_has_no_rules():
