@@ -74,7 +74,6 @@ def refused(answer, *words):
         "num_nodes=2": ["num_nodes=2", "MASTER_ADDR"],
         "resume=/nosuch": ["resume=/nosuch", "auto", "run.ckpt"],
         "output_dir=/dev/null/x": ["output_dir=/dev/null/x", "/dev/null is not a writable folder"],
-        "prompts=file": ["prompts.train_file=???", "give prompts.train_file="],
         "model.checkpoints.hps.checkpoint=nosuch.pt": ["nosuch.pt", "bundled:<file>"],
         "model.policy.source=bundled:nosuch": ["bundled:nosuch", "rdt.shapes.pretrain"],
         "evaluation.judges.gold.oracle=/dev/null/oracle": ["/dev/null/oracle"],

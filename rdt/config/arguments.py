@@ -17,6 +17,7 @@ CLOSED = {  # sections whose keys are arguments of a class that no `_target_` na
     "model.lora": "rdt.policy.Adapter",
     "model.sampling": "rdt.rollout.Sampling",
 }
+EMPTY = ("ABC", "object", "Protocol")  # bases that take no arguments
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -52,16 +53,26 @@ def _accepted(module: str, name: str) -> set[str] | None:
     if found is None:
         origin = _imported(tree, name)
         return _accepted(*origin) if origin else None
-    if not isinstance(found, ast.ClassDef):
-        return None if found.args.kwarg else _parameters(found)
+    return _of_class(module, found) if isinstance(found, ast.ClassDef) else _of_function(found)
+
+
+def _of_function(found: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str] | None:
+    return None if found.args.kwarg else _parameters(found)
+
+
+def _of_class(module: str, found: ast.ClassDef) -> set[str] | None:
+    """Return the arguments of a constructor: its own, and its bases' if it has none or hands further ones on."""
     made = next((node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
-    if made and not made.args.kwarg:
-        return _parameters(made)
-    own = _parameters(made) if made else _fields(found)
-    bases = [_accepted(module, base.id) if isinstance(base, ast.Name) else None for base in found.bases]
-    if own and not made and (not bases or all(isinstance(b, ast.Name) and b.id == "ABC" for b in found.bases)):
-        return own
-    return None if not bases or None in bases else own.union(*(base or set() for base in bases))
+    if made and not (made.args.kwarg and found.bases):
+        return _of_function(made)
+    taken = _parameters(made) if made else _fields(found)
+    for base in found.bases:
+        name = base.id if isinstance(base, ast.Name) else ""
+        more = set() if name in EMPTY else _accepted(module, name) if name else None
+        if more is None:
+            return None
+        taken |= more
+    return taken
 
 
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:

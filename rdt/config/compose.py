@@ -60,7 +60,8 @@ def with_each(group: str, config_name: str) -> Iterator[tuple[str, DictConfig]]:
 
 def built_now(section: DictConfig) -> Any:
     """Return the object of a section that takes no weights and no torch, such as a prompt set, while checking."""
-    return instantiate(OmegaConf.to_container(section, resolve=True), _convert_="all")
+    with hydra_errors():
+        return instantiate(OmegaConf.to_container(section, resolve=True), _convert_="all")
 
 
 def in_sweep(hydra_config: Any) -> bool:
