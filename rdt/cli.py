@@ -6,6 +6,7 @@ and keys.
 
 import difflib
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -85,7 +86,7 @@ def check_command(arguments: list[str]) -> None:
     if first in COMMANDS:
         return
     if "=" in first or first.startswith("-"):
-        raise UsageError(f"{first} is not a command; to train with it: rdt run {' '.join(arguments)}")
+        raise UsageError(f"{first} is not a command; to train with it: rdt run {shlex.join(arguments)}")
     close = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.4)
     hint = f"did you mean rdt {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
     raise UsageError(f"{first} is not a command; {hint}")
