@@ -46,11 +46,16 @@ def one_line(report: Callable[[str], None] = to_stderr) -> Iterator[None]:
         if os.environ.get("RDT_TRACEBACK"):
             raise
         for fault in error.faults if isinstance(error, Refused) else [flat(error)]:
-            report(fault)
+            report(printable(fault))
         sys.exit(1)
     except KeyboardInterrupt:
         report("interrupted")
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with escapes in place of what no terminal prints."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in " ".join(text.split()))
 
 
 def flat(error: BaseException) -> str:

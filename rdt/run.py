@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from rdt.config import preflight
-from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors
+from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, typed
 from rdt.config.plan import plan
 from rdt.errors import FORESEEN, flat
 from rdt.training import constraints, folder
@@ -58,7 +58,7 @@ def job(cfg: DictConfig, hydra_config: Any) -> None:
 def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
     """Set where the outputs go: the jobs of a sweep into folders side by side and into one W&B group."""
     with open_dict(cfg):
-        cfg.overrides = list(hydra_config.overrides.task)
+        cfg.overrides = typed(hydra_config)
         if in_sweep(hydra_config):
             if not any(override.startswith("output_dir=") for override in cfg.overrides):
                 cfg.output_dir = hydra_config.runtime.output_dir

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rdt.config import compose, quoting
 from rdt.config.rules import REFERENCE, Rule, parsed_rule, rule_of, stated_rules, type_name, without_rules
-from rdt.errors import Refused, flat
+from rdt.errors import Refused
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
 NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
@@ -41,8 +41,8 @@ def refused_values(cfg: DictConfig, hydra_config: Any) -> list[str]:
     faults = {}
     with open_dict(cfg):
         for key in list(_missing(cfg)):
-            faults[key] = f"{key}=??? has no default; give {key}=..."
-            OmegaConf.update(cfg, key, None)
+            faults[key] = f"{key}=??? has no value; give {key}=..."
+            _reset(cfg, default, key)
         for key, fault in _wrong_types(cfg, default):
             faults[key] = fault
             _reset(cfg, default, key)
@@ -101,7 +101,8 @@ def _wrong_types(cfg: DictConfig, default: DictConfig) -> Iterator[tuple[str, st
                 if fault := _wrong_type(key, value, usual, free):
                     yield key, fault
         except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-            yield key, f"{key}: {flat(error).partition(' full_key:')[0]}"
+            reason = compose.without_key(error)
+            yield key, reason if reason.startswith(key) else f"{key}: {reason}"
 
 
 def _wrong_type(key: str, value: Any, usual: Any, free: bool) -> str | None:
@@ -165,7 +166,7 @@ def _expected(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key) and len(value):
             yield from _expected(value, f"{prefix}{key}.")
-        elif not (isinstance(value, DictConfig) and not len(value)):
+        else:
             yield f"{prefix}{key}", value
 
 

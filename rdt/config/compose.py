@@ -45,8 +45,13 @@ def composed(config_name: str, *overrides: str) -> DictConfig:
 def with_defaults(hydra_config: Any) -> DictConfig:
     """Compose the groups that the command line chose, without its other overrides."""
     chosen = hydra_config.runtime.choices
-    groups = [word for word in hydra_config.overrides.task if word.lstrip("+~").split("=")[0] in chosen]
+    groups = [word for word in typed(hydra_config) if word.lstrip("+~").split("=")[0] in chosen]
     return without_rules(hydra.compose(hydra_config.job.config_name, groups))
+
+
+def typed(hydra_config: Any) -> list[str]:
+    """Return the overrides as they were typed; a reference in one of them is not resolved."""
+    return list(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
 
 
 def with_each(group: str, config_name: str) -> Iterator[tuple[str, DictConfig]]:
@@ -115,6 +120,9 @@ def unreadable(word: str, swept: bool) -> str | None:
         return f"{word} cannot be read as key=value: {str(error).splitlines()[0]}"
     if not parsed.key_or_group:
         return f"{word} has no key in front of ="
+    if isinstance(value := parsed.value(), list) and Path(conf_dir(), parsed.key_or_group).is_dir():
+        odd = next((one for one in value if not isinstance(one, str)), None)
+        return None if odd is None else f"{word}: {odd} is no name; a list of choices is written as {key}=[a,b]"
     if parsed.is_sweep_override() and not swept:
         return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
     return None
@@ -144,7 +152,14 @@ def _reason(error: BaseException) -> str:
         return _refused_override(error, error.__cause__)
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return _reason(error.__cause__)  # Hydra wraps the error that counts
-    return flat(error)
+    return without_key(error)
+
+
+def without_key(error: BaseException) -> str:
+    """Return OmegaConf's reason, without what it adds about the key and the type of its parent; with the key in front."""
+    reason, _, rest = flat(error).partition(" full_key: ")
+    key = rest.partition(" object_type=")[0]
+    return f"{key}: {reason}" if key and key not in reason else reason
 
 
 def _no_choice(error: MissingConfigException) -> str:

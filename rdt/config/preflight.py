@@ -34,10 +34,10 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise Refused([*faults, flat(error).partition(" full_key:")[0]]) from None
+        raise Refused(faults or [compose.without_key(error)]) from None
     faults += [fault for check in CHECKS for fault in check(cfg)]
     faults += [fault for check in further for fault in _raised(check, cfg)]
-    faults += arguments.unknown(cfg, hydra_config.overrides.task)
+    faults += arguments.unknown(cfg, compose.typed(hydra_config))
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
     return _without_effect(cfg, _typed(hydra_config), effects, read)
@@ -224,7 +224,7 @@ def _without_effect(cfg: DictConfig, typed: set[str], effects: Mapping[str, Cond
 
 def _typed(hydra_config: Any) -> set[str]:
     """Return the keys that the command line sets."""
-    return {word.lstrip("+").partition("=")[0] for word in hydra_config.overrides.task}
+    return {word.lstrip("+").partition("=")[0] for word in compose.typed(hydra_config)}
 
 
 def _remote(path: Any) -> bool:

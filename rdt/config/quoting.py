@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 BACKSLASH = "\\"
 OPENING, CLOSING = "[{(", "]})"
-ESCAPED = {'"': r"\"", "\\": r"\\", "$": r"\$", "`": r"\`"}  # inside double quotes of a shell
+SPECIAL = "!$`\\"  # what a shell reads inside double quotes
 
 
 def corrected(word: str, swept: bool = False) -> str | None:
@@ -58,9 +58,9 @@ def for_shell(word: str) -> str:
     """Return a word as one argument of a POSIX shell, in the quotes that change it least."""
     if shlex.quote(word) == word:
         return word
-    if "'" not in word or "!" in word:  # interactive shells expand ! inside double quotes
+    if "'" not in word or any(letter in SPECIAL for letter in word):
         return shlex.quote(word)
-    return '"' + "".join(ESCAPED.get(letter, letter) for letter in word) + '"'
+    return '"' + word.replace('"', r"\"") + '"'
 
 
 def _stands_for_itself(value: str) -> bool:

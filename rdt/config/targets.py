@@ -33,11 +33,15 @@ def faults(tree: Any, prefix: str = "") -> Iterator[str]:
             yield from faults(branch, f"{place}.")
 
 
-@cache
 def fault(target: Any) -> str | None:
     """Return why a dotted path cannot be imported, or None."""
-    if not isinstance(target, str) or "." not in target:
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         return "a target is a dotted path such as package.module.Class"
+    return _fault(target)
+
+
+@cache
+def _fault(target: str) -> str | None:
     parts = target.split(".")
     spec, depth = _deepest(parts)
     if spec is None:
