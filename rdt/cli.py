@@ -1,7 +1,7 @@
 """The `rdt` command: `rdt run ...`, `rdt evaluate ...` and so on are the modules of these names.
 
-Bare `rdt` and `rdt --help` list the commands, and `eval "$(rdt -sc install=bash)"` makes a shell complete commands, groups
-and keys.
+Bare `rdt` and `rdt --help` list the commands, and `eval "$(rdt -sc install=bash)"` makes a shell complete commands,
+groups and keys.
 """
 
 import difflib
@@ -70,10 +70,10 @@ def main() -> None:
     else:
         with one_line():
             check_command(arguments)
-        start(arguments[0], arguments[1:])
+        run_command(arguments[0], arguments[1:])
 
 
-def start(name: str, arguments: list[str], program: str = "") -> None:
+def run_command(name: str, arguments: list[str], program: str = "") -> None:
     """Run a command and exit with its status."""
     working_directory_on_path()
     sys.argv = [program or f"rdt {name}", *arguments]
@@ -98,11 +98,11 @@ def complete(arguments: list[str]) -> None:
     asked = " ".join(arguments).replace("=", " ").split()
     words = line.split(" ")[1:]
     if "query" not in asked:
-        start("run", arguments, program="rdt")
+        run_command("run", arguments, program="rdt")
     elif len(words) < 2:
         print("\n".join(name for name in COMMANDS if name.startswith(words[0] if words else "")))
     elif words[0] in COMMANDS and COMMANDS[words[0]].keys:
         print("\n".join(key for key in COMMANDS[words[0]].keys if key.startswith(words[-1])))
     elif words[0] in COMMANDS:
         os.environ["COMP_LINE"] = " ".join(["rdt", *words[1:]])
-        start(words[0], arguments, program="rdt")
+        run_command(words[0], arguments, program="rdt")

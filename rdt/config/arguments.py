@@ -1,6 +1,7 @@
 """Finds whether a class or a function takes an argument, in its source and without importing it.
 
-A key that `+` adds to a section with a `_target_` becomes an argument; a misspelt one is refused before anything is loaded.
+A key that `+` adds to a section with a `_target_` becomes an argument; a misspelt one is refused before anything is
+loaded.
 """
 
 import ast
@@ -85,7 +86,9 @@ def _fields(cls: ast.ClassDef) -> set[str]:
     marks = (mark.func if isinstance(mark, ast.Call) else mark for mark in cls.decorator_list)
     if not any(isinstance(mark, ast.Name) and mark.id == "dataclass" for mark in marks):
         return set()
-    return {node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    return {
+        node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
 
 
 def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:

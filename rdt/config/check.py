@@ -28,8 +28,8 @@ REMOVABLE = re.compile(  # sections that a run can do without
 def values(cfg: DictConfig, hydra_config: Any) -> None:
     """Raise Refused with every value that is missing, of another type than its default, or against a rule.
 
-    Remove the rules. The config must not be resolved yet: a wrong value is named by its own key, not by those that refer
-    to it.
+    Remove the rules. The config must not be resolved yet: a wrong value is named by its own key, not by those that
+    refer to it.
     """
     if faults := refused_values(cfg, hydra_config):
         raise Refused(faults)
@@ -47,15 +47,15 @@ def refused_values(cfg: DictConfig, hydra_config: Any) -> list[str]:
             faults[key] = fault
             _reset(cfg, default, key)
         for key, text in stated_rules(cfg).items():
-            if key not in faults and (fault := _broken_rule(cfg, key, text)):
-                faults[key] = fault
+            if key not in faults and (broken := _broken_rule(cfg, key, text)):
+                faults[key] = broken
                 _reset(cfg, default, key)
     without_rules(cfg)
     return list(faults.values())
 
 
 def check_checkpoints(cfg: DictConfig, config_name: str) -> None:
-    """Raise Refused if the chosen model lacks the checkpoints of a reward; the config must not be resolved yet."""
+    """Raise Refused if the chosen model has no checkpoint for a reward; the config must not be resolved yet."""
     if faults := list(missing_checkpoints(cfg, config_name)):
         raise Refused(faults)
 
@@ -117,8 +117,11 @@ def _wrong_type(key: str, value: Any, usual: Any, free: bool) -> str | None:
     if not free and not same:
         return _expectation(key, value, usual)
     odd = next((one for one in value if _odd(one, usual)), None) if isinstance(value, ListConfig) and same else None
-    return None if odd is None else f"{key}={shown(value)} holds {shown(odd)}, which is {type_name(odd)}, " + (
-        f"expected elements such as {usual[0]}"
+    return (
+        None
+        if odd is None
+        else f"{key}={shown(value)} holds {shown(odd)}, which is {type_name(odd)}, "
+        + (f"expected elements such as {usual[0]}")
     )
 
 
@@ -145,7 +148,7 @@ def _odd(element: Any, usual: ListConfig) -> bool:
 
 
 def _broken_rule(cfg: DictConfig, key: str, text: str) -> str | None:
-    """Return how a value breaks its rule, or that a choice lacks the key that it needs."""
+    """Return how a value breaks its rule, or that the key which a choice needs is not set."""
     rule, written = rule_of(cfg, text)
     value = OmegaConf.select(cfg, key)
     if refusal := rule.refusal(value, written):

@@ -156,7 +156,7 @@ def _reason(error: BaseException) -> str:
 
 
 def without_key(error: BaseException) -> str:
-    """Return OmegaConf's reason, without what it adds about the key and the type of its parent; with the key in front."""
+    """Return OmegaConf's reason with the key in front, without the type of its parent."""
     reason, _, rest = flat(error).partition(" full_key: ")
     key = rest.partition(" object_type=")[0]
     return f"{key}: {reason}" if key and key not in reason else reason

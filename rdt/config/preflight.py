@@ -56,6 +56,7 @@ def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
         words = " ".join(f"{key}={value}" for key, value in varied.items())
         yield f"sweep={hydra_config.runtime.choices.get('sweep')} runs {words}, which takes several runs: add -m"
 
+
 def _repository(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
     """Yield that a name is no repository, or that all jobs of a sweep would share one."""
     name = cfg.push_to_hub
@@ -113,12 +114,16 @@ def _grid(cfg: DictConfig) -> Iterator[str]:
     typed = {word.replace(" ", "") for word in cfg.get("overrides") or ()}
     for count, of, key in ((rows, "rows", "prompts"), (columns, "columns", "images_per_prompt")):
         if f"evaluation.grid=[{rows},{columns}]" in typed and count > cfg.evaluation[key]:
-            yield f"evaluation.grid=[{rows},{columns}] has {count} {of}; evaluation.{key}={cfg.evaluation[key]} fill no more"
+            fewer = f"evaluation.{key}={cfg.evaluation[key]} fill no more"
+            yield f"evaluation.grid=[{rows},{columns}] has {count} {of}; {fewer}"
 
 
 def _statistics(diversity: DictConfig) -> Iterator[tuple[str, str, str, Any]]:
     """Yield for every named statistic the key of its measure, its name, its kind and its config."""
-    for section, kinds in (("measures", {"statistics": "diversity"}), ("overall", dict.fromkeys(("diversity", "fidelity")))):
+    for section, kinds in (
+        ("measures", {"statistics": "diversity"}),
+        ("overall", dict.fromkeys(("diversity", "fidelity"))),
+    ):
         for name, measure in (diversity.get(section) or {}).items():
             for group, kind in kinds.items() if isinstance(measure, DictConfig) else ():
                 for statistic, config in (measure.get(group) or {}).items():
@@ -129,8 +134,8 @@ def _judges(cfg: DictConfig) -> Iterator[str]:
     """Yield judges that are not configured as a reward is."""
     for name, judge in (cfg.evaluation.judges or {}).items():
         if judge is not None and not (isinstance(judge, DictConfig) and "_target_" in judge):
-            given = judge if isinstance(judge, str) else "<reward>"
-            yield f"evaluation.judges.{name}={shown(judge)} is no reward; +reward@evaluation.judges.{name}={given} adds one"
+            key, given = f"evaluation.judges.{name}", judge if isinstance(judge, str) else "<reward>"
+            yield f"{key}={shown(judge)} is no reward; +reward@{key}={given} adds one"
 
 
 def _targets(cfg: DictConfig) -> Iterator[str]:
@@ -179,7 +184,7 @@ def _unreadable(section: DictConfig, name: str, path: str, part: DictConfig) -> 
 
 
 def _sources(cfg: DictConfig) -> Iterator[str]:
-    """Yield the files and repositories that are not there; a run that is only planned accepts a hub without an answer."""
+    """Yield the files and repositories that are not there; a dry run accepts that the hub does not answer."""
     online = True
     for key, source in sources(cfg):
         if key.startswith("prompts.") and not _remote(source):

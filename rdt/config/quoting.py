@@ -1,7 +1,7 @@
 """How an override must be written so that the shell and Hydra read the text that was meant.
 
-Hydra's grammar of values has no spaces at their ends, no letters beyond ASCII and few punctuation marks outside quotes, and
-a shell removes the outer quotes; so a text often takes two pairs: 'prompt="it is a circle, a red one"'.
+Hydra reads no letters beyond ASCII and few punctuation marks outside quotes, and a shell removes the outer quotes; so a
+text often takes two pairs: 'prompt="it is a circle, a red one"'.
 """
 
 import os

@@ -12,8 +12,8 @@ A section of the config may hold a mapping `rules`, from its keys to:
     n_step: at least 1 (only with method.look_ahead=n_step)         when the key has an effect
 
 Bounds are `greater than`, `less than`, `at least`, `at most`, `from .. to ..`, `a multiple of`, `a divisor of` and
-`of .. to .. characters`. The check applies the rules and removes them; error messages and the documentation print them as they
-are written.
+`of .. to .. characters`. The check applies the rules and removes them; error messages and the documentation print them
+as they are written.
 """
 
 import operator
@@ -123,7 +123,7 @@ def _bounds(text: str) -> tuple[str, ...]:
 
 
 def stated_rules(cfg: DictConfig) -> dict[str, str]:
-    """Return, by dotted key, the texts of a config's rules for keys that it has; those without references come first."""
+    """Return, by dotted key, the rules of a config for keys that it has; those that refer to others come last."""
     found = {key: text for key, text in _found(cfg) if _select(cfg, key) is not ABSENT}
     return dict(sorted(found.items(), key=lambda item: REFERENCE.search(item[1]) is not None))
 

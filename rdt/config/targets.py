@@ -1,7 +1,7 @@
 """Finds what a config names for import, without importing it: a dry run takes no torch and runs no code of a plug-in.
 
-A target is a dotted path as `_target_` has it. Its module is looked up as Python would, and its attribute is looked up in
-the module's source; a module without source, or one that computes its attributes, is taken at its word.
+A target is a dotted path as `_target_` has it. Its module is looked up as Python would, and its attribute is looked up
+in the module's source; a module without source, or one that computes its attributes, is accepted.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """Every command that README.md and docs/ print works as printed.
 
-A command on the embedded world is planned here, in this process, and run at the smallest size by the slow test. A command
+A command on the embedded world is planned here, in this process, and run at the smallest size by the slow test. One
 that reads a finished run gets one. What takes real weights, a server or an account is composed or planned.
 """
 
@@ -31,7 +31,10 @@ NOT_RUN = {  # a command that no test here can run, and who runs it
     "rdt <name>": "stands for every command",
     "rdt run -m": "names the kind of run; the page's other lines are typed",
 }
-COMPOSED = ("sweep=pareto",)  # a search needs the results of its jobs: composed, and run by tests/training/test_sweep.py
+COMPOSED = (  # printed runs that are composed and not planned
+    "sweep=pareto",  # a search needs the results of its jobs
+    "source=/data/sdxl",  # a folder that stands for the reader's
+)
 EXTERNAL = {"make", "pip", "python", "hf", "wandb"}
 REAL = re.compile(r"model=(sd15|sdxl|sd3|flux)|experiment=real/|reward=remote")
 
@@ -99,14 +102,16 @@ def test_a_printed_command_on_a_finished_run_works(line, typed, run_folder, tmp_
     line = line.replace("<dir or glob>", "run").replace("<dir>", "run")
     smaller = {"serve": ["--cfg", "job"], "sample": ["n=1"], "study": ["pairs=1"]}
     status, out, err = typed(line, *smaller.get(name, []) if words else ["--help"])
-    assert status == 0 and err == "" and out, (PRINTED[line] if line in PRINTED else line, err)
+    assert status == 0 and err == "" and out, (PRINTED.get(line, line), err)
 
 
 def test_the_printed_dashboard_has_the_keys_that_it_needs():
     from rdt.dashboard import chosen_settings
 
     for line in (line for line in RUN if command(line)[0] == "dashboard"):
-        assert chosen_settings(command(line)[1])  # saving takes an account, tests/test_dashboard.py builds the workspace
+        assert chosen_settings(
+            command(line)[1]
+        )  # saving takes an account, tests/test_dashboard.py builds the workspace
 
 
 @pytest.mark.slow
@@ -114,7 +119,9 @@ def test_the_printed_dashboard_has_the_keys_that_it_needs():
 def test_a_printed_run_on_the_embedded_world_ends_with_a_result(line, typed, tmp_path):
     if any(word in line for word in COMPOSED) or "-m " in line.partition("rdt.run")[2]:
         pytest.skip("a sweep runs in tests/training/test_sweep.py; its plan is tested above")
-    status, _, err = typed(line, *(word for word in OVERRIDES if "batch_size" not in word), "logger=csv", "output_dir=out")
+    status, _, err = typed(
+        line, *(word for word in OVERRIDES if "batch_size" not in word), "logger=csv", "output_dir=out"
+    )
     assert status == 0 and err == "" and (tmp_path / "out/result.json").is_file()
 
 
@@ -131,7 +138,9 @@ def test_other_printed_commands_name_what_is_there(line):
         assert all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE) for word in words)
     if program == "pip":
         extras = [found[1] for word in words if (found := re.fullmatch(r"\.\[(\w+)\]", word))]
-        assert words[:4] == ["install", "-c", "constraints.txt", "-e"] and extras, "`rdt` on the index is another project"
+        assert words[:4] == ["install", "-c", "constraints.txt", "-e"] and extras, (
+            "`rdt` on the index is another project"
+        )
         assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text("utf-8") for extra in extras)
     if program == "python":
         assert (ROOT / words[0]).is_file()
