@@ -1,11 +1,11 @@
-"""The errors that a user's input can cause, and their report: one line and exit status 1.
+"""The errors that a user's input can cause, and their report: one line for each fault, and exit status 1.
 
 RDT_TRACEBACK=1 shows the traceback in place of the line.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rdt.text import folded, make_streams_safe
@@ -15,6 +15,14 @@ LONGEST = 2000  # characters of an error line
 
 class UsageError(ValueError):
     """Says that a value or a file which the user gave cannot be used."""
+
+
+class Refused(UsageError):
+    """Says all that is wrong with a command, one line for each fault."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
 
 
 class Terminated(InterruptedError):
@@ -35,14 +43,15 @@ def to_stderr(line: str) -> None:
 
 @contextmanager
 def one_line(report: Callable[[str], None] = to_stderr) -> Iterator[None]:
-    """Report a foreseen error as one line, by default on stderr, and exit with status 1."""
+    """Report a foreseen error in one line per fault, by default on stderr, and exit with status 1."""
     make_streams_safe()
     try:
         yield
     except FORESEEN as error:
         if os.environ.get("RDT_TRACEBACK"):
             raise
-        report(flat(error))
+        for fault in error.faults if isinstance(error, Refused) else [flat(error)]:
+            report(folded(fault)[:LONGEST])
         sys.exit(1)
     except KeyboardInterrupt:
         report("interrupted")

@@ -109,8 +109,13 @@ def measured(
 
 def label(guidance: Mapping[str, Any]) -> str:
     """Return the name of a guidance in legends, such as "aig power exponent=2"."""
-    words = ((k, f"{v:g}" if isinstance(v, float) else str(v)) for k, v in guidance.items())
+    words = ((k, _shortest(v) if isinstance(v, float) else str(v)) for k, v in guidance.items())
     return " ".join(word if isinstance(guidance[key], str) else f"{key}={word}" for key, word in words)
+
+
+def _shortest(number: float) -> str:
+    """Return a number in six digits, or in all that tell it from every other number."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def sample_names(points: Sequence[Point]) -> list[str]:

@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rdt import wandb
-from rdt.config import check
-from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors
+from rdt.config import preflight
+from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, typed
 from rdt.config.plan import plan
-from rdt.config.rules import type_name, without_rules
-from rdt.errors import FORESEEN, Terminated, UsageError, flat, to_stderr
+from rdt.config.rules import without_rules
+from rdt.errors import FORESEEN, Terminated, flat, to_stderr
 from rdt.training import constraints, folder, lock, paths, processes
 from rdt.training.sweep import SweepReport
 
@@ -43,11 +43,9 @@ def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False) -> None:
 
     If `fresh`, output_dir is a new folder: its name gets a number if another run has taken it.
     """
-    check.check_config(cfg, hydra_config)
-    constraints.check_constraints(cfg)
-    wandb.check_wandb(cfg)
-    paths.make_absolute(cfg)
-    folder.check_folder(cfg, Path(cfg.output_dir))
+    further = (constraints.check_constraints, wandb.check_wandb, paths.make_absolute, folder.check_output_dir)
+    for line in preflight.check_config(cfg, hydra_config, *further):
+        print(f"note     {line}", flush=True)
     if cfg.dry_run:
         print(plan(cfg))
         return
@@ -79,22 +77,14 @@ def finish(cfg: DictConfig) -> None:
 def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
     """Set where the outputs go: the jobs of a sweep into folders side by side and into one W&B group."""
     with open_dict(cfg):
-        cfg.overrides = list(hydra_config.overrides.task)
+        cfg.overrides = typed(hydra_config)
         if in_sweep(hydra_config):
             if not any(override.startswith("output_dir=") for override in cfg.overrides):
                 cfg.output_dir = hydra_config.runtime.output_dir
-            if cfg.logger.wandb is not None:
+            if isinstance(cfg.logger.wandb, DictConfig):
                 cfg.logger.wandb.group = cfg.logger.wandb.group or wandb.group_of(Path(hydra_config.sweep.dir))
-        cfg.output_dir = str(_output_dir(cfg.output_dir))
-
-
-def _output_dir(value: Any) -> Path:
-    """Return the absolute path of output_dir; UsageError if the value is no text."""
-    if not isinstance(value, str) or not value.strip():
-        shown = "null" if value is None else value
-        what = type_name(value) if not isinstance(value, str) else "empty"
-        raise UsageError(f"output_dir={shown} is {what}, expected the path of a folder, such as output_dir=./2024")
-    return Path(value).expanduser().absolute()
+        if isinstance(cfg.output_dir, str):
+            cfg.output_dir = str(Path(cfg.output_dir).expanduser().absolute())
 
 
 def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
@@ -102,7 +92,7 @@ def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
 
     A signal that stops a job ends the whole sweep, since Hydra passes SystemExit on.
     """
-    out = Path(cfg.output_dir)
+    out = Path(str(cfg.output_dir))
     try:
         if folder.is_finished(settled(cfg), out):
             print(f"finished {out}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from rdt import run
@@ -65,7 +66,7 @@ def refused(answer, *words):
         "method.lr=0": ["method.lr=0 must be greater than 0"],
         "method.capacity=100": ["method.capacity=100", "a multiple of batch_size=16"],
         "experiment=nosuch": ["experiment=nosuch is not one of"],
-        "method.lr=nan": ["method.lr=nan", "greater than 0"],
+        "method.lr=nan": ["method.lr=nan is not a finite number"],
         "max_passes=abc": ["max_passes=abc is a text", "an integer"],
         "micro_batch_size=1.5": ["micro_batch_size=1.5 is a number", "an integer"],
         "guidance.scale=x": ["guidance.scale=x is a text", "a number"],
@@ -77,7 +78,6 @@ def refused(answer, *words):
         "num_nodes=2": ["num_nodes=2", "MASTER_ADDR"],
         "resume=/nosuch": ["resume=/nosuch", "auto", "run.ckpt"],
         "output_dir=/dev/null/x": ["output_dir=/dev/null/x", "/dev/null is not a writable folder"],
-        "prompts=file": ["prompts.train_file=???", "give prompts.train_file="],
         "model.checkpoints.hps.checkpoint=nosuch.pt": ["nosuch.pt", "bundled:<file>"],
         "model.policy.source=bundled:nosuch": ["bundled:nosuch", "rdt.shapes.pretrain"],
         "evaluation.judges.gold.oracle=/dev/null/oracle": ["/dev/null/oracle"],
@@ -86,6 +86,104 @@ def refused(answer, *words):
 def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     refused(command(override), *words)
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    {
+        ("seed=99999999999999999999999",): ["seed=99999999999999999999999 is too large"],
+        ("seed=-1",): ["seed=-1 must be from 0 to"],
+        ("output_dir=null",): ["output_dir=null is nothing"],
+        ("resume=null",): ["resume=null is nothing"],
+        ("cache=3",): ["cache=3 is an integer, expected a text; as a text it is 'cache=\"3\"'"],
+        ("tags=[1]",): ["tags=[1] must be a list of texts of 1 to 64 characters"],
+        (f"tags=[{'x' * 70}]",): ["must be a list of texts of 1 to 64 characters"],
+        ("logger=auto", "logger.wandb.mode=foo"): ["logger.wandb.mode=foo is not one of online, offline, disabled"],
+        ("evaluation.grid=[0,0]",): ["evaluation.grid=[0, 0] must be a list of 2 integers greater than 0"],
+        ("evaluation.grid=[4]",): ["evaluation.grid=[4] must be a list of 2 integers"],
+        ("evaluation.grid=[4,50]",): ["evaluation.grid=[4,50] has 50 columns; evaluation.images_per_prompt=12"],
+        ("evaluation.images_per_prompt=1",): ["evaluation.images_per_prompt=1: diversity.measures.features compares"],
+        ("precision=fp16",): ["precision=fp16 is not one of fp32, bf16; fp16 would need loss scaling"],
+        ("method.max_grad_norm=0",): ["method.max_grad_norm=0 must be greater than 0"],
+        ("model.sampling.eta=-1",): ["model.sampling.eta=-1 must be at least 0"],
+        ("method.kl_coef=-1",): ["method.kl_coef=-1 must be at least 0"],
+        ("method.omega=-1",): ["method.omega=-1 must be at least 0"],
+        ("method=drift", "method.tau1=0.95"): ["method.tau1=0.95 must be at least 0 and less than method.tau2=0.9"],
+        ("model.lora.targets=[1]",): ["model.lora.targets=[1] holds 1, which is an integer"],
+        ("model.lora=null",): ["model.lora=null is nothing, expected a section"],
+        ("sweep=kl", "method=draft_plus"): ["sweep=kl runs method.kl_coef=0,0.03,0.3", "add -m"],
+        ("method=draft,sqdf",): ["method=draft,sqdf gives several values; add -m"],
+        ("+method.x=1",): ["method.x=1: rdt.methods.sqdf.SQDF has no argument x"],
+        ("reward._target_=rdt.rewards.clip.hsp",): ["reward._target_=rdt.rewards.clip.hsp cannot be imported"],
+        ("+evaluation.judges.x=jpeg",): ["+reward@evaluation.judges.x=jpeg adds one"],
+        ("+reward@evaluation.judges.ir=imagereward",): ["model=shapes has no checkpoint for imagereward"],
+        ("~method",): ["method= is missing"],
+        ("diversity=[0.5]",): ["0.5 is no name"],
+    }.items(),
+)
+def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
+    refused(command(*overrides), *words)
+
+
+def test_every_missing_value_has_its_line(command):
+    status, out, err = command("prompts=file", "dry_run=true")
+    assert status == 1 and out == ""
+    assert err == "".join(
+        f"error: prompts.{key}=??? has no value; give prompts.{key}=...\n" for key in ("train_file", "held_out_file")
+    )
+
+
+@pytest.mark.parametrize("plan", ["dry_run=true", "dry_run=false"])
+def test_prompts_outside_the_world_are_refused_before_anything_is_loaded(command, tmp_path, plan):
+    for name, text in {"train": "a circle\na cat\n", "held_out": "a photo of a dog\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    files = [f"prompts.{name}_file={tmp_path / name}.txt" for name in ("train", "held_out")]
+    status, out, err = command("prompts=file", *files, plan)
+    assert status == 1 and out == "" and err.count("\n") == 2
+    assert "prompts.train: prompt 'a cat': 'cat' is not a word of the shapes world" in err
+    assert "prompts.held_out: prompt 'a photo of a dog': 'photo' is not a word" in err
+
+
+def test_two_measures_of_one_name_are_refused_and_several_choices_keep_their_own(command):
+    extra = "{_target_: rdt.diversity.Diversity, embedder: null, statistics: {vendi: {_target_: rdt.diversity.vendi}}}"
+    refused(
+        command(f"+diversity.measures.x={extra}"),
+        "diversity.measures.x and diversity.measures.features both measure vendi",
+    )
+    cfg = composed("config", "diversity=[lpips,dreamsim]")
+    OmegaConf.resolve(cfg)
+    embedders = {name: measure.embedder._target_ for name, measure in cfg.diversity.measures.items()}
+    assert embedders == {"lpips": "rdt.embedders.lpips.lpips", "dreamsim": "rdt.embedders.dreamsim.dreamsim"}
+
+
+@pytest.mark.parametrize(
+    "overrides, note",
+    [
+        (["precision=bf16"], "precision=bf16 has no effect on model=shapes, whose weights stay in fp32"),
+        (["method.n_step=2"], "method.n_step=2 has no effect with method.look_ahead=consistency"),
+        (["guidance=aig", "guidance.fraction=0.1"], "guidance.fraction=0.1 has no effect with guidance.schedule=power"),
+        (["method.n_step=2", "method.look_ahead=n_step"], ""),
+        (["precision=fp32"], ""),
+    ],
+)
+def test_a_key_without_effect_is_pointed_out(command, overrides, note):
+    status, out, err = command(*overrides, "dry_run=true")
+    assert (
+        status == 0
+        and err == ""
+        and ([f"note     {note}"] if note else []) == [line for line in out.splitlines() if line.startswith("note ")]
+    )
+
+
+def test_an_empty_cache_variable_means_the_default(command, monkeypatch):
+    monkeypatch.setenv("RDT_CACHE", "")
+    assert composed("config").cache == "~/.cache/rdt"
+    assert command("dry_run=true")[0] == 0
+
+
+def test_a_judge_is_added_as_a_reward_is_chosen(command):
+    status, _, err = command("+reward@evaluation.judges.size=jpeg", "evaluation.judges.gold=null", "dry_run=true")
+    assert (status, err) == (0, "")
 
 
 def test_work_that_does_not_divide_over_devices_is_one_line(command, monkeypatch):
@@ -123,7 +221,8 @@ def test_a_larger_machine_can_be_planned_for(command, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     larger = ("method=draft", "devices=4", "num_nodes=2", "batch_size=8", "evaluation.every=0")
-    refused(command(*larger), "devices=4 exceeds the 2 CPU cores of this machine")
+    status, _, err = command(*larger)
+    assert status == 1 and [line.split()[1] for line in err.splitlines()] == ["devices=4", "num_nodes=2"]
     status, plan, err = command(*larger, "dry_run=true")
     assert (status, err) == (0, "") and "on 8 device(s)" in plan
     assert (

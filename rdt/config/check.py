@@ -1,73 +1,77 @@
-"""What is refused before anything is loaded or written: every refusal is a UsageError with the key and the value.
+"""What values are refused: each fault is a line with the key, the value and what would be right.
 
-`values` compares the composed config with its defaults and with the rules that its yamls state (rdt/config/rules.py);
-`check` does that, resolves the config, and looks at the devices, the prompts and the weights that it names.
+`refused_values` compares the composed config with its defaults and with the rules that its yamls state
+(rdt/config/rules.py). Each refused value is replaced by its default, so that later checks find what else is wrong.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from rdt import credentials, prompts, weights
-from rdt.config import compose, curve
-from rdt.config.plan import leaves, missing_devices, sources
-from rdt.config.rules import Rule, rules_of, type_name, without_rules
-from rdt.errors import UsageError
-from rdt.rewards import endpoint
+from rdt.config import compose, quoting
+from rdt.config.rules import REFERENCE, Rule, parsed_rule, rule_of, stated_rules, type_name, without_rules
+from rdt.errors import Refused
 
 CHECKPOINT = re.compile(r"\$\{(model\.checkpoints\.[\w.]+)\}")
 NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
-
-
-def check_config(cfg: DictConfig, hydra_config: Any) -> None:
-    """Refuse a config that cannot be run; resolve it in place and remove its rules."""
-    values(cfg, hydra_config)
-    check_checkpoints(cfg, hydra_config.job.config_name)
-    _left_out(cfg, hydra_config.runtime.choices.get("without") or "")
-    _repository(cfg, hydra_config)
-    OmegaConf.resolve(cfg)
-    credentials.check_recorded(OmegaConf.to_container(cfg))
-    curve.points(OmegaConf.to_container(cfg.guidance))
-    _devices(cfg)
-    _prompts(cfg.prompts)
-    left_out = ("text_encoder_3", "tokenizer_3") if OmegaConf.select(cfg, "model.policy.t5") is False else ()
-    weights.check_sources((source for _, source in sources(cfg)), cfg.dry_run, left_out)
+LARGEST = 2**63 - 1
+REMOVABLE = re.compile(  # sections that a run can do without
+    r"diversity\.(measures|fidelity|overall|embedders)\.\w+.*|evaluation\.(judges\.\w+.*|limit)|reward\.parts\.\w+"
+    r"|logger\.wandb|method\.(surrogates\.\w+|plan)|model\.checkpoints\.\w+|guidance|sweep|without|hydra.*"
+)
 
 
 def values(cfg: DictConfig, hydra_config: Any) -> None:
-    """Refuse a missing value, a value of another type than its default's, and one that breaks a rule; remove the rules.
+    """Raise Refused with every value that is missing, of another type than its default, or against a rule.
 
-    The config must not be resolved yet: a wrong value is named by its own key, not by those that refer to it.
+    Remove the rules. The config must not be resolved yet: a wrong value is named by its own key, not by those that
+    refer to it.
     """
-    for key in _missing(cfg):
-        raise UsageError(f"{key}=??? has no default; give {key}=...")
-    for key, value in leaves(cfg):
-        if key.rpartition(".")[2] == "url" and isinstance(value, str):
-            endpoint.check_url(key, value)
-    rules = rules_of(cfg)
-    free = {key for key, (rule, _) in rules.items() if rule.type}
-    for key, default in leaves(compose.with_defaults(hydra_config)):
-        _check_type(cfg, key, default, key in free)
-    for key, (rule, written) in rules.items():
-        _check_rule(cfg, key, rule, written)
+    if faults := refused_values(cfg, hydra_config):
+        raise Refused(faults)
+
+
+def refused_values(cfg: DictConfig, hydra_config: Any) -> list[str]:
+    """Return what `values` refuses, and give each refused key its default."""
+    default = compose.with_defaults(hydra_config)
+    faults = {}
+    with open_dict(cfg):
+        for key in list(_missing(cfg)):
+            faults[key] = f"{key}=??? has no value; give {key}=..."
+            _reset(cfg, default, key)
+        for key, fault in _wrong_types(cfg, default):
+            faults[key] = fault
+            _reset(cfg, default, key)
+        for key, text in stated_rules(cfg).items():
+            if key not in faults and (broken := _broken_rule(cfg, key, text)):
+                faults[key] = broken
+                _reset(cfg, default, key)
     without_rules(cfg)
+    return list(faults.values())
 
 
 def check_checkpoints(cfg: DictConfig, config_name: str) -> None:
-    """Refuse a reward whose checkpoint the chosen model does not have; the config must not be resolved yet."""
+    """Raise Refused if the chosen model has no checkpoint for a reward; the config must not be resolved yet."""
+    if faults := list(missing_checkpoints(cfg, config_name)):
+        raise Refused(faults)
+
+
+def missing_checkpoints(cfg: DictConfig, config_name: str) -> Iterator[str]:
+    """Yield a line for each reward whose checkpoint the chosen model does not have."""
     read = {found[1] for text in _texts(OmegaConf.to_container(cfg)) if (found := CHECKPOINT.fullmatch(text))}
-    section = next((key for key in sorted(read) if not _offered(cfg, key)), None)
-    if section is None:
-        return
-    offering = [f"model={name}" for name, other in compose.with_each("model", config_name) if _offered(other, section)]
-    keys = [key for key in OmegaConf.select(cfg, section) or {} if not _offered(cfg, f"{section}.{key}")]
-    given = [f"{section}.{key}=..." for key in keys] or [f"+{section}.checkpoint=..."]
-    raise UsageError(
-        f"model={cfg.model.name} has no checkpoint for {section.rpartition('.')[2]}:"
-        f" {' or '.join(offering) or 'no model'} has one, or give {' '.join(given)}"
-    )
+    for section in sorted(key for key in read if not _offered(cfg, key)):
+        models = compose.with_each("model", config_name)
+        offering = [f"model={name}" for name, other in models if _offered(other, section)]
+        keys = [key for key in OmegaConf.select(cfg, section) or {} if not _offered(cfg, f"{section}.{key}")]
+        given = [f"{section}.{key}=..." for key in keys] or [f"+{section}.checkpoint=..."]
+        yield (
+            f"model={cfg.model.name} has no checkpoint for {section.rpartition('.')[2]}:"
+            f" {' or '.join(offering) or 'no model'} has one, or give {' '.join(given)}"
+        )
 
 
 def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -79,33 +83,101 @@ def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _missing(node[key], f"{prefix}{key}.")
 
 
-def _check_type(cfg: DictConfig, key: str, default: Any, free: bool) -> None:
-    """Refuse a value of another type than its default's; if it is free, refuse only a value in place of a section.
+def _wrong_types(cfg: DictConfig, default: DictConfig) -> Iterator[tuple[str, str]]:
+    """Yield each key whose value has another type than its default, and what is wrong with it."""
+    rules = {key: parsed_rule(text) for key, text in stated_rules(cfg).items()}
+    written, usually = OmegaConf.to_container(cfg), OmegaConf.to_container(default)
+    for key, usual in _expected(default):
+        if REFERENCE.search(str(_plain(usually, key))) and _plain(written, key) == _plain(usually, key):
+            continue  # it still refers to another key, which is checked itself
+        rule = rules.get(key, Rule())
+        try:
+            found, value = _value(cfg, key)
+            if found != key:
+                if not (value is None and REMOVABLE.fullmatch(found)):
+                    yield found, f"{found}={shown(value)} is {type_name(value)}, expected a section"
+            elif value is not None or not (rule.nullable or usual is None):
+                free = bool(rule.type or rule.choices) or usual is None
+                if fault := _wrong_type(key, value, usual, free):
+                    yield key, fault
+        except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+            reason = compose.without_key(error)
+            yield key, reason if reason.startswith(key) else f"{key}: {reason}"
 
-    A section may be removed, as in ~diversity.overall.clip.
-    """
-    found, value = _value(cfg, key)
-    if found != key and value is None:
-        return
-    if found == key:
-        accepted = (int, float) if isinstance(default, float) else (type(default),)
-        may_be_null = isinstance(default, str | ListConfig) and value is None
-        same = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
-        if free or default is None or may_be_null or same:
-            return
-    expected = f"{type_name(default)} such as {default}" if found == key else "a section"
-    raise UsageError(f"{found}={_shown(value)} is {type_name(value)}, expected {expected}")
+
+def _wrong_type(key: str, value: Any, usual: Any, free: bool) -> str | None:
+    """Return what is wrong with the type of a value; if it is free, only what is wrong with any value."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            return f"{key}={value} is not a finite number"
+        if isinstance(value, int) and abs(value) > LARGEST:
+            return f"{key}={value} is too large: integers go from {-LARGEST} to {LARGEST}"
+    accepted = (int, float) if isinstance(usual, float) else (type(usual),)
+    same = isinstance(value, accepted) and isinstance(value, bool) == isinstance(usual, bool)
+    if not free and not same:
+        return _expectation(key, value, usual)
+    odd = next((one for one in value if _odd(one, usual)), None) if isinstance(value, ListConfig) and same else None
+    return (
+        None
+        if odd is None
+        else f"{key}={shown(value)} holds {shown(odd)}, which is {type_name(odd)}, "
+        + (f"expected elements such as {usual[0]}")
+    )
 
 
-def _check_rule(cfg: DictConfig, key: str, rule: Rule, written: str) -> None:
-    """Refuse a value that breaks its rule, and a choice without the key that it needs."""
+def _expectation(key: str, value: Any, usual: Any) -> str:
+    """Return that the type of a value is not the usual one, and how to write a number that is meant as a text."""
+    if isinstance(usual, DictConfig):
+        return f"{key}={shown(value)} is {type_name(value)}, expected a section"
+    fault = f"{key}={shown(value)} is {type_name(value)}, expected {type_name(usual)} such as {usual}"
+    return fault + (_as_text(key, value) if isinstance(usual, str) else "")
+
+
+def _as_text(key: str, value: Any) -> str:
+    """Return how to write a number or a truth value that is meant as a text."""
+    if not isinstance(value, bool | int | float):
+        return ""
+    return f"; as a text it is {quoting.for_shell(f'{key}={quoting.text(shown(value))}')}"
+
+
+def _odd(element: Any, usual: ListConfig) -> bool:
+    """Return whether an element of a list is of another type than the usual elements, if these share one."""
+    kinds = {type(one) for one in usual}
+    kinds |= {int, float} if kinds & {int, float} else set()
+    return bool(usual) and type(element) not in kinds
+
+
+def _broken_rule(cfg: DictConfig, key: str, text: str) -> str | None:
+    """Return how a value breaks its rule, or that the key which a choice needs is not set."""
+    rule, written = rule_of(cfg, text)
     value = OmegaConf.select(cfg, key)
     if refusal := rule.refusal(value, written):
-        raise UsageError(f"{key}={_shown(value)} {refusal}")
+        return f"{key}={shown(value)} {refusal}" + (_as_text(key, value) if rule.type == "a text" else "")
     needed = rule.choices.get(str(value))
     if needed and OmegaConf.select(cfg, needed) is None:
         others = " or ".join(choice for choice in rule.choices if choice != str(value))
-        raise UsageError(f"{key}={value} needs {needed}, which is not set; set {key}={others}")
+        return f"{key}={value} needs {needed}, which is not set; set {key}={others}"
+    return None
+
+
+def _expected(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of the defaults: what an interpolation refers to, also if that is a section."""
+    for key in node:
+        try:
+            value = None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException:  # it refers to a value that must be given
+            continue
+        if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key) and len(value):
+            yield from _expected(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(tree: Any, key: str) -> Any:
+    """Return what stands at a dotted key of a container, None if nothing does."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _value(cfg: DictConfig, key: str) -> tuple[str, Any]:
@@ -119,8 +191,17 @@ def _value(cfg: DictConfig, key: str) -> tuple[str, Any]:
     return key, node
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+def _reset(cfg: DictConfig, default: DictConfig, key: str) -> None:
+    """Give a key its default, as the yamls write it."""
+    section, _, name = key.rpartition(".")
+    node = OmegaConf.select(default, section) if section else default
+    usual = None if node is None or OmegaConf.is_missing(node, name) else node._get_node(name)
+    OmegaConf.update(cfg, key, usual, merge=False, force_add=True)
+
+
+def shown(value: Any) -> str:
+    """Return a value as one would type it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _offered(cfg: DictConfig, key: str) -> bool:
@@ -138,63 +219,3 @@ def _texts(tree: Any) -> Iterator[str]:
         yield tree
     for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
         yield from _texts(branch)
-
-
-def _left_out(cfg: DictConfig, without: str) -> None:
-    """Refuse to leave out a part of another method."""
-    owner, _, part = without.rpartition("/")
-    if owner not in ("", cfg.method.name):
-        raise UsageError(f"without={without} is a part of method={owner}; method={cfg.method.name} has no {part}")
-
-
-def _repository(cfg: DictConfig, hydra_config: Any) -> None:
-    """Refuse a name that is no repository, and one name for all jobs of a sweep."""
-    name = cfg.push_to_hub
-    if name is None:
-        return
-    if str(name).count("/") != 1:
-        raise UsageError(f"push_to_hub={name} is not a repository; give <owner>/<name>")
-    if compose.in_sweep(hydra_config) and not OmegaConf.is_interpolation(cfg, "push_to_hub"):
-        raise UsageError(
-            f"push_to_hub={name} would receive every job of this sweep, each in place of the last; leave it out and"
-            f" push the job that you choose: hf upload {name} <its output_dir>/lora, or name one repository per job:"
-            " 'push_to_hub=owner/name-${seed}'"
-        )
-
-
-def _devices(cfg: DictConfig) -> None:
-    """Refuse devices that are not here, unless the run is only planned, and work that does not divide over them."""
-    for missing in () if cfg.dry_run else missing_devices(cfg):
-        raise UsageError(missing)
-    world = cfg.devices * cfg.num_nodes
-    if cfg.batch_size % world:
-        raise UsageError(
-            f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
-        )
-    for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
-        if cfg.evaluation[key] < world:
-            raise UsageError(
-                f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
-            )
-
-
-def _prompts(sets: DictConfig) -> None:
-    """Refuse local prompt files that cannot be read; `sources` names the data sets on the hub."""
-    read = {}
-    for section, part in _sections(sets):
-        if "path" in part and not part.path.startswith("dataset:"):
-            typed = next((key for key, value in sets.items() if value == part.path), f"{section}.path")
-            try:
-                read[section] = prompts.from_file(path=part.path, key=part.get("key"))
-            except (ValueError, OSError) as error:
-                raise UsageError(f"prompts.{typed}={error}") from None
-    if read.keys() == {"train", "held_out"}:
-        prompts.check_disjoint(**read)
-
-
-def _sections(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield the sections below a section, with their dotted keys."""
-    for key in node:
-        if isinstance(node[key], DictConfig):
-            yield f"{prefix}{key}", node[key]
-            yield from _sections(node[key], f"{prefix}{key}.")

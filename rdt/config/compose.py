@@ -1,29 +1,37 @@
 """Finds the config folder, composes configs, and turns Hydra's errors into one line."""
 
+import argparse
 import difflib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rdt import credentials
+from rdt.config import quoting
 from rdt.config.rules import RULES, without_rules
-from rdt.errors import UsageError, flat, one_line
+from rdt.errors import Refused, UsageError, flat, one_line
 from rdt.rewards.endpoint import check_arguments
-from rdt.targets import conf_dir
+from rdt.targets import conf_dir, instantiate
 from rdt.text import make_streams_safe
+
+VARIABLES = ("RDT_CACHE",)  # of the environment, in conf/
 
 
 def composed(config_name: str, *overrides: str) -> DictConfig:
     """Compose a config outside of a command, as scripts and tests do; nothing in it is checked or resolved."""
+    empty_means_default()
     with hydra.initialize_config_dir(conf_dir(), version_base="1.3"):
         return without_rules(hydra.compose(config_name, list(overrides)))
 
@@ -31,8 +39,13 @@ def composed(config_name: str, *overrides: str) -> DictConfig:
 def with_defaults(hydra_config: Any) -> DictConfig:
     """Compose the groups that the command line chose, without its other overrides."""
     chosen = hydra_config.runtime.choices
-    groups = [word for word in hydra_config.overrides.task if word.lstrip("+~").split("=")[0] in chosen]
+    groups = [word for word in typed(hydra_config) if word.lstrip("+~").split("=")[0] in chosen]
     return without_rules(hydra.compose(hydra_config.job.config_name, groups))
+
+
+def typed(hydra_config: Any) -> list[str]:
+    """Return the overrides as they were typed; a reference in one of them is not resolved."""
+    return list(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
 
 
 def with_each(group: str, config_name: str) -> Iterator[tuple[str, DictConfig]]:
@@ -42,6 +55,12 @@ def with_each(group: str, config_name: str) -> Iterator[tuple[str, DictConfig]]:
             yield name, hydra.compose(config_name, [f"{group}={name}"])
         except HydraException:
             continue
+
+
+def built_now(section: DictConfig) -> Any:
+    """Return the object of a section that takes no weights and no torch, such as a prompt set, while checking."""
+    with hydra_errors():
+        return instantiate(OmegaConf.to_container(section, resolve=True))
 
 
 def in_sweep(hydra_config: Any) -> bool:
@@ -56,10 +75,56 @@ def command_errors() -> Iterator[None]:
     Credentials among its arguments are refused first, because messages repeat arguments.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    empty_means_default()
     with one_line(), hydra_errors():
         check_arguments(sys.argv[1:])
         credentials.check_typed(sys.argv[1:])
+        check_words(sys.argv[1:])
         yield
+
+
+def empty_means_default() -> None:
+    """Remove the variables that the config reads from the environment if they are empty."""
+    for name in VARIABLES:
+        if not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UsageError with every word that is neither an option of Hydra's nor key=value that it can read."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    swept = bool(options.multirun)
+    faults = [f"{word} is neither an option nor key=value; --help lists both" for word in unknown]
+    faults += [fault for word in options.overrides if (fault := unreadable(word, swept))]
+    if faults:
+        raise Refused(faults)
+
+
+def unreadable(word: str, swept: bool) -> str | None:
+    """Return why Hydra cannot read an override, with the corrected word if quotes mend it; None if it can."""
+    key, equals, _ = word.partition("=")
+    if not equals and not word.startswith("~"):
+        return f"{word or repr(word)} is not key=value"
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        mended = quoting.corrected(word, swept)
+        if mended:
+            return f"{word} is read only in quotes; type {mended}"
+        return f"{word} cannot be read as key=value: {str(error).splitlines()[0]}"
+    if not parsed.key_or_group:
+        return f"{word} has no key in front of ="
+    if isinstance(value := parsed.value(), list) and Path(conf_dir(), parsed.key_or_group).is_dir():
+        odd = next((one for one in value if not isinstance(one, str)), None)
+        return None if odd is None else f"{word}: {odd} is no name; a list of choices is written as {key}=[a,b]"
+    if parsed.is_sweep_override() and not swept:
+        return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
+    return None
 
 
 @contextmanager
@@ -85,15 +150,20 @@ def hydra_errors() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """Return what is wrong and what would be right."""
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: {str(error).splitlines()[0]}"
     if isinstance(error, MissingConfigException):
         return _no_choice(error)
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return _refused_override(error, error.__cause__)
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return _reason(error.__cause__)  # Hydra wraps the error that counts
-    return flat(error)
+    return without_key(error)
+
+
+def without_key(error: BaseException) -> str:
+    """Return OmegaConf's reason with the key in front, without the type of its parent."""
+    reason, _, rest = flat(error).partition(" full_key: ")
+    key = rest.partition(" object_type=")[0]
+    return f"{key}: {reason}" if key and key not in reason else reason
 
 
 def _no_choice(error: MissingConfigException) -> str:

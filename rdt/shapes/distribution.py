@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rdt.randomness import generator
+from rdt.shapes.attributes import CARDINALITIES, FREE
 from rdt.shapes.grammar import stated
-from rdt.shapes.world import CARDINALITIES, FREE, utility
+from rdt.shapes.world import utility
 
 
 def indicators(modes: Tensor) -> Tensor:

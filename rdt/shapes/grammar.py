@@ -2,11 +2,13 @@
 
 import itertools
 import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from rdt.shapes.attributes import ATTRIBUTES, FREE, NAMES, STATEABLE
 
-from rdt.shapes.world import ATTRIBUTES, FREE, NAMES, STATEABLE
+if TYPE_CHECKING:  # a dry run reads and checks prompts without torch
+    from torch import Tensor
 
 HELD_OUT_SHARE = 0.25
 SPLIT_SEED = 0
@@ -38,8 +40,16 @@ def split(name: str) -> list[str]:
     return splits[name]
 
 
-def stated(prompts: list[str]) -> Tensor:
+def check(prompts: Iterable[str]) -> None:
+    """Raise ValueError if a prompt has a word that the world does not know."""
+    for prompt in prompts:
+        _stated_row(prompt)
+
+
+def stated(prompts: list[str]) -> "Tensor":
     """Return the attribute indices that prompts state, (N, 6), FREE if unstated; ValueError on an unknown word."""
+    import torch
+
     return torch.tensor([_stated_row(prompt) for prompt in prompts]).reshape(-1, len(NAMES))
 
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from rdt.rewards.base import Reward
+from rdt.shapes.attributes import FREE
 from rdt.shapes.distribution import LOG_CARDINALITIES, OWNER, Front, product
 from rdt.shapes.gold import GoldReward
 from rdt.shapes.grammar import stated
 from rdt.shapes.proxy import proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
-from rdt.shapes.world import FREE, TASTE
+from rdt.shapes.world import TASTE
 
 _TASTE = torch.tensor([weight for values in TASTE.values() for weight in values], dtype=torch.float64)  # (24,)
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt.shapes import world
+from rdt.shapes.attributes import CARDINALITIES
 from rdt.shapes.render import render
-from rdt.shapes.world import CARDINALITIES
 from rdt.weights import load_tensors, locate
 
 WIDTH = 32

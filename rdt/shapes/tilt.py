@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from rdt.shapes.attributes import CARDINALITIES, FREE
 from rdt.shapes.distribution import OWNER, VALUE, free_entropy
-from rdt.shapes.world import CARDINALITIES, FREE
 
 DECADES = 6  # the search covers rates between 10^-6 and 10^6, divided by the steepest slope
 HALVINGS = 60

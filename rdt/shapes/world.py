@@ -5,17 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "shape": ("circle", "square", "triangle", "diamond", "cross", "ring"),
-    "colour": ("red", "orange", "yellow", "green", "blue", "purple"),
-    "size": ("small", "medium", "large"),
-    "vertical": ("top", "middle", "bottom"),
-    "horizontal": ("left", "center", "right"),
-    "background": ("black", "gray", "white"),
-}
-NAMES = tuple(ATTRIBUTES)
-CARDINALITIES = tuple(len(values) for values in ATTRIBUTES.values())
-STATEABLE = ("shape", "colour", "size", "background")  # attributes that a prompt may state; position is always free
+from rdt.shapes.attributes import CARDINALITIES, FREE, NAMES
 
 TASTE: dict[str, tuple[float, ...]] = {  # the annotator's weight of each value, if the attribute is free
     "shape": (1.0, 0.6, 0.4, 0.5, 0.3, 0.8),
@@ -26,7 +16,6 @@ TASTE: dict[str, tuple[float, ...]] = {  # the annotator's weight of each value,
     "background": (0.2, 0.4, 1.0),
 }
 MATCH_WEIGHT = 0.6  # of the utility; the rest is taste
-FREE = -1  # marks an unstated attribute
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Experiment:
     @cached_property
     def evaluator(self) -> Evaluator:
         """Return the full evaluation on held-out prompts."""
-        overall = [built(measure) for measure in self.cfg.diversity.overall.values()]
+        overall = [built(measure) for measure in self.cfg.diversity.overall.values() if measure]
         return self._evaluator(self.cfg.evaluation.prompts, self.cfg.evaluation.kl_images, overall)
 
     @cached_property
@@ -152,13 +152,13 @@ class Experiment:
             tuple(evaluation.grid),
         )  # fmt: skip
         trained = {self.cfg.reward.name: self.reward} | self.reward.components
-        judges = {name: built(judge, "name") for name, judge in evaluation.judges.items()}
+        judges = {name: built(judge, "name") for name, judge in evaluation.judges.items() if judge}
         for name, judge in judges.items():
             judge.key = f"evaluation.judges.{name}"
         return Evaluator(
             protocol,
             trained | {name: judge for name, judge in judges.items() if name not in trained},
-            [built(measure) for measure in diversity.measures.values()],
-            [built(measure) for measure in diversity.fidelity.values()],
+            [built(measure) for measure in diversity.measures.values() if measure],
+            [built(measure) for measure in diversity.fidelity.values() if measure],
             overall,
         )

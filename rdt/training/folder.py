@@ -61,6 +61,11 @@ def resumed_from(cfg: DictConfig, out: Path) -> Path | None:
     return None
 
 
+def check_output_dir(cfg: DictConfig) -> None:
+    """Check the run's own folder, see `check_folder`."""
+    check_folder(cfg, Path(cfg.output_dir))
+
+
 def check_folder(cfg: DictConfig, out: Path) -> None:
     """Raise UsageError if the folder cannot be written, or what is continued is another run than the config's."""
     check_writable("output_dir", out)

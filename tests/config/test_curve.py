@@ -33,6 +33,8 @@ def labels(*overrides):
         (["guidance=aig", "guidance.schedule=constant", "guidance.curve=[0]"], ["aig constant weight=0"]),
         (["guidance=lora_scale", "guidance.curve=[0,.5]"], ["lora_scale scale=0", "lora_scale scale=0.5"]),
         (["guidance=cads", "guidance.curve=[.1]"], ["cads tau1=0.6 tau2=0.9 scale=0.1 psi=1"]),
+        (["guidance=lora_scale", "guidance.curve=[1.0000001,1.0000002]"],
+         ["lora_scale scale=1.0000001", "lora_scale scale=1.0000002"]),
         (["guidance=lora_scale", "guidance.curve=[1,1.0]"], ["lora_scale scale=1"]),
         (["guidance=aig", "guidance.schedule=linear"], ["aig linear"]),
     ],

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from rdt.config.compose import composed, conf_dir
 from rdt.config.plan import leaves
-from rdt.config.rules import parsed_rule, rules_of, without_rules
+from rdt.config.rules import conditions, parsed_rule, rules_of, without_rules
 
 GROUPS = ("method", "reward", "model", "guidance")
 CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(conf_dir(), group).glob("*.yaml"))]
@@ -28,6 +28,14 @@ CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(co
         ("a (needs model.x) | b", ["a", "b"], ["c"]),
         ("an integer greater than 0 or null", [3, None], [0, 1.5, "many"]),
         ("a number or null", [2.0, 2, None], ["two", True]),
+        ("at least 0 and less than 1", [0, 0.5], [1, -1]),
+        ("from 0 to 9223372036854775807", [2**63 - 1], [2**63]),
+        ("a text of 1 to 3 characters", ["a", "abc"], ["", "abcd", 1, None]),
+        ("a list of texts of 1 to 3 characters", [["a"], []], [["abcd"], [1], "a", [""], [None]]),
+        ("a list of 2 integers greater than 0", [[1, 2]], [[1], [0, 1], [1, 2, 3], [1.5, 2], [True, 1], 3]),
+        ("a | b or null", ["a", None], ["c"]),
+        ("a multiple of None", [1, 2], ["text"]),
+        ("at least 1 (only with method.x=on|off)", [1], [0]),
     ],
 )
 def test_a_rule_allows_and_refuses(rule, good, bad):
@@ -39,6 +47,20 @@ def test_a_refusal_is_the_rule_in_words():
     assert parsed_rule("at least 2").refusal(1, "at least 2") == "must be at least 2"
     assert parsed_rule("a | b").refusal("c", "a | b") == "is not one of a, b"
     assert parsed_rule("an integer or null").refusal("x", "") == "is a text, expected an integer"
+
+
+def test_a_note_ends_every_refusal():
+    rule = "a | b; c was dropped"
+    assert parsed_rule(rule).refusal("c", rule) == "is not one of a, b; c was dropped"
+    assert parsed_rule("at least 1; or else").refusal(0, "at least 1; or else") == "must be at least 1; or else"
+
+
+def test_a_condition_is_read_and_left_out_of_messages():
+    cfg = OmegaConf.create({"a": {"x": 0, "kind": "off", "rules": {"x": "at least 1 (only with a.kind=on)"}}})
+    ((key, condition),) = conditions(cfg).items()
+    assert (key, condition.key, condition.values) == ("a.x", "a.kind", ("on",))
+    ((_, (rule, written)),) = rules_of(cfg).items()
+    assert rule.refusal(0, written) == "must be at least 1"
 
 
 def test_a_rule_refers_to_another_value_and_names_it():
@@ -62,7 +84,11 @@ def test_every_rule_in_conf_allows_the_default(choice):
         cfg = compose("config", [choice])
     for key, (rule, written) in rules_of(cfg).items():
         assert rule.refusal(OmegaConf.select(cfg, key), written) is None, key
-    assert set(rules_of(cfg)) <= {key for key, _ in leaves(cfg)} | {"method.look_ahead", "model.lora.rank"}
+    referring = {"method.look_ahead", "model.lora.rank", "output_dir", "cache", "model.policy.setup.resolution"}
+    assert set(rules_of(cfg)) <= {key for key, _ in leaves(cfg)} | referring
+    group = choice.partition("=")[0]
+    stated = OmegaConf.select(cfg, group).get("rules") or {}
+    assert {f"{group}.{key}" for key in stated} <= set(rules_of(cfg)), "a rule for a key that is not there"
 
 
 def test_a_config_composed_for_a_script_has_no_rules():

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rdt.shapes import grammar, world
+from rdt.shapes.attributes import ATTRIBUTES, CARDINALITIES, FREE, NAMES, STATEABLE
 from rdt.shapes.oracle import _residual
 from rdt.shapes.render import opacity, render
-from rdt.shapes.world import ATTRIBUTES, CARDINALITIES, FREE, NAMES, STATEABLE
 
 
 def stream(seed: int = 0) -> torch.Generator:

@@ -12,11 +12,11 @@ from rdt.models import sd3, sd15
 from rdt.models.text import Text
 from rdt.policy import Adapter, Policy
 from rdt.rollout import Sampling, sampled
+from rdt.shapes.attributes import CARDINALITIES, FREE, NAMES
 from rdt.shapes.grammar import split, stated
 from rdt.shapes.oracle import Oracle
 from rdt.shapes.pretrain import preference
 from rdt.shapes.pretrain.autoencoder import random_images
-from rdt.shapes.world import CARDINALITIES, FREE, NAMES
 from rdt.stream import subset
 
 PROMPTS, IMAGES = 24, 64  # held-out prompts, and images of each

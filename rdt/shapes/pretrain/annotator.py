@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from rdt.shapes import grammar, tokenizer
+from rdt.shapes.attributes import CARDINALITIES, FREE
 from rdt.shapes.pretrain.oracle import degrade
 from rdt.shapes.render import render
-from rdt.shapes.world import CARDINALITIES, FREE, random_modes, random_scene, utility
+from rdt.shapes.world import random_modes, random_scene, utility
 
 HOLDS = 0.8  # probability that a stated attribute holds in a compared image
 PROMPTS = 24  # prompts of one training step that have two images each

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rdt.files import replacing
+from rdt.shapes.attributes import ATTRIBUTES, NAMES, STATEABLE
 from rdt.shapes.grammar import sentence
 from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import render
-from rdt.shapes.world import ATTRIBUTES, NAMES, STATEABLE, random_modes, random_scene
+from rdt.shapes.world import random_modes, random_scene
 
 PLAN = Plan("base", steps=11000, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 32

@@ -1,0 +1,260 @@
+"""What is refused before anything is loaded or written, all at once, and which keys have no effect.
+
+A run and its dry run share this check. It imports neither torch nor the code of plug-ins.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rdt import credentials, prompts, weights
+from rdt.config import arguments, compose, curve, imports
+from rdt.config.check import missing_checkpoints, refused_values, shown
+from rdt.config.plan import leaves, missing_devices, sources
+from rdt.config.rules import Condition, conditions
+from rdt.errors import Refused, UsageError, flat
+from rdt.rewards import endpoint
+
+Check = Callable[[DictConfig], object]
+GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
+PRECISION = "${precision}"  # what reads the key, if anything does
+
+
+def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
+    """Resolve a config in place, remove its rules, and return a line for each key that was typed and has no effect.
+
+    Refused with a line for each fault. `further` checks get the resolved config and raise ValueError or OSError.
+    """
+    if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
+        raise Refused(faults)
+    effects, read = conditions(cfg), PRECISION in OmegaConf.to_yaml(cfg)
+    faults = refused_values(cfg, hydra_config)
+    faults += _unresolved(cfg, hydra_config)
+    try:
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise Refused(faults or [compose.without_key(error)]) from None
+    faults += [fault for check in CHECKS for fault in check(cfg)]
+    faults += [fault for check in further for fault in _raised(check, cfg)]
+    faults += arguments.unknown(cfg, compose.typed(hydra_config))
+    if faults:
+        raise Refused(list(dict.fromkeys(faults)))
+    return _without_effect(cfg, _typed(hydra_config), effects, read)
+
+
+def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield what is wrong with a config that still shows which keys refer to which."""
+    without = hydra_config.runtime.choices.get("without") or ""
+    owner, _, part = without.rpartition("/")
+    if owner not in ("", cfg.method.name):
+        yield f"without={without} is a part of method={owner}; method={cfg.method.name} has no {part}"
+    yield from missing_checkpoints(cfg, hydra_config.job.config_name)
+    yield from _repository(cfg, hydra_config)
+    varied = OmegaConf.select(hydra_config, "sweeper.params") or {}
+    if varied and not compose.in_sweep(hydra_config):
+        words = " ".join(f"{key}={value}" for key, value in varied.items())
+        yield f"sweep={hydra_config.runtime.choices.get('sweep')} runs {words}, which takes several runs: add -m"
+
+
+def _repository(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield that a name is no repository, or that all jobs of a sweep would share one."""
+    name = cfg.push_to_hub
+    if name is None:
+        return
+    if name.count("/") != 1:
+        yield f"push_to_hub={name} is not a repository; give <owner>/<name>"
+    elif compose.in_sweep(hydra_config) and not OmegaConf.is_interpolation(cfg, "push_to_hub"):
+        yield (
+            f"push_to_hub={name} would receive every job of this sweep, each in place of the last; leave it out and"
+            f" push the job that you choose: hf upload {name} <its output_dir>/lora, or name one repository per job:"
+            " 'push_to_hub=owner/name-${seed}'"
+        )
+
+
+def _curve(cfg: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with the guidance's curve."""
+    yield from _raised(lambda cfg: curve.points(OmegaConf.to_container(cfg.guidance)), cfg)
+
+
+def _devices(cfg: DictConfig) -> Iterator[str]:
+    """Yield the devices that are not here, unless the run is only planned, and work that does not divide over them."""
+    if not cfg.dry_run and (missing := list(missing_devices(cfg))):
+        yield from missing
+        return
+    world = cfg.devices * cfg.num_nodes
+    if cfg.batch_size % world:
+        yield f"batch_size={cfg.batch_size} does not divide over {world} devices; take a multiple of {world}"
+    for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
+        if cfg.evaluation[key] < world:
+            yield f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
+
+
+def _measures(cfg: DictConfig) -> Iterator[str]:
+    """Yield measures that are not configured as such, that share a name, or that need more images."""
+    each = cfg.evaluation.images_per_prompt
+    images = each * cfg.evaluation.prompts
+    owners: dict[str, str] = {}
+    for key, name, kind, statistic in _statistics(cfg.diversity):
+        owner = owners.setdefault(f"{kind}/{name}", key)
+        if owner != key:
+            yield f"{key} and {owner} both measure {name}; give one of them another name"
+        if key.startswith("diversity.measures") and each < 2:
+            yield f"evaluation.images_per_prompt={each}: {key} compares the images of a prompt; take 2 or more"
+        k = statistic.get("k") if isinstance(statistic, DictConfig) else None
+        if isinstance(k, int) and k >= images:
+            yield f"{key}.{name}.k={k} needs more than {k} images, and evaluation.prompts={cfg.evaluation.prompts}" + (
+                f" of evaluation.images_per_prompt={each} are {images}"
+            )
+
+
+def _grid(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a grid which was typed has more rows or columns than there are images; a default is cut to fit."""
+    rows, columns = cfg.evaluation.grid
+    typed = {word.replace(" ", "") for word in cfg.get("overrides") or ()}
+    for count, of, key in ((rows, "rows", "prompts"), (columns, "columns", "images_per_prompt")):
+        if f"evaluation.grid=[{rows},{columns}]" in typed and count > cfg.evaluation[key]:
+            fewer = f"evaluation.{key}={cfg.evaluation[key]} fill no more"
+            yield f"evaluation.grid=[{rows},{columns}] has {count} {of}; {fewer}"
+
+
+def _statistics(diversity: DictConfig) -> Iterator[tuple[str, str, str, Any]]:
+    """Yield for every named statistic the key of its measure, its name, its kind and its config."""
+    for section, kinds in (
+        ("measures", {"statistics": "diversity"}),
+        ("overall", dict.fromkeys(("diversity", "fidelity"))),
+    ):
+        for name, measure in (diversity.get(section) or {}).items():
+            for group, kind in kinds.items() if isinstance(measure, DictConfig) else ():
+                for statistic, config in (measure.get(group) or {}).items():
+                    yield f"diversity.{section}.{name}", statistic, kind or group, config
+
+
+def _judges(cfg: DictConfig) -> Iterator[str]:
+    """Yield judges that are not configured as a reward is."""
+    for name, judge in (cfg.evaluation.judges or {}).items():
+        if judge is not None and not (isinstance(judge, DictConfig) and "_target_" in judge):
+            key, given = f"evaluation.judges.{name}", judge if isinstance(judge, str) else "<reward>"
+            yield f"{key}={shown(judge)} is no reward; +reward@{key}={given} adds one"
+
+
+def _secrets(cfg: DictConfig) -> Iterator[str]:
+    """Yield that the config holds what looks like a credential, without the value."""
+    yield from _raised(credentials.check_recorded, OmegaConf.to_container(cfg))
+    for key, value in leaves(cfg):
+        if key.rpartition(".")[2] == "url" and isinstance(value, str):
+            yield from _raised(partial(endpoint.check_url, key), value)
+
+
+def _targets(cfg: DictConfig) -> Iterator[str]:
+    """Yield what cannot be imported."""
+    yield from imports.faults(OmegaConf.to_container(cfg))
+
+
+def _prompts(cfg: DictConfig) -> Iterator[str]:
+    """Yield local prompt files that cannot be read, prompts of both splits, and prompts that the model does not know.
+
+    `sources` names the data sets on the hub, which are not read here.
+    """
+    parts = dict(_sections(cfg.prompts))
+    local = {name: part.path for name, part in parts.items() if part.get("path") and not _remote(part.path)}
+    faults = [fault for name, path in local.items() for fault in _unreadable(cfg.prompts, name, path, parts[name])]
+    yield from faults
+    paths = [part.path for part in parts.values() if "path" in part]
+    if faults or None in paths or any(map(_remote, paths)) or not all(map(_packaged, parts.values())):
+        return
+    try:
+        sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out")}
+        prompts.check_disjoint(**sets)
+    except (ValueError, OSError, UsageError) as error:
+        yield f"prompts: {flat(error)}" if not isinstance(error, UsageError) else flat(error)
+        return
+    yield from _unknown_words(cfg, sets)
+    if len(sets["held_out"]) < cfg.devices * cfg.num_nodes <= cfg.evaluation.prompts:
+        yield f"prompts: {len(sets['held_out'])} are held out, fewer than the {cfg.devices * cfg.num_nodes} devices"
+
+
+def _unknown_words(cfg: DictConfig, sets: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the first prompt of each set that is outside of what the model's world draws, if it states that."""
+    if cfg.model.get("vocabulary"):
+        check = compose.built_now(cfg.model.vocabulary)
+        for name, found in sets.items():
+            yield from (f"prompts.{name}: {fault}" for fault in _raised(check, list(found)))
+
+
+def _unreadable(section: DictConfig, name: str, path: str, part: DictConfig) -> Iterator[str]:
+    """Yield why a prompt file cannot be read, under the key that names it."""
+    typed = next((key for key, value in section.items() if value == path), f"{name}.path")
+    try:
+        prompts.from_file(path=path, key=part.get("key"))
+    except (ValueError, OSError) as error:
+        yield f"prompts.{typed}={flat(error)}"
+
+
+def _sources(cfg: DictConfig) -> Iterator[str]:
+    """Yield the files and repositories that are not there; a dry run accepts that the hub does not answer."""
+    online = True
+    left_out = ("text_encoder_3", "tokenizer_3") if OmegaConf.select(cfg, "model.policy.t5") is False else ()
+    for key, source in sources(cfg):
+        if key.startswith("prompts.") and not _remote(source):
+            continue  # a local prompt file is read, in `_prompts`
+        try:
+            weights.check_source(source, online, left_out)
+        except weights.Unanswered as error:
+            online = False
+            yield from () if cfg.dry_run else [flat(error)]
+        except (ValueError, OSError) as error:
+            yield flat(error)
+        except (TypeError, AttributeError):
+            yield f"{key}={shown(source)} is not a file, a folder or a repository"
+
+
+CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
+    _secrets, _curve, _devices, _grid, _measures, _judges, _targets, _prompts, _sources,
+)  # fmt: skip
+
+
+def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:
+    """Yield what a check says that raises its fault."""
+    try:
+        check(value)
+    except Refused as error:
+        yield from error.faults
+    except (ValueError, OSError) as error:
+        yield flat(error)
+
+
+def _without_effect(cfg: DictConfig, typed: set[str], effects: Mapping[str, Condition], read: bool) -> list[str]:
+    """Return a line for each key that was typed and has no effect."""
+    lines = []
+    if "precision" in typed and not read and cfg.precision != "fp32":
+        lines.append(f"precision={cfg.precision} has no effect on model={cfg.model.name}, whose weights stay in fp32")
+    for key, condition in effects.items():
+        value = OmegaConf.select(cfg, condition.key)
+        if key in typed and shown(value) not in condition.values:
+            lines.append(f"{key}={shown(OmegaConf.select(cfg, key))} has no effect with {condition.key}={shown(value)}")
+    return lines
+
+
+def _typed(hydra_config: Any) -> set[str]:
+    """Return the keys that the command line sets."""
+    return {word.lstrip("+").partition("=")[0] for word in compose.typed(hydra_config)}
+
+
+def _remote(path: Any) -> bool:
+    return isinstance(path, str) and path.startswith(tuple(f"{scheme}:" for scheme in weights.SCHEMES))
+
+
+def _packaged(part: DictConfig) -> bool:
+    """Return whether a part of a prompt set runs this package's code alone."""
+    return str(part.get("_target_", "rdt.")).startswith("rdt.")
+
+
+def _sections(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield the sections below a section, with their dotted keys."""
+    for key in node:
+        if isinstance(node[key], DictConfig):
+            yield f"{prefix}{key}", node[key]
+            yield from _sections(node[key], f"{prefix}{key}.")
