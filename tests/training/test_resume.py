@@ -8,7 +8,7 @@ import torch
 
 from rdt import result, run
 from rdt.errors import Terminated
-from rdt.training import folder
+from rdt.training import digests, folder
 from rdt.training.launch import work
 from worlds import failing_reward
 from worlds.smallest_run import adapter, minimal, rows
@@ -155,5 +155,6 @@ def test_a_continued_run_adds_up_the_seconds_of_both_parts(tmp_path):
     state = torch.load(saved, weights_only=True)
     assert 0 < state["seconds"] < result.read(out).compute["seconds"]
     torch.save(state | {"seconds": 1e6}, saved)
+    digests.seal(saved.parent, 4, digests.identity(config(out)))
     work(config(out, "iterations=5"))
     assert result.read(out).compute["seconds"] > 1e6

@@ -68,7 +68,7 @@ def test_a_killed_sweep_continues_and_runs_no_job_twice(tmp_path):
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.2)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     first = next(tmp_path.glob("multirun/*/*/0/result.json"))
     before = first.read_bytes()
     out, err = sweep(tmp_path, *arguments).communicate()
