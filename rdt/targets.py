@@ -99,7 +99,7 @@ def instantiate(config: Mapping[str, Any], partial: bool = False) -> Any:
     from hydra.utils import instantiate as build
 
     check_targets(config, "config")
-    return build(dict(config), _partial_=partial, _convert_="all")
+    return build(dict(config), _convert_="all", **({"_partial_": True} if partial else {}))
 
 
 def entries(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt.config import imports
+
 OTHERS = ("name", "plan", "scale", "offset", "curve", "knob", "weight", "mean", "std")  # keys that are no arguments
 CLOSED = {  # sections whose keys are arguments of a class that no `_target_` names
     "model.lora": "rdt.policy.Adapter",
