@@ -100,7 +100,8 @@ def _run_agent(cfg: DictConfig, *arguments: str) -> dict[int, Any]:
         with _restored_handlers():
             return elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
-        raise UsageError(f"devices={cfg.devices}: {_reason(*error.get_first_failure(), cfg)}") from None
+        rank, failure = error.get_first_failure()
+        raise UsageError(f"devices={cfg.devices}: {_reason(rank, failure, cfg)}") from None
     except SignalException as error:
         raise Terminated(f"stopped by {error.sigval.name}; {_continuation(cfg)}") from None
 
