@@ -45,6 +45,39 @@ def test_ddim_steps_equal_diffusers(prediction: str, eta: float, num_steps: int)
         torch.testing.assert_close(transition.x0, step.pred_original_sample, atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.parametrize("num_steps", [1, 4, 50, 1000])
+@pytest.mark.parametrize("settings", [{"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {}])
+def test_trailing_steps_equal_diffusers_from_the_last_training_step_on(settings: dict, num_steps: int) -> None:
+    theirs = DDIMScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing", **settings)
+    prediction = theirs.config.prediction_type
+    ours = Diffusion(
+        alphas_cumprod=theirs.alphas_cumprod, prediction=prediction, set_alpha_to_one=True, spacing="trailing"
+    )
+    theirs.set_timesteps(num_steps)
+    times = ours.times(num_steps)
+    assert times.tolist() == [*theirs.timesteps.tolist(), -1] and times[0] == 999
+    for i in {0, num_steps // 2, num_steps - 1}:
+        x, output, noise = (normal(2, 3, 4, 4, seed=3 * i + k) for k in range(3))
+        for eta in (0.0, 0.7):  # at 1 rounding makes diffusers' variance negative
+            step = theirs.step(output, int(times[i]), x, eta=eta, variance_noise=noise)
+            transition = ours.transition(output, x, times[i], times[i + 1], eta)
+            torch.testing.assert_close(transition.sample(noise), step.prev_sample, atol=2e-6, rtol=2e-5)
+
+
+def test_times_that_trailing_steps_would_not_meet_and_signals_of_zero_are_refused() -> None:
+    alphas = DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True).alphas_cumprod
+    trailing = Diffusion(alphas_cumprod=alphas, prediction="v_prediction", spacing="trailing")
+    for num_steps in (3, 28, 0, 1001):
+        with pytest.raises(ValueError, match=f"num_steps={num_steps} must "):
+            trailing.times(num_steps)
+    with pytest.raises(ValueError, match="prediction=epsilon has no clean estimate"):
+        Diffusion(alphas_cumprod=alphas, prediction="epsilon", spacing="trailing").times(4)
+    leading = Diffusion(alphas_cumprod=alphas, prediction="epsilon")
+    assert leading.times(4)[0] == 751
+    with pytest.raises(ValueError, match="prediction=epsilon has no clean estimate"):
+        leading.times(500)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_consistency_equals_diffusers_lcm(prediction: str) -> None:
     lcm = LCMScheduler(**STABLE_DIFFUSION, set_alpha_to_one=False, prediction_type=prediction)
@@ -68,6 +101,8 @@ def test_times_that_exceed_the_table_are_refused(num_steps: int) -> None:
 def test_unknown_choices_are_refused() -> None:
     with pytest.raises(ValueError, match="prediction=flow"):
         Diffusion(alphas_cumprod=torch.rand(10), prediction="flow")
+    with pytest.raises(ValueError, match="spacing=linspace"):
+        Diffusion(alphas_cumprod=torch.rand(10), prediction="epsilon", spacing="linspace")
     with pytest.raises(ValueError, match="sampler=ddim"):
         Flow(sampler="ddim")
 

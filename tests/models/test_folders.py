@@ -1,7 +1,10 @@
 """A model's folder is loaded from whatever weight files it has, and what it has not is named in one line."""
 
+import hashlib
+import http.server
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -258,3 +262,63 @@ def test_from_the_hub_the_weights_are_chosen_that_the_repository_has() -> None:
     assert pipeline._wanted("hub:a/b", variant, ("unet",)) == [f"{UNET}.fp16.safetensors"]
     with pytest.raises(ValueError, match=r"^checkpoint hub:a/b: unet has no weights .*has flax_model.msgpack$"):
         pipeline._wanted("hub:a/b", [*REPOSITORY, "unet/flax_model.msgpack"], ("unet",))
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serve a folder as the hub serves a repository."""
+
+    folder: Path
+    fetched: list[str]
+
+    def do_GET(self) -> None:
+        names = sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
+        _, _, name = self.path.partition(f"/resolve/{COMMIT}/")
+        if name:
+            return self._answer((self.folder / name).read_bytes(), name)
+        files = [{"rfilename": each} for each in names]
+        if "/tree/" in self.path:
+            files = [{"type": "file", "path": each, "oid": COMMIT, "size": 1} for each in names]
+            return self._answer(json.dumps(files).encode())
+        return self._answer(json.dumps({"id": "a/b", "sha": COMMIT, "siblings": files}).encode())
+
+    do_HEAD = do_GET
+
+    def _answer(self, body: bytes, name: str = "") -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        if name:
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.fetched.append(name)
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+COMMIT = "0" * 40
+
+
+@pytest.mark.parametrize("change", [to_bin, to_variant])
+def test_a_repository_without_plain_safetensors_is_downloaded_and_loaded(
+    change: Change, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = output(built(copy))
+    change(copy)
+    (copy / "unet" / "flax_model.msgpack").write_text("not needed")
+    handler = type("Handler", (Mirror,), {"folder": copy, "fetched": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", here)
+    template = f"{here}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    try:
+        assert output(built(Path("hub:a/b"))).equal(expected)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not any(name.endswith(".msgpack") for name in handler.fetched)

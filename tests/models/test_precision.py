@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from rdt.config.rules import parsed_rule
 from rdt.models import flux, sd3, sd15, sdxl
 from rdt.policy import Adapter, Policy, Setup
 from worlds import model_checkpoints, tiny_policy
+from worlds.smallest_run import minimal
 
 ADAPTER = Adapter(2, 2, ["to_q", "to_k", "to_v", "to_out.0"])
 OWN: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -105,3 +109,21 @@ def test_a_compiled_network_has_the_same_views_and_gradients(
     for ours, theirs in zip(gradients(compiled), gradients(plain), strict=True):
         assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
     assert compiled.flops_per_pass == plain.flops_per_pass
+
+
+@pytest.mark.parametrize("model", ["shapes", "shapes_flow"])
+def test_precision_has_an_effect_on_the_embedded_models(model: str, tmp_path: Path) -> None:
+    found = []
+    for precision in ("fp32", "bf16"):
+        cfg = minimal(tmp_path / precision, f"model={model}", f"precision={precision}")
+        policy = instantiate(cfg.model.policy, _partial_=True)(adapter=Adapter(**cfg.model.lora))
+        found.append(run(policy, "base").float())
+    full, half = found
+    assert 0 < (half - full).norm() < 0.05 * full.norm()
+
+
+def test_fp16_is_refused_with_the_reason() -> None:
+    written = OmegaConf.load(Path(__file__).parents[2] / "conf" / "config.yaml").rules.precision
+    rule = parsed_rule(written)
+    assert rule.refusal("fp32", written) is None and rule.refusal("bf16", written) is None
+    assert rule.refusal("fp16", written).startswith("is not one of fp32, bf16: fp16 would need loss scaling")
