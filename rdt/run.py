@@ -83,7 +83,7 @@ def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
                 cfg.output_dir = hydra_config.runtime.output_dir
             if isinstance(cfg.logger.wandb, DictConfig):
                 cfg.logger.wandb.group = cfg.logger.wandb.group or wandb.group_of(Path(hydra_config.sweep.dir))
-        if isinstance(cfg.output_dir, str):
+        if isinstance(cfg.output_dir, str) and cfg.output_dir.strip():
             cfg.output_dir = str(Path(cfg.output_dir).expanduser().absolute())
 
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_a_model_card_frees_the_text_encoder_and_can_be_read_back(p
     work(config(published, "sdxl", "draft", out))
     files = {file.name for file in (out / "lora").iterdir()}
     weights = {"pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}
-    assert files == {"README.md", "config.yaml", "base.png", "tuned.png"} | weights
+    assert files == {"README.md", "config.yaml", "digests.json", "base.png", "tuned.png"} | weights
     card = (out / "lora" / "README.md").read_text()
     assert "| `reward/jpeg` |" in card and "load_lora_weights" in card and "![base](base.png)" in card
     done = finished.read_finished(out, None)

@@ -8,6 +8,7 @@ import torch
 
 from rdt import result, run
 from rdt.errors import Terminated
+from rdt.rewards.contract import RewardError
 from rdt.training import digests, folder
 from rdt.training.launch import work
 from worlds import failing_reward
@@ -67,7 +68,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_that_failed_continues_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="the machine is gone"):
+    with pytest.raises(RewardError, match="the machine is gone"):
         work(eventful(out, "fail", iteration=3))
     assert names(out) == ["000002"] and len(rows(out)) == 3 and not (out / "result.json").exists()
     work(config(out))
