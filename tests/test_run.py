@@ -127,7 +127,7 @@ def test_every_missing_value_has_its_line(command):
     status, out, err = command("prompts=file", "dry_run=true")
     assert status == 1 and out == ""
     assert err == "".join(
-        f"error: prompts.{key}=??? has no value; give prompts.{key}=...\n" for key in ("train_file", "held_out_file")
+        f"error: prompts.{key}=??? has no default; give prompts.{key}=...\n" for key in ("train_file", "held_out_file")
     )
 
 
