@@ -117,6 +117,7 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
         ("+reward@evaluation.judges.ir=imagereward",): ["model=shapes has no checkpoint for imagereward"],
         ("~method",): ["method= is missing"],
         ("diversity=[0.5]",): ["0.5 is no name"],
+        ("evaluation=[null]",): ["None is no name"],
     }.items(),
 )
 def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
