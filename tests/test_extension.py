@@ -120,6 +120,43 @@ def test_a_plug_in_states_its_own_refusals(folder: Path, overrides: list[str], w
     assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_the_console_command_finds_a_plug_in_where_it_is_run(folder: Path) -> None:
+    """`rdt run` has the working directory on its path, as `python -m rdt.run` has."""
+    (line,) = [b for example in EXAMPLES for b in blocks(example) if b.startswith("python -m ")]
+    code = "import sys; sys.path.remove(''); from rdt.cli import main; main()"
+    words = [sys.executable, "-c", code, "run", *shlex.split(line)[3:], *SMALL, "devices=2", "logger=none"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("draft1.py", "import nosuch", "draft1.py imports nosuch, which is not installed"),
+        ("draft1.py", "def f(:", "draft1.py line 1 is not valid Python"),
+        ("draft1.py", "Draft2 = 1", "draft1.py has no Draft1; did you mean Draft2?"),
+        ("redness.py", None, "reward._target_=redness.Redness cannot be imported: there is no module redness"),
+    ],
+)
+def test_a_dry_run_finds_what_cannot_be_imported(folder: Path, file: str, text: str | None, words: str) -> None:
+    whole = "" if text is None or "Draft2" in text else (folder / file).read_text(encoding="utf-8")
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(f"{text}\n{whole}", encoding="utf-8")
+    done = run(folder, "dry_run=true")
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_key_that_the_class_of_a_plug_in_does_not_take_is_one_line(folder: Path) -> None:
+    with (folder / "conf/method/draft1.yaml").open("a", encoding="utf-8") as file:
+        file.write("gama: 1\n")
+    done = run(folder, *SMALL)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "draft1.Draft1: " in done.stderr and "unexpected keyword argument 'gama'" in done.stderr
+
+
 def test_a_plug_in_states_what_its_plan_counts(folder: Path) -> None:
     with (folder / "conf/method/draft1.yaml").open("a", encoding="utf-8") as file:
         file.write(RULES)

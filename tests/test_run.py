@@ -119,6 +119,7 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
         ("+reward@evaluation.judges.ir=imagereward",): ["model=shapes has no checkpoint for imagereward"],
         ("~method",): ["method= is missing"],
         ("diversity=[0.5]",): ["0.5 is no name"],
+        ("evaluation=[null]",): ["None is no name"],
     }.items(),
 )
 def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
@@ -129,7 +130,7 @@ def test_every_missing_value_has_its_line(command):
     status, out, err = command("prompts=file", "dry_run=true")
     assert status == 1 and out == ""
     assert err == "".join(
-        f"error: prompts.{key}=??? has no value; give prompts.{key}=...\n" for key in ("train_file", "held_out_file")
+        f"error: prompts.{key}=??? has no default; give prompts.{key}=...\n" for key in ("train_file", "held_out_file")
     )
 
 

@@ -45,7 +45,8 @@ def accepted(target: str) -> set[str] | None:
 
 
 def _target(section: Any) -> str | None:
-    return section.get("_target_") if isinstance(section, DictConfig) else None
+    target = section.get("_target_") if isinstance(section, DictConfig) else None
+    return target if isinstance(target, str) else None
 
 
 def _accepted(module: str, name: str) -> set[str] | None:

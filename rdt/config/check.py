@@ -41,8 +41,9 @@ def refused_values(cfg: DictConfig, hydra_config: Any) -> list[str]:
     faults = {}
     with open_dict(cfg):
         for key in list(_missing(cfg)):
-            faults[key] = f"{key}=??? has no value; give {key}=..."
             _reset(cfg, default, key)
+            lack = "has no default" if OmegaConf.select(cfg, key) is None else "is no value"
+            faults[key] = f"{key}=??? {lack}; give {key}=..."
         for key, fault in _wrong_types(cfg, default):
             faults[key] = fault
             _reset(cfg, default, key)

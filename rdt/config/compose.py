@@ -120,8 +120,8 @@ def unreadable(word: str, swept: bool) -> str | None:
     if not parsed.key_or_group:
         return f"{word} has no key in front of ="
     if isinstance(value := parsed.value(), list) and Path(conf_dir(), parsed.key_or_group).is_dir():
-        odd = next((one for one in value if not isinstance(one, str)), None)
-        return None if odd is None else f"{word}: {odd} is no name; a list of choices is written as {key}=[a,b]"
+        odd = [one for one in value if not isinstance(one, str)]
+        return f"{word}: {odd[0]} is no name; a list of choices is written as {key}=[a,b]" if odd else None
     if parsed.is_sweep_override() and not swept:
         return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
     return None

@@ -38,7 +38,7 @@ def missing_devices(cfg: DictConfig) -> Iterator[str]:
     available, kind = (found, "GPUs") if (found := gpus()) else (os.cpu_count() or 1, "CPU cores")
     if cfg.devices > available:
         yield f"devices={cfg.devices} exceeds the {available} {kind} of this machine"
-    if cfg.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
+    if cfg.num_nodes > 1 and not os.environ.get("MASTER_ADDR"):
         yield f"num_nodes={cfg.num_nodes} needs MASTER_ADDR, the first node's address, in the environment"
 
 

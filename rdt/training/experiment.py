@@ -35,6 +35,16 @@ def built(section: DictConfig | dict[str, Any], *others: str, partial: bool = Fa
         raise error.__cause__ if isinstance(error.__cause__, FORESEEN) else UsageError(flat(error)) from error
 
 
+def constructed(section: DictConfig, *others: str, **given: Any) -> Any:
+    """Return the object of a section whose constructor takes further arguments; UsageError if it takes others."""
+    try:
+        return built(section, *others, partial=True)(**given)
+    except TypeError as error:
+        if "required" in str(error) or "unexpected keyword" in str(error):
+            raise UsageError(f"{section['_target_']}: {error}") from error
+        raise
+
+
 @dataclass(frozen=True)
 class Guided:
     """Holds one point of a guidance curve."""
@@ -57,7 +67,7 @@ class Experiment:
     def policy(self) -> Policy:
         torch.manual_seed(self.cfg.seed)  # the adapter's initialisation is the one draw from the global stream
         adapter = Adapter(**OmegaConf.to_container(self.cfg.model.lora, resolve=True))
-        return built(self.cfg.model.policy, partial=True)(adapter=adapter)
+        return constructed(self.cfg.model.policy, adapter=adapter)
 
     @cached_property
     def reward(self) -> Reward:
@@ -67,7 +77,10 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        return built(self.cfg.method, "name", "plan", partial=True)(
+        return constructed(
+            self.cfg.method,
+            "name",
+            "plan",
             policy=self.policy,
             reward=Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset),
             sampling=self.sampling,

@@ -65,6 +65,21 @@ def test_a_reward_is_served_with_the_checkpoints_of_every_model(model):
     assert cfg.reward.weights.checkpoint == cfg.model.checkpoints.hps.checkpoint
 
 
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_reward_composes_with_every_model_for_a_run_and_for_the_server(model):
+    for reward in choices("reward"):
+        for command in ("config", "serve"):
+            cfg = composed(command, f"model={model}", f"reward={reward}", *GIVEN.get(f"reward={reward}", []))
+            OmegaConf.resolve(cfg.reward)
+            assert cfg.reward.name == reward and not OmegaConf.missing_keys(cfg.reward)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+@pytest.mark.parametrize("guidance", choices("guidance"))
+def test_every_guidance_composes_for_a_finished_run(command, guidance):
+    assert composed(command, f"guidance={guidance}").guidance.name == guidance
+
+
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_runs_on_the_embedded_model(method, tmp_path):
     work(minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8"))  # one group

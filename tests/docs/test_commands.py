@@ -90,17 +90,23 @@ def filled(word: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("line", [line for line in RUN if command(line)[0] == "run"])
 def test_a_printed_run_is_planned(line, typed):
-    words = ["--cfg", "job"] if any(word in line for word in COMPOSED) else ["dry_run=true"]
-    status, out, err = typed(line, *words, *(["devices=1"] if "devices=" in line else []))
+    composed = any(word in line for word in COMPOSED)
+    words = ["--cfg", "job"] if composed else ["dry_run=true"]
+    status, out, err = typed(
+        line.replace("rdt.run -m ", "rdt.run ") if composed else line,
+        *words,
+        *(["devices=1"] if "devices=" in line else []),
+    )
     assert status == 0 and err == "" and out, (PRINTED[line], err)
 
 
 @pytest.mark.parametrize("line", [line for line in RUN if command(line)[0] not in ("run", "dashboard")])
 def test_a_printed_command_on_a_finished_run_works(line, typed, run_folder, tmp_path):
-    shutil.copytree(run_folder, tmp_path / "run")
+    for folder in ("run", "outputs/day/run"):
+        shutil.copytree(run_folder, tmp_path / folder)
     name, words = command(line)
     line = line.replace("<dir or glob>", "run").replace("<dir>", "run")
-    smaller = {"serve": ["--cfg", "job"], "sample": ["n=1"], "study": ["pairs=1"]}
+    smaller = {"serve": ["--cfg", "job"], "sample": ["n=1"], "study": ["pairs=1", "set=1"]}
     status, out, err = typed(line, *smaller.get(name, []) if words else ["--help"])
     assert status == 0 and err == "" and out, (PRINTED.get(line, line), err)
 

@@ -122,7 +122,7 @@ def test_measures_of_a_choice_have_different_names(choice, tmp_path):
         name for measure in kind.overall.values() for part in ("diversity", "fidelity") for name in measure[part]
     ]
     assert len({*alone, *with_base}) == len([*alone, *with_base]) > 0
-    assert "features" in kind.measures  # DRIFT's embedding
+    assert "embedder" in kind  # DRIFT's embedding
     for group in (*kind.measures.values(), *kind.overall.values()):
         for part in ("statistics", "diversity", "fidelity"):
             for statistic in OmegaConf.to_container(group).get(part, {}).values():
