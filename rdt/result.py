@@ -219,7 +219,7 @@ def _interval_json(interval: Interval) -> dict[str, Any]:
 def _check_fields(found: dict[str, Any]) -> None:
     """Raise ValueError if a top-level entry has another JSON type, or a cost is no finite number."""
     for name, kinds in FIELDS.items():
-        if name in found and not isinstance(found[name], kinds):
+        if name in found and (isinstance(found[name], bool) or not isinstance(found[name], kinds)):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise ValueError(f"{FILE} has {name} of type {type(found[name]).__name__}, expected {expected}")
     for name, cost in found.get("compute", {}).items():

@@ -15,7 +15,6 @@ JOINERS = "\u200c\u200d"  # they have no width of their own, and scripts and emo
 PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "~", "×": "x", "Δ": "d", "•": "*", "·": ".", "…": "...",
                        "→": "->", "“": '"', "”": '"', "‘": "'", "’": "'", "●": "*", "○": "o"})  # fmt: skip
 FORMULA = re.compile(r"[\s\x00-\x1f]*[=+\-@]|[\t\r\n]")  # what makes a spreadsheet calculate a cell
-MARKUP = re.compile(r"[\\`*\[\]<>|!#&~]")  # what Markdown and HTML may read as markup; an underscore in a word is none
 LINE = re.compile(r"\r\n|\r|\n")
 NAME = 200  # characters of a stranger's name or reason that a line shows
 DEGRADE = "rdt.degrade"  # the codec error handler of `make_streams_safe`
@@ -101,11 +100,6 @@ def csv_cell(value: Any) -> Any:
         return value
     text = re.sub("[\ud800-\udfff]", lambda found: _escape(found[0]), value)
     return f"'{text}" if FORMULA.match(text) else text
-
-
-def markdown(text: object) -> str:
-    """Return a text on one line that Markdown shows as it is, also in a cell of a table."""
-    return MARKUP.sub(r"\\\g<0>", folded(text))
 
 
 def make_streams_safe() -> None:

@@ -60,7 +60,7 @@ def test_a_command_refuses_a_credential_before_it_writes_anything(tmp_path, comm
     name, *flags = command.split()
     done = rdt(tmp_path, name, *flags, TYPED[0], "nosuch=1")
     assert done.returncode == 1 and SECRET not in done.stdout + done.stderr
-    assert done.stderr.startswith("error: reward.headers.Authorization=... holds a credential")
+    assert done.stderr.startswith("error: reward.headers.Authorization")
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 

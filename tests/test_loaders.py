@@ -1,13 +1,14 @@
 """No loader runs code of the files that it reads: a pickle, a module beside them, or a class that they name."""
 
 import pytest
+from diffusers import AutoencoderKL
 from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 from rdt import prompts, result
 from rdt.cond import Cond, Embeddings
 from rdt.models import pipeline, sd15
 from rdt.models.lora import read_lora
-from rdt.policy import PLAIN
+from rdt.policy import PLAIN, Adapter
 from rdt.rewards.heads import load_tokenizer
 from rdt.study.votes import read_key, read_votes
 from rdt.training.launch import launch
@@ -34,12 +35,13 @@ def read_embedding(file):
     stored(["a circle"])
 
 
+VAE = AutoencoderKL(block_out_channels=(32,), latent_channels=4)
 FILES = {
     "tensors": ("x.bin", load_tensors),
     "tensors named safetensors": ("x.safetensors", load_tensors),
     "a safetensors file before a run": ("x.safetensors", lambda file: check_source(str(file))),
-    "a LoRA": ("x.safetensors", read_lora),
-    "a LoRA of torch": ("x.bin", read_lora),
+    "a LoRA": ("x.safetensors", lambda file: read_lora(file, Adapter(2, 2, ("to_q",)))),
+    "a LoRA of torch": ("x.bin", lambda file: read_lora(file, Adapter(2, 2, ("to_q",)))),
     "a reward's backbone": ("m/pytorch_model.bin", lambda file: pretrained(CLIPTextModel, str(file.parent), None)),
     "embeddings": ("cached.safetensors", read_embedding),
     "prompts as text": ("x.txt", lambda file: prompts.from_file(path=str(file))),
@@ -48,7 +50,7 @@ FILES = {
     "a result": ("result.json", lambda file: result.read(file.parent)),
     "votes": ("x.json", lambda file: read_votes([file], {})),
     "a study's key": ("key.json", read_key),
-    "a UNet": ("m/unet/diffusion_pytorch_model.bin", lambda file: pipeline.unet(file.parents[1], PLAIN)),
+    "a UNet": ("m/unet/diffusion_pytorch_model.bin", lambda file: pipeline.unet(file.parents[1], PLAIN, VAE, None)),
     "a text encoder": ("m/text_encoder/pytorch_model.bin", lambda file: sd15.parts(file.parents[1], PLAIN)),
     "a tokenizer": ("m/tokenizer.json", lambda file: load_tokenizer(CLIPTokenizer, str(file.parent))),
     "a tokenizer's model": ("m/vocab.txt", lambda file: load_tokenizer(BertTokenizer, str(file.parent))),

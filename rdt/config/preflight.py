@@ -142,10 +142,9 @@ def _judges(cfg: DictConfig) -> Iterator[str]:
 
 def _secrets(cfg: DictConfig) -> Iterator[str]:
     """Yield that the config holds what looks like a credential, without the value."""
-    yield from _raised(credentials.check_recorded, OmegaConf.to_container(cfg))
-    for key, value in leaves(cfg):
-        if key.rpartition(".")[2] == "url" and isinstance(value, str):
-            yield from _raised(partial(endpoint.check_url, key), value)
+    urls = {key: value for key, value in leaves(cfg) if key.rpartition(".")[2] == "url" and isinstance(value, str)}
+    faults = [fault for key, url in urls.items() for fault in _raised(partial(endpoint.check_url, key), url)]
+    yield from faults or _raised(credentials.check_recorded, OmegaConf.to_container(cfg))
 
 
 def _targets(cfg: DictConfig) -> Iterator[str]:

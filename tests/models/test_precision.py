@@ -126,4 +126,4 @@ def test_fp16_is_refused_with_the_reason() -> None:
     written = OmegaConf.load(Path(__file__).parents[2] / "conf" / "config.yaml").rules.precision
     rule = parsed_rule(written)
     assert rule.refusal("fp32", written) is None and rule.refusal("bf16", written) is None
-    assert rule.refusal("fp16", written).startswith("is not one of fp32, bf16: fp16 would need loss scaling")
+    assert rule.refusal("fp16", written).startswith("is not one of fp32, bf16; fp16 would need loss scaling")

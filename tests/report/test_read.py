@@ -124,8 +124,8 @@ def test_a_config_that_cannot_be_read_has_a_reason(tmp_path, text, reason):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"method": 3}, "method=3, expected str"),
-        ({"seed": True}, "seed=True, expected int"),
+        ({"method": 3}, "method of type int, expected str"),
+        ({"seed": True}, "seed of type bool, expected int"),
         ({"model": "a\ud83d"}, "half of a character"),
         ({"points": {"a": 1}}, "expected list"),
         ({"base": {"guidance": {}}}, "does not follow schema"),

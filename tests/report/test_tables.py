@@ -66,7 +66,7 @@ def test_names_begin_no_command_in_latex_and_no_markup_in_markdown(tmp_path):
     table = (tmp_path / "out" / "front.tex").read_text()
     assert "{[}x{]}" in table and not [line for line in table.splitlines() if line.startswith(("[", "\\input"))]
     head, *_ = tables.card_table(read(tmp_path / "0")).splitlines()
-    assert head == r"|  | base | a \| b \# \<img src=x\> \[l\](javascript:x) |"
+    assert head == r"|  | `base` | `a \u007c b\u000a\u000a# <img src=x> [l](javascript:x)` |"
 
 
 @pytest.fixture
