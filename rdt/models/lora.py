@@ -132,7 +132,8 @@ def load_consistency(kind: Any, unet: nn.Module, source: str) -> None:
         if foreign:
             raise ValueError(f"this UNet has no module for {foreign[0]} ({len(foreign)} of {len(state)} tensors)")
         kind.load_lora_into_unet(state, alphas, unet, adapter_name=CONSISTENCY, metadata=metadata)
-        if not any(f".{CONSISTENCY}." in name for name, _ in unet.named_parameters()):
-            raise ValueError("none of its tensors belongs to a LoRA")
+        loaded = sum(f".{CONSISTENCY}." in name for name, _ in unet.named_parameters())
+        if loaded != len(state) or not state:  # diffusers reads a file of mixed names in part, without a word
+            raise ValueError(f"diffusers loads {loaded} of its {len(state)} tensors; name all of them in one way")
     except Exception as error:  # diffusers and peft raise errors of any type
         raise ValueError(f"consistency adapter {file} does not fit this model: {flat(error)[:200]}") from None

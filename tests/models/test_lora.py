@@ -138,6 +138,20 @@ def test_metadata_that_cannot_be_honoured_is_one_line(
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_consistency_adapter_that_diffusers_would_load_in_part_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """diffusers goes by the first key's naming and drops the tensors that are named in another way."""
+    file = saved("sd15", folders["sd15"], tmp_path, metadata=False)
+    renamed = {
+        key.replace("lora_A.", "lora.down.").replace("lora_B.", "lora.up.") if "to_q" in key else key: value.clone()
+        for key, value in load_file(file).items()
+    }
+    save_file(renamed, file)
+    with pytest.raises(ValueError, match=rf"diffusers loads \d+ of its {len(renamed)} tensors"):
+        built("sd15", folders["sd15"], file)
+
+
 def test_a_consistency_adapter_with_weights_for_other_modules_is_refused(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
