@@ -347,7 +347,7 @@ def test_a_secret_in_a_config_file_is_neither_shown_nor_written(tmp_path, monkey
     with pytest.raises(SystemExit):
         run.entry()
     out, err = capsys.readouterr()
-    assert err.count("\n") == 1 and "reward.url has a user name or a password before its host" in err
+    assert err.count("\n") == 1 and "reward.url holds a user name or a password in an address" in err
     assert "hidden" not in out + err and not (tmp_path / "out").exists()
 
 
