@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rdt.errors import UsageError
+from rdt.text import NAME, printable
 
 PACKAGE = Path(__file__).resolve().parent
 TARGET = "_target_"
@@ -127,5 +128,5 @@ def _host(address: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """Return a stranger's words so that a terminal prints them and nothing else."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
+    """Return a stranger's words for a message."""
+    return printable(value, NAME)

@@ -22,7 +22,6 @@ from rdt import credentials
 from rdt.config import quoting
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import Refused, UsageError, flat, one_line
-from rdt.rewards.endpoint import check_arguments
 from rdt.targets import conf_dir, instantiate
 from rdt.text import make_streams_safe
 
@@ -77,7 +76,6 @@ def command_errors() -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     empty_means_default()
     with one_line(), hydra_errors():
-        check_arguments(sys.argv[1:])
         credentials.check_typed(sys.argv[1:])
         check_words(sys.argv[1:])
         yield

@@ -20,6 +20,7 @@ from rdt.rewards import endpoint
 
 Check = Callable[[DictConfig], object]
 GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
+REMOTE = "rdt.rewards.remote.RemoteReward"
 PRECISION = "${precision}"  # what reads the key, if anything does
 
 
@@ -141,10 +142,17 @@ def _judges(cfg: DictConfig) -> Iterator[str]:
 
 
 def _secrets(cfg: DictConfig) -> Iterator[str]:
-    """Yield that the config holds what looks like a credential, without the value."""
-    urls = {key: value for key, value in leaves(cfg) if key.rpartition(".")[2] == "url" and isinstance(value, str)}
-    faults = [fault for key, url in urls.items() for fault in _raised(partial(endpoint.check_url, key), url)]
-    yield from faults or _raised(credentials.check_recorded, OmegaConf.to_container(cfg))
+    """Yield that the config holds what looks like a credential, without the value; else scorers' URLs that are none."""
+    faults = list(_raised(credentials.check_recorded, OmegaConf.to_container(cfg)))
+    yield from faults or _urls(cfg)
+
+
+def _urls(cfg: DictConfig) -> Iterator[str]:
+    """Yield the addresses of remote scorers that are no URLs of HTTP."""
+    for key, url in leaves(cfg):
+        section, _, name = key.rpartition(".")
+        if name == "url" and OmegaConf.select(cfg, f"{section}._target_") == REMOTE:
+            yield from _raised(partial(endpoint.check_url, key), url)
 
 
 def _targets(cfg: DictConfig) -> Iterator[str]:

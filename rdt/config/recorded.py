@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rdt.errors import UsageError, flat
 from rdt.targets import entries
+from rdt.text import NAME, folded
 
 MOST_BYTES = 2**20
 DEEPEST = 40  # levels of nesting
@@ -29,7 +30,7 @@ def read_recorded(file: Path) -> DictConfig:
                 raise ValueError(f"{key}={value} is a reference; a run records values")
         return OmegaConf.create(tree)
     except (ValueError, yaml.YAMLError, RecursionError, OmegaConfBaseException) as error:
-        raise UsageError(f"{file} is not the config of a run: {_printable(flat(error))}") from None
+        raise UsageError(f"{file} is not the config of a run: {folded(flat(error), NAME)}") from None
 
 
 def _plain(file: Path) -> Any:
@@ -46,8 +47,3 @@ def _plain(file: Path) -> Any:
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has an alias, *{event.anchor}, which a run does not write")
     return yaml.safe_load(text)
-
-
-def _printable(text: str) -> str:
-    """Return a stranger's words so that a terminal prints them and nothing else."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
