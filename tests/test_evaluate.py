@@ -232,7 +232,7 @@ def blocks(file, count=2):
 @pytest.mark.slow
 def test_sample_draws_base_and_tuned_at_equal_noise_and_prints_the_path(run, typed, capfd, tmp_path):
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3")
-    file = run / "samples" / "a-small-blue-ring-s0.png"
+    (file,) = (run / "samples").glob("a-small-blue-ring-n3-s0-*.png")
     assert capfd.readouterr().out.split() == [str(file)]
     base, tuned = blocks(file)
     assert (base != tuned).any()
@@ -241,4 +241,5 @@ def test_sample_draws_base_and_tuned_at_equal_noise_and_prints_the_path(run, typ
     first, none, full = blocks(named, 3)
     assert (first == base).all() and (none == base).all() and (full == tuned).all()
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", "seed=1")
-    assert (blocks(run / "samples" / "a-small-blue-ring-s1.png")[0] != base).any()
+    (other,) = (run / "samples").glob("a-small-blue-ring-n3-s1-*.png")
+    assert (blocks(other)[0] != base).any()

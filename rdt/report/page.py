@@ -9,6 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -129,11 +130,14 @@ def _training(comparison: Comparison) -> Iterator[str]:
 
 
 def read_curves(path: Path) -> dict[str, Line]:
-    """Return (iteration, value) by column of a metrics.csv, thinned; cells without a finite number are left out."""
+    """Return (iteration, value) by column of a metrics.csv, thinned.
+
+    Cells without a finite number are left out, and so is all from the first row that is not CSV.
+    """
     curves: dict[str, Line] = defaultdict(list)
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
         for row in csv.DictReader(file):
             iteration = _finite(row.pop("iteration", None))
             for name, cell in row.items():

@@ -73,6 +73,14 @@ def test_curves_leave_out_cells_that_are_not_finite(sweep):
     assert curves == {"train/reward": [(0, 0.2), (1, 0.3), (3, 0.4)], "eval/hps": [(1, 0.21), (2, 0.22)]}
 
 
+def test_curves_end_where_the_file_is_damaged(sweep):
+    path = sweep / "0" / "metrics.csv"
+    whole = read_curves(path)
+    path.write_text(path.read_text() + "x" * 200_000 + ",1\n")  # longer than a cell of a CSV file may be
+    assert read_curves(path) == whole != {}
+    assert report([sweep], sweep).is_file()
+
+
 @browsed
 def test_axes_hovering_and_legend_of_the_scatter(tmp_path, browser):
     page = report([two_methods(tmp_path / "runs")], tmp_path / "out")
