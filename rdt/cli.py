@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 
+from rdt import credentials
 from rdt.config.imports import working_directory_on_path
 from rdt.errors import UsageError, one_line
 
@@ -69,6 +70,7 @@ def main() -> None:
         complete(arguments)
     else:
         with one_line():
+            credentials.check_typed(arguments)  # first, because messages repeat arguments
             check_command(arguments)
         run_command(arguments[0], arguments[1:])
 

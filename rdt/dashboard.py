@@ -86,7 +86,7 @@ def training_panels() -> list[Any]:
 
 
 def entry() -> int:
-    """Save the workspace and print its address; return exit status 0, or 2 after one line on stderr."""
+    """Save the workspace and print its address; return exit status 0, or 1 after one line on stderr."""
     return command(USAGE, lambda arguments: print(f"dashboard {save_workspace(chosen_settings(arguments))}"))
 
 

@@ -31,6 +31,38 @@ def test_without_a_command_it_lists_the_commands_and_five_examples(words, tmp_pa
     assert sum(line.startswith("  rdt ") for line in lines) == len(cli.EXAMPLES) == 5
 
 
+WRONG = {
+    "run": ["iterations=0"],
+    "evaluate": ["run=nowhere"],
+    "sample": ["run=nowhere", "prompt=x"],
+    "report": ["runs=nowhere"],
+    "study": ["runs=nowhere"],
+    "serve": ["port=x"],
+    "dashboard": ["entity=x"],
+}
+
+
+@pytest.mark.parametrize("words", [[name, *words] for name, words in WRONG.items()], ids=" ".join)
+def test_what_is_refused_is_one_line_and_status_1_in_every_command(words, tmp_path):
+    assert WRONG.keys() == cli.COMMANDS.keys()
+    done = rdt(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("error: "), done
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["report", "study", "dashboard"])
+def test_a_command_without_its_keys_shows_its_usage_as_an_error(name, tmp_path):
+    done = rdt(tmp_path, name)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "nosuch", "token=0123456789abcdef"])
+@pytest.mark.parametrize("word", ["token=0123456789abcdef", "runs=https://user:0123456789abcdef@host/x"])
+def test_no_command_repeats_a_credential(name, word, tmp_path):
+    done = rdt(tmp_path, name, word)
+    assert done.returncode == 1 and "0123456789abcdef" not in done.stdout + done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_list_needs_neither_hydra_nor_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['rdt']; from rdt.cli import main; main(); print({'hydra', 'torch'} & set(sys.modules))"

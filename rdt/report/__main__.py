@@ -16,7 +16,7 @@ FLAGS = {"true": True, "false": False}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write a report; return exit status 0, or 2 after one line on stderr."""
+    """Write a report; return exit status 0, or 1 after one line on stderr."""
     return command(USAGE, _report, argv)
 
 

@@ -21,7 +21,7 @@ TALLY = {"key": "", "out": ""}
 
 
 def entry(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after one line on stderr."""
+    """Run the command line and return its exit status: 0, or 1 after one line on stderr."""
     return command(USAGE, _run, argv)
 
 

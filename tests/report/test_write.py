@@ -40,9 +40,9 @@ def test_an_unreadable_picture_is_left_out(sweep):
         (["runs=.", "wandb=maybe"], "maybe"),
     ],
 )
-def test_bad_input_gives_a_one_line_error_and_status_2(tmp_path, monkeypatch, capsys, arguments, word):
+def test_bad_input_gives_a_one_line_error_and_status_1(tmp_path, monkeypatch, capsys, arguments, word):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert main(arguments) == 1
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +58,7 @@ def test_the_help_is_printed_without_importing_heavy_libraries():
 def test_rdt_report_runs_the_command(tmp_path):
     code = "import sys; sys.argv = ['rdt', 'report', 'runs=nowhere']; from rdt.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: runs=nowhere names no folder\n")
+    assert (done.returncode, done.stderr) == (1, "error: runs=nowhere names no folder\n")
 
 
 @pytest.mark.slow
