@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rdt import result
+from rdt.config.recorded import mapping
 from rdt.result import Result
 from rdt.text import NAME, folded, lone_surrogate
 
-ERROR = "error.txt"  # `rdt.training.folder` writes here why a job of a sweep failed
+ERROR = "error.txt"  # why a job of a sweep failed
 FILES = {result.FILE, "config.yaml", ERROR}  # a folder with one of them is a run's
 OWN = {"wandb", "checkpoints", "lora", "samples"}  # folders directly below a run's, which hold no other run
 COMMAS = 10  # parts between commas that one folder's name may have
@@ -168,21 +167,8 @@ def _config(path: Path) -> tuple[str, dict[str, Any], str]:
         return "", {}, ""
     text = path.read_text("utf-8", errors="replace")
     try:
-        config = yaml.load(text, PlainLoader)
+        config = mapping(text)
         found = lone_surrogate(json.dumps(config, ensure_ascii=False, skipkeys=True, default=str))
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         return text, {}, folded(error, NAME)
-    except RecursionError:
-        return text, {}, "it is nested too deep"
-    if not isinstance(config, dict):
-        return text, {}, f"it holds {type(config).__name__}, expected a mapping"
     return (text, {}, f"it has {found}, half of a character") if found else (text, config, "")
-
-
-class PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, which rdt never writes and with which a small file can stand for a huge one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name)")
-        return super().compose_node(parent, index)

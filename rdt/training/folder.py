@@ -8,23 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rdt import files
 from rdt.config.recorded import read_recorded
 from rdt.errors import UsageError
+from rdt.report.read import ERROR
 from rdt.training import digests, lock
 
 MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
               "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # top-level keys in which a run and its continuation may differ
-ERROR = "error.txt"  # why a job of a sweep failed
 ORACLE = "oracle"  # the folder of what black-box optimisation asked and was answered
 OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE)  # what a run can be continued from
 TEMPORARY = re.compile(r"\..+\.(\d+)")  # as `files.replacing` names it, with the process that writes it
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -85,18 +82,6 @@ def check_writable(key: str, folder: Path) -> None:
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
-
-
-def read_yaml(file: Path) -> DictConfig:
-    """Return the config in a file; UsageError, in one line, if it holds none."""
-    try:
-        cfg = OmegaConf.load(file)
-    except UNREADABLE as error:
-        words = " ".join(str(error).split())[:160]
-        raise UsageError(f"{file} is not a readable config: {words or type(error).__name__}") from None
-    if not isinstance(cfg, DictConfig):
-        raise UsageError(f"{file} is not the config of a run")
-    return cfg
 
 
 def is_finished(cfg: DictConfig, out: Path) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from rdt import credentials
+from rdt.config.recorded import mapping
 from rdt.errors import UsageError, flat, one_line
+from rdt.text import read_text
 from rdt.training import lock
-from rdt.training.folder import read_yaml
 
 FINISHED = "finished"  # an empty file in the folder of a sweep whose jobs all succeeded
 SWEEP_DIR = "hydra.sweep.dir="
@@ -71,7 +71,7 @@ def interrupted(hydra_config: DictConfig) -> Path | None:
 
     A sweep that is running is left alone, and so is one whose record cannot be read.
     """
-    typed = _typed(hydra_config)
+    typed = _typed(OmegaConf.to_container(hydra_config.overrides, resolve=False))
     for file in sorted(Path(hydra_config.sweep.dir).parents[1].glob("*/*/multirun.yaml"), reverse=True):
         if not (file.parent / FINISHED).exists() and _recorded(file) == typed and not lock.holder(file.parent):
             return file.parent
@@ -81,12 +81,11 @@ def interrupted(hydra_config: DictConfig) -> Path | None:
 def _recorded(file: Path) -> tuple[list[str], list[str]] | None:
     """Return the overrides in a multirun.yaml; None if it is damaged."""
     try:
-        return _typed(read_yaml(file).hydra)
-    except (UsageError, OmegaConfBaseException):
+        return _typed(mapping(read_text(file))["hydra"]["overrides"])
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _typed(hydra_config: DictConfig) -> tuple[list[str], list[str]]:
-    """Return the overrides that the user typed, for the job and for Hydra."""
-    overrides = hydra_config.overrides
-    return list(overrides.task), [o for o in overrides.hydra if not o.startswith(SWEEP_DIR)]
+def _typed(overrides: Any) -> tuple[list[str], list[str]]:
+    """Return the overrides that the user typed, for the job and for Hydra; references in them are not resolved."""
+    return overrides["task"], [word for word in overrides["hydra"] if not word.startswith(SWEEP_DIR)]

@@ -46,6 +46,19 @@ def test_the_newest_unfinished_sweep_of_the_same_command_is_found(tmp_path):
     assert interrupted(hydra_config(tmp_path / "2026-01-05" / "b", ["seed=3"])) is None
 
 
+def test_overrides_are_compared_as_they_were_typed(tmp_path):
+    typed = ["push_to_hub=me/x-${seed}", "seed=0,1"]  # a reference is not resolved
+    older = begun(tmp_path, "2026-01-01/a", typed)
+    assert interrupted(hydra_config(tmp_path / "2026-01-05" / "b", typed)) == older
+
+
+@pytest.mark.parametrize("damage", ["", "[" * 5000, "hydra: &x {}\nb: *x", "hydra: 1", "hydra: {overrides: {task: 1}}"])
+def test_a_sweep_whose_record_is_damaged_is_left_alone(tmp_path, damage):
+    folder = begun(tmp_path, "2026-01-01/a", ["seed=0,1"])
+    (folder / "multirun.yaml").write_text(damage)
+    assert interrupted(hydra_config(tmp_path / "2026-01-05" / "b", ["seed=0,1"])) is None
+
+
 def sweep(cwd, *arguments):
     """Return the started process of a sweep, which has its own process group."""
     command = [sys.executable, "-m", "rdt.run", "-m", *OVERRIDES, "logger=csv", *arguments]
