@@ -16,7 +16,7 @@ from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
-from rdt.rollout import Sampling, path_kl, sampled
+from rdt.rollout import Sampling, conditioned, path_kl, sampled
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
 
@@ -119,8 +119,8 @@ class PairedSampler:
         chosen = torch.tensor(measured, dtype=torch.long, device=rollout.clean.device)
         if view is self.base or not any(etas) or not measured:
             return rollout.clean, rollout.clean.new_zeros(len(chosen))
-        paths = rollout.trajectory[chosen]
-        return rollout.clean, path_kl(view, self.base, policy.process, rollout.cond[chosen], paths, etas)
+        paths, cond = rollout.trajectory[chosen], conditioned(policy, prompts, noise)
+        return rollout.clean, path_kl(view, self.base, policy.process, cond[chosen], paths, etas)
 
 
 class Evaluator(nn.Module):

@@ -149,17 +149,15 @@ def noised(denoiser: Denoiser, process: Process, annealing: Annealing) -> Denois
 
 
 def annealed(cond: Cond, level: Tensor, annealing: Annealing) -> Cond:
-    """Return the condition at a noise level, () on the host or (B,), noised by the noise that it carries.
+    """Return the condition at a noise level, () on the host or (B,), noised by its samples' own noise.
 
     The result carries no noise. It is the condition bit for bit at levels up to tau1, and everywhere if scale is 0 and
     psi is 1.
     """
-    if cond.noise is None:
-        raise ValueError("cond carries no noise to anneal with; attach the samples' noise with rdt.rollout.noisy")
     clean = replace(cond, noise=None)
     if (annealing.scale == 0 and annealing.psi == 1) or (level.ndim == 0 and level <= annealing.tau1):
         return clean
-    return clean.map(lambda c, n: _annealed(c, n, column(level, c), annealing), cond.noise)
+    return clean.map(lambda c, n: _annealed(c, n, column(level, c), annealing), cond.drawn)
 
 
 def _annealed(c: Tensor, n: Tensor, level: Tensor, how: Annealing) -> Tensor:

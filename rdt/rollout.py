@@ -55,11 +55,13 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Hold one micro-batch of rollouts: B prompts, what each was sampled from, and the paths from noise to clean."""
+    """Hold one micro-batch of rollouts: B prompts, the key of the noise, and the paths from noise to clean.
+
+    `conditioned` returns what they were conditioned on. It is not kept, since several micro-batches may be.
+    """
 
     prompts: list[str]
     noise: Noise
-    cond: Cond
     trajectory: Trajectory
 
     @property
@@ -73,17 +75,12 @@ def sampled(
 ) -> Rollout:
     """Return rollouts of `denoiser`, one per prompt, without gradient; `stop` ends them after so many steps."""
     cond = conditioned(policy, prompts, noise)
-    return Rollout(prompts, noise, cond, rollout(denoiser, policy.process, cond, noise, sampling, stop))
+    return Rollout(prompts, noise, rollout(denoiser, policy.process, cond, noise, sampling, stop))
 
 
 def conditioned(policy: Policy, prompts: list[str], noise: Noise) -> Cond:
-    """Return the prompts' conditions, one row per prompt, beside each sample's own noise on its condition."""
-    return noisy(policy.encode(prompts), noise)
-
-
-def noisy(cond: Cond, noise: Noise) -> Cond:
-    """Return the condition with the samples' own noise attached, for guidance that perturbs conditions (CADS)."""
-    return replace(cond, noise=cond.map(lambda x: noise.like(x, f"condition {x.ndim}")))
+    """Return the prompts' conditions, one row per prompt, with the samples' noise for guidance such as CADS."""
+    return replace(policy.encode(prompts), noise=noise)
 
 
 @torch.no_grad()
