@@ -15,7 +15,7 @@ from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.policy import Adapter, Denoiser, Policy
-from rdt.prompts import check_disjoint
+from rdt.prompts import check_disjoint, notices
 from rdt.result import label
 from rdt.rewards.base import Affine, Reward
 from rdt.rollout import Sampling
@@ -102,6 +102,10 @@ class Experiment:
         """The number of prompts in each split, and the number of those that are longer than the model reads."""
         sets = self.prompt_sets.items()
         return {name: {"prompts": len(found), "overlong": self.policy.overlong(found)} for name, found in sets}
+
+    def notices(self) -> list[str]:
+        """Return the lines that tell what of the prompts has no effect."""
+        return notices(self.prompt_counts)
 
     @cached_property
     def data(self) -> PromptData:

@@ -20,7 +20,6 @@ from rdt import ranks, targets
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
-from rdt.prompts import notices
 from rdt.stream import PromptData
 from rdt.training import folder, lock, processes, record
 from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
@@ -70,7 +69,7 @@ def work_from(cfg: DictConfig, start: Path | None) -> None:
         with lock.held("output_dir", out) if first and cfg.num_nodes > 1 else nullcontext():
             if first:
                 folder.begin(cfg, out)
-                for line in notices(parts.experiment.prompt_counts):
+                for line in parts.experiment.notices():
                     print(line, flush=True)
             train_and_record(parts, out, start)
 
