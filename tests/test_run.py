@@ -126,6 +126,27 @@ def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
     refused(command(*overrides), *words)
 
 
+CLIMBERS = ("sqdf", "aig", "draft", "draft_lv", "draft_plus", "alignprop", "refl")
+
+
+@pytest.mark.parametrize("plan", ["dry_run=true", "dry_run=false"])
+@pytest.mark.parametrize("method", CLIMBERS)
+def test_a_reward_without_a_gradient_is_refused_before_anything_is_loaded(command, method, plan):
+    refused(command(f"method={method}", "reward=gold", plan), f"method={method} climbs the reward's", "reward=gold has")
+
+
+def test_a_part_without_a_gradient_is_named_and_remote_scorers_have_none(command):
+    mixture = ("reward=mixture", "+reward@reward.parts.gold=gold", "+reward.parts.gold.weight=1")
+    refused(command(*mixture, "method=draft"), "reward.parts.gold has none")
+    refused(command("reward=remote", "reward.url=http://127.0.0.1:8000"), "reward=remote has none")
+
+
+@pytest.mark.parametrize("words", [["method=grpo", "reward=gold"], ["method=bbo", "reward=gold"], ["reward=jpeg"]])
+def test_a_method_without_need_of_a_gradient_or_a_reward_that_has_one_is_planned(command, words):
+    status, out, err = command(*words, "dry_run=true")
+    assert status == 0 and "dry run: " in out, err
+
+
 def test_every_missing_value_has_its_line(command):
     status, out, err = command("prompts=file", "dry_run=true")
     assert status == 1 and out == ""

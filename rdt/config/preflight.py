@@ -21,6 +21,7 @@ from rdt.rewards import endpoint
 Check = Callable[[DictConfig], object]
 GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
 REMOTE = "rdt.rewards.remote.RemoteReward"
+MIXTURE = "rdt.rewards.mixture.mixture"
 PRECISION = "${precision}"  # what reads the key, if anything does
 
 
@@ -91,6 +92,21 @@ def _devices(cfg: DictConfig) -> Iterator[str]:
     for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
         if cfg.evaluation[key] < world:
             yield f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
+
+
+def _gradient(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a method climbs the gradient of a reward that has none, as far as their classes declare it."""
+    if imports.class_constant(str(cfg.method.get("_target_")), "needs_gradient") is not True:
+        return
+    parts = (cfg.reward.get("parts") or {}) if cfg.reward.get("_target_") == MIXTURE else {}
+    rewards = {f"reward={cfg.reward.name}": cfg.reward} | {f"reward.parts.{name}": part for name, part in parts.items()}
+    for key, reward in rewards.items():
+        target = reward.get("_target_") if isinstance(reward, DictConfig) else None
+        if target and imports.class_constant(str(target), "differentiable") is False:
+            yield (
+                f"method={cfg.method.name} climbs the reward's gradient, and {key} has none; take a differentiable"
+                " reward such as hps, or a method that needs none: ddpo, grpo, drift, bbo"
+            )
 
 
 def _measures(cfg: DictConfig) -> Iterator[str]:
@@ -219,7 +235,7 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
-    _secrets, _curve, _devices, _grid, _measures, _judges, _targets, _prompts, _sources,
+    _secrets, _curve, _devices, _grid, _gradient, _measures, _judges, _targets, _prompts, _sources,
 )  # fmt: skip
 
 

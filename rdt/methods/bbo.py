@@ -51,6 +51,8 @@ class Answers:
 class BBO(SQDF):
     """Train by SQDF on `self.reward`, a surrogate of a budgeted oracle, in rounds of `updates_per_round` iterations."""
 
+    needs_gradient = False  # of the oracle; the surrogate has one
+
     def __init__(
         self, *, reward: Reward, surrogate: Surrogate, queries: list[int], budget: int, updates_per_round: int,
         query_batch_size: int, **shared: Any,

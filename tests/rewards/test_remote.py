@@ -331,7 +331,7 @@ SECRETS = (
 @pytest.mark.parametrize("more", [["dry_run=true"], ["-m"]])
 def test_a_secret_on_the_command_line_is_neither_shown_nor_written(url, key, more, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["rdt", "reward=remote", f"{key}={url}", *more])
+    monkeypatch.setattr(sys, "argv", ["rdt", "method=grpo", "reward=remote", f"{key}={url}", *more])
     with pytest.raises(SystemExit) as stop:
         run.entry()
     out, err = capsys.readouterr()
@@ -343,7 +343,7 @@ def test_a_secret_in_a_config_file_is_neither_shown_nor_written(tmp_path, monkey
     (tmp_path / "conf" / "reward").mkdir(parents=True)
     (tmp_path / "conf" / "reward" / "far.yaml").write_text("defaults: [remote]\nurl: http://user:hidden@host/\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", "conf", "reward=far", "output_dir=out"])
+    monkeypatch.setattr(sys, "argv", ["rdt", "--config-dir", "conf", "method=grpo", "reward=far", "output_dir=out"])
     with pytest.raises(SystemExit):
         run.entry()
     out, err = capsys.readouterr()
@@ -404,7 +404,7 @@ def test_impossible_settings_are_refused(change):
 
 
 def test_a_run_without_a_url_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["rdt", "reward=remote", "dry_run=true"])
+    monkeypatch.setattr(sys, "argv", ["rdt", "method=grpo", "reward=remote", "dry_run=true"])
     with pytest.raises(SystemExit):
         run.entry()
     assert "reward.url=??? has no default" in capsys.readouterr().err
