@@ -183,6 +183,66 @@ def test_two_measures_of_one_name_are_refused_and_several_choices_keep_their_own
     [
         (["method.n_step=2"], "method.n_step=2 has no effect with method.look_ahead=consistency"),
         (["guidance=aig", "guidance.fraction=0.1"], "guidance.fraction=0.1 has no effect with guidance.schedule=power"),
+        (["method.kl_coef=0", "method.kl_min_std=0.1"], "method.kl_min_std=0.1 has no effect with method.kl_coef=0"),
+        (["method=grpo", "method.window_within=0.3"], "method.window_within=0.3 has no effect with method.window=null"),
+        (["method=grpo", "method.window_within=0.3", "method.window=2"], ""),
+        (
+            ["method=grpo", "method.uncond_grad=true", "model.sampling.guidance_scale=1"],
+            "method.uncond_grad=true has no effect with model.sampling.guidance_scale=1",
+        ),
+        (
+            ["method=drift", "method.concentrate=off", "method.keep=3"],
+            "method.keep=3 has no effect with method.concentrate=off",
+        ),
+        (
+            ["method=drift", "method.prompt_noise=0", "method.tau1=0.1"],
+            "method.tau1=0.1 has no effect with method.prompt_noise=0",
+        ),
+        (
+            ["method=bbo", "method.surrogates.ucb.ridge=3"],
+            "method.surrogates.ucb.ridge=3 has no effect with method.surrogate=bootstrap",
+        ),
+        (
+            ["evaluation.every=500", "iterations=10"],
+            "evaluation.every=500 has no effect with iterations=10: training ends before the first evaluation",
+        ),
+        (
+            ["evaluation.every=0", "evaluation.small_prompts=2"],
+            "evaluation.small_prompts=2 has no effect with evaluation.every=0",
+        ),
+        (
+            ["evaluation.kl_images=1", "model.sampling.eta=0"],
+            "evaluation.kl_images=1 has no effect with model.sampling.eta=0",
+        ),
+        (
+            ["constraint.kl.action=stop"],
+            "constraint.kl.action=stop has no effect without constraint.kl.min or constraint.kl.max",
+        ),
+        (
+            ["constraint.kl.max=9", "constraint.kl.rate=2"],
+            "constraint.kl.rate=2 has no effect with constraint.kl.action=warn",
+        ),
+        (
+            ["constraint.judge=gold"],
+            "constraint.judge=gold has no effect without constraint.gap.min or constraint.gap.max",
+        ),
+        (["constraint.kl<=9"], ""),
+        (["cache=elsewhere"], "cache=elsewhere has no effect: nothing in this run reads it"),
+        (
+            ["method=grpo", "model.look_ahead=tweedie"],
+            "model.look_ahead=tweedie has no effect: nothing in this run reads it",
+        ),
+        (["model.look_ahead=tweedie"], ""),
+        (
+            ["model.policy.setup.precision=bf16", "precision=bf16"],
+            "precision=bf16 has no effect: nothing in this run reads it",
+        ),
+        (["precision=bf16"], ""),
+        (
+            ["model.checkpoints.hps_v2.checkpoint=x"],
+            "model.checkpoints.hps_v2.checkpoint=x has no effect: nothing in this run reads it",
+        ),
+        (["model.checkpoints.hps.checkpoint=bundled:hps.safetensors"], ""),
         (["method.n_step=2", "method.look_ahead=n_step"], ""),
         (["precision=fp32"], ""),
     ],

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rdt import credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
+from rdt.config.effects import Effects
 from rdt.config.plan import leaves, missing_devices, sources
-from rdt.config.rules import Condition, conditions
 from rdt.errors import Refused, UsageError, flat
 from rdt.rewards import endpoint
 
@@ -22,7 +22,6 @@ Check = Callable[[DictConfig], object]
 GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
 REMOTE = "rdt.rewards.remote.RemoteReward"
 MIXTURE = "rdt.rewards.mixture.mixture"
-PRECISION = "${precision}"  # what reads the key, if anything does
 
 
 def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
@@ -32,7 +31,8 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     """
     if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
         raise Refused(faults)
-    effects, read = conditions(cfg), PRECISION in OmegaConf.to_yaml(cfg)
+    typed = _typed(hydra_config)
+    effects = Effects.of(cfg, typed)
     faults = refused_values(cfg, hydra_config)
     faults += _unresolved(cfg, hydra_config)
     try:
@@ -44,7 +44,7 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     faults += arguments.unknown(cfg, compose.typed(hydra_config))
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
-    return _without_effect(cfg, _typed(hydra_config), effects, read)
+    return list(effects.notes(cfg, typed))
 
 
 def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
@@ -247,18 +247,6 @@ def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:
         yield from error.faults
     except (ValueError, OSError) as error:
         yield flat(error)
-
-
-def _without_effect(cfg: DictConfig, typed: set[str], effects: Mapping[str, Condition], read: bool) -> list[str]:
-    """Return a line for each key that was typed and has no effect."""
-    lines = []
-    if "precision" in typed and not read and cfg.precision != "fp32":
-        lines.append(f"precision={cfg.precision} has no effect on model={cfg.model.name}, whose weights stay in fp32")
-    for key, condition in effects.items():
-        value = OmegaConf.select(cfg, condition.key)
-        if key in typed and shown(value) not in condition.values:
-            lines.append(f"{key}={shown(OmegaConf.select(cfg, key))} has no effect with {condition.key}={shown(value)}")
-    return lines
 
 
 def _typed(hydra_config: Any) -> set[str]:

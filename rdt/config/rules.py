@@ -10,6 +10,7 @@ A section of the config may hold a mapping `rules`, from its keys to:
     grid: a list of 2 integers greater than 0                       a type, a length and a bound of a list's elements
     precision: fp32 | bf16; fp16 needs loss scaling                 a note, which a refusal ends with
     n_step: at least 1 (only with method.look_ahead=n_step)         when the key has an effect
+    window_within: at most 1 (not with method.window=null)          when it has none
 
 Bounds are `greater than`, `less than`, `at least`, `at most`, `from .. to ..`, `a multiple of`, `a divisor of` and
 `of .. to .. characters`. The check applies the rules and removes them; error messages and the documentation print them
@@ -45,17 +46,22 @@ BOUNDS: dict[str, Callable[..., bool]] = {
 }
 CHOICE = re.compile(r"([\w.-]+)(?: \(needs ([\w.]+)\))?")
 LIST = re.compile(rf"a list of (?:(\d+) )?({'|'.join(ELEMENTS)})\b(.*)")
-CONDITION = re.compile(r"(.*) \(only with ([\w.]+)=([\w.|-]+)\)")
+CONDITION = re.compile(r"(.*) \((only|not) with ([\w.]+)=([\w.|-]+)\)")
 ABSENT = object()
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """States which values of another key give a key an effect."""
+    """States which values of another key give a key an effect, or take it."""
 
     key: str
     values: tuple[str, ...]
+    takes: bool = False  # these values take the effect
+
+    def is_met(self, value: Any) -> bool:
+        """Return whether the key has an effect if the other one has this value."""
+        return any(_is_written(value, text) for text in self.values) != self.takes
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,9 @@ class Rule:
 def parsed_rule(text: str) -> Rule:
     """Return the rule that a text states; ValueError if it states none."""
     stated, _, note = text.partition("; ")
-    body, key, values = conditional.groups() if (conditional := CONDITION.fullmatch(stated)) else (stated, "", "")
-    condition = Condition(key, tuple(values.split("|"))) if key else None
+    found = CONDITION.fullmatch(stated)
+    body, how, key, values = found.groups() if found else (stated, "", "", "")
+    condition = Condition(key, tuple(values.split("|")), takes=how == "not") if key else None
     return replace(_unconditional(body.removesuffix(" or null")), nullable=body.endswith(" or null"), note=note,
                    condition=condition)  # fmt: skip
 
@@ -189,6 +196,13 @@ def _is(value: Any, name: str) -> bool:
 def _select(cfg: DictConfig, key: str) -> Any:
     """Return the value at a key, None if it refers to nothing, ABSENT if there is no such key."""
     return OmegaConf.select(cfg, key, default=ABSENT, throw_on_resolution_failure=False)
+
+
+def _is_written(value: Any, text: str) -> bool:
+    """Return whether a rule's text stands for a value, such as null, true, 0 (also 0.0) or a word."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return bool(re.fullmatch(r"-?[\d.]+", text)) and value == float(text)
+    return text == ("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _length(value: Any) -> int | None:
