@@ -94,7 +94,10 @@ class Policy(nn.Module):
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, init_lora_weights="gaussian"
         )
-        self.network.add_adapter(config, adapter_name=TUNED)
+        try:
+            self.network.add_adapter(config, adapter_name=TUNED)
+        except ValueError as error:
+            raise ValueError(f"model.lora.targets={targets}: {error}") from None
         for name, weight in self.network.named_parameters():
             weight.requires_grad_(f".{TUNED}." in name)
             if weight.requires_grad:

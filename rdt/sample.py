@@ -19,7 +19,7 @@ from rdt.config.compose import command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
 from rdt.result import digest, slug
 from rdt.text import lone_surrogate, printable
-from rdt.training import finished, folder
+from rdt.training import finished
 
 AS_TYPED = ("prompt", "run", "out")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # by the ending of out=
@@ -51,12 +51,12 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Raise UsageError if the picture cannot be written to this file, whose ending decides the format."""
+    """Raise ValueError if the picture cannot be written to this file, whose ending decides the format."""
     if out.is_dir():
         raise UsageError(f"out={out} is a folder; give the file of the picture, such as out={out / 'picture.png'}")
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"out={out} does not end in a format of pictures; end it in one of {', '.join(FORMATS)}")
-    folder.check_writable("out", out.parent)
+    files.check_writable("out", out.parent)
 
 
 def file_name(cfg: DictConfig) -> str:

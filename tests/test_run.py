@@ -119,7 +119,18 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
         ("+reward@evaluation.judges.ir=imagereward",): ["model=shapes has no checkpoint for imagereward"],
         ("~method",): ["method= is missing"],
         ("diversity=[0.5]",): ["0.5 is no name"],
-        ("evaluation=[null]",): ["None is no name"],
+        ("evaluation=[null]",): ["null is no name"],
+        ("diversity=null",): ["diversity=null: null is no name"],
+        ("reward=3",): ["reward=3: 3 is no name"],
+        ("evaluation.judges=[gold]",): ["evaluation.judges=[gold] is no section"],
+        ("reward.scale=0",): ["reward.scale=0 must be other than 0"],
+        ("model.lora.targets=[]",): ["model.lora.targets=[] must be a non-empty list of texts"],
+        ("method=bbo", "method.queries=[]"): ["method.queries=[] must be a non-empty list of integers"],
+        ("guidance=aig", "guidance.curve=[1,-1]"): [
+            "guidance.curve=[1, -1] holds -1: guidance.power must be at least 0"
+        ],
+        ("guidance=cads", "guidance.curve=[-0.5]"): ["holds -0.5: guidance.scale must be at least 0"],
+        (f"output_dir={'x' * 300}",): ["output_dir=", "cannot be written: File name too long"],
     }.items(),
 )
 def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
@@ -227,6 +238,9 @@ def test_two_measures_of_one_name_are_refused_and_several_choices_keep_their_own
             "constraint.judge=gold has no effect without constraint.gap.min or constraint.gap.max",
         ),
         (["constraint.kl<=9"], ""),
+        (["+folds=3"], "folds=3 has no effect: nothing in this run reads it"),
+        (["+trainer.checkpoint_evry=3"], "trainer.checkpoint_evry=3 has no effect: nothing in this run reads it"),
+        (["+folds=3", "iterations=${folds}"], ""),
         (["cache=elsewhere"], "cache=elsewhere has no effect: nothing in this run reads it"),
         (
             ["method=grpo", "model.look_ahead=tweedie"],

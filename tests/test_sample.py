@@ -13,7 +13,6 @@ from PIL import Image
 
 from rdt import sample
 from rdt.config.compose import composed
-from rdt.errors import UsageError
 from rdt.sample import QUOTED, as_typed, check_out, file_name
 
 PROMPTS = ["it's a circle", "猫", "a, b", "a (red:1.2) circle", 'say "hi"', "${seed} $x", "[a]", "{a: 1}", "a=b", "5",
@@ -64,9 +63,9 @@ def test_a_file_that_cannot_be_the_picture_is_refused_before_anything_else(tmp_p
         "x": "end it",
         "file/x.png": "file",
     }.items():
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(ValueError, match=words):
             check_out(tmp_path / out)
-        with pytest.raises(UsageError, match=words):  # although there is no run
+        with pytest.raises(ValueError, match=words):  # although there is no run
             sample.sample(composed("sample", "prompt=a", f"out={tmp_path / out}", f"run={tmp_path / 'none'}"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

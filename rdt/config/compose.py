@@ -117,9 +117,11 @@ def unreadable(word: str, swept: bool) -> str | None:
         return f"{word} cannot be read as key=value: {str(error).splitlines()[0]}"
     if not parsed.key_or_group:
         return f"{word} has no key in front of ="
-    if isinstance(value := parsed.value(), list) and Path(conf_dir(), parsed.key_or_group).is_dir():
-        odd = [one for one in value if not isinstance(one, str)]
-        return f"{word}: {odd[0]} is no name; a list of choices is written as {key}=[a,b]" if odd else None
+    value = None if parsed.is_delete() else parsed.value()
+    if equals and not parsed.is_sweep_override() and Path(conf_dir(), parsed.key_or_group).is_dir():
+        odd = [one for one in (value if isinstance(value, list) else [value]) if not isinstance(one, str)]
+        shown = "null" if odd == [None] else odd and odd[0]
+        return f"{word}: {shown} is no name; a list of choices is written as {key}=[a,b]" if odd else None
     if parsed.is_sweep_override() and not swept:
         return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
     return None
@@ -174,6 +176,8 @@ def _no_choice(error: MissingConfigException) -> str:
 def _refused_override(error: ConfigCompositionException, cause: BaseException) -> str:
     """Return which keys there are; the last word of Hydra's message is the override."""
     typed = (str(error).split() or ["the config"])[-1].lstrip("+")
+    if "Cannot merge" in str(cause):
+        return f"{typed} is no section; set its keys one by one, as {typed.partition('=')[0]}.<key>=..."
     if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{typed}: {str(cause).splitlines()[0]}"
     section, _, _ = (cause.full_key or typed.partition("=")[0]).rpartition(".")

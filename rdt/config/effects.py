@@ -5,17 +5,19 @@ evaluations that are never due, and bounds that are not set.
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from rdt.config.check import shown
+from rdt.config.keys import override_key
 from rdt.config.rules import Condition, conditions
+from rdt.targets import conf_dir
 
-REFERRED = re.compile(
-    r"precision|cache|model\.(?:look_ahead|checkpoints\.\w+)"
-)  # they act where another key names them
+REFERRED = re.compile(r"precision|cache|model\.(?:look_ahead|checkpoints\.\w+)")  # read through other keys alone
+ADDED = re.compile(r"\+((?:(?:evaluation|trainer)\.)?\w+)=")  # a new key where only the known ones are read
 BOUND = re.compile(r"(constraint\.\w+)\.(?:action|rate)")
 
 
@@ -27,15 +29,18 @@ class Effects:
     unread: frozenset[str]  # typed keys that no key refers to
 
     @staticmethod
-    def of(cfg: DictConfig, typed: Set[str]) -> "Effects":
-        """Return those of a config that still shows its rules and which keys refer to which."""
+    def of(cfg: DictConfig, words: Sequence[str]) -> "Effects":
+        """Return those of the words that were typed, and of a config that still shows its rules and references."""
         written = OmegaConf.to_yaml(cfg)
-        found = {key: named[0] for key in typed if (named := REFERRED.match(key))}
+        found = {key: named[0] for key in map(override_key, words) if (named := REFERRED.match(key))}
+        added = (named[1] for word in words if (named := ADDED.match(word)))
+        found |= {key: key for key in added if not Path(conf_dir(), key).is_dir()}
         return Effects(conditions(cfg), frozenset(key for key, name in found.items() if f"${{{name}" not in written))
 
-    def notes(self, cfg: DictConfig, typed: Set[str]) -> Iterator[str]:
+    def notes(self, cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
         """Yield a line for each typed key of the resolved config that has no effect."""
-        given = {key: f"{key}={shown(OmegaConf.select(cfg, key))} has no effect" for key in sorted(typed)}
+        typed = sorted(set(map(override_key, words)))
+        given = {key: f"{key}={shown(OmegaConf.select(cfg, key))} has no effect" for key in typed}
         for key, line in given.items():
             condition = self.conditions.get(key)
             if key in self.unread:

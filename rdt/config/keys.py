@@ -23,6 +23,11 @@ def command(usage: str, act: Callable[[list[str]], None], argv: list[str] | None
     return 0
 
 
+def override_key(override: str) -> str:
+    """Return the key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def parsed_keys(arguments: list[str], keys: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that are given and the defaults of the others; ValueError if an argument is none of them."""
     given = dict(keys)

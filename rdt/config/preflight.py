@@ -15,6 +15,7 @@ from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
 from rdt.config.effects import Effects
 from rdt.config.plan import leaves, missing_devices, sources
+from rdt.config.rules import rule_of, stated_rules
 from rdt.errors import Refused, UsageError, flat
 from rdt.rewards import endpoint
 
@@ -31,8 +32,8 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     """
     if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
         raise Refused(faults)
-    typed = _typed(hydra_config)
-    effects = Effects.of(cfg, typed)
+    words = compose.typed(hydra_config)
+    effects, rules = Effects.of(cfg, words), stated_rules(cfg)
     faults = refused_values(cfg, hydra_config)
     faults += _unresolved(cfg, hydra_config)
     try:
@@ -40,11 +41,12 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     except OmegaConfBaseException as error:
         raise Refused(faults or [compose.without_key(error)]) from None
     faults += [fault for check in CHECKS for fault in check(cfg)]
+    faults += _values_of_curve(cfg, rules)
     faults += [fault for check in further for fault in _raised(check, cfg)]
-    faults += arguments.unknown(cfg, compose.typed(hydra_config))
+    faults += arguments.unknown(cfg, words)
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
-    return list(effects.notes(cfg, typed))
+    return list(effects.notes(cfg, words))
 
 
 def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
@@ -79,6 +81,18 @@ def _repository(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
 def _curve(cfg: DictConfig) -> Iterator[str]:
     """Yield what is wrong with the guidance's curve."""
     yield from _raised(lambda cfg: curve.points(OmegaConf.to_container(cfg.guidance)), cfg)
+
+
+def _values_of_curve(cfg: DictConfig, rules: Mapping[str, str]) -> Iterator[str]:
+    """Yield the values of the guidance's curve that break the rule of the key which it varies."""
+    guidance = OmegaConf.to_container(cfg.guidance)
+    if not guidance.get("curve") or list(_curve(cfg)):
+        return
+    name = curve.knob_of(guidance)
+    rule, written = rule_of(cfg, rules.get(f"guidance.{name}", "a number"))
+    for value in guidance["curve"]:
+        if refusal := rule.refusal(value, written):
+            yield f"guidance.curve={guidance['curve']} holds {value}: guidance.{name} {refusal}"
 
 
 def _devices(cfg: DictConfig) -> Iterator[str]:
@@ -247,11 +261,6 @@ def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:
         yield from error.faults
     except (ValueError, OSError) as error:
         yield flat(error)
-
-
-def _typed(hydra_config: Any) -> set[str]:
-    """Return the keys that the command line sets."""
-    return {word.lstrip("+").partition("=")[0] for word in compose.typed(hydra_config)}
 
 
 def _remote(path: Any) -> bool:

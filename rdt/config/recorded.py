@@ -15,6 +15,7 @@ from rdt.errors import UsageError, flat
 from rdt.targets import entries
 from rdt.text import NAME, folded, read_text
 
+ERROR = "error.txt"  # beside config.yaml: why a job of a sweep failed
 MOST = 2**20  # characters of a file
 DEEPEST = 40  # levels of nesting
 

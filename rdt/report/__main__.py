@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from rdt import files
 from rdt.config.keys import command, parsed_keys
 from rdt.report.read import home, named_folders, split_names
 
@@ -33,6 +34,7 @@ def _report(arguments: list[str]) -> None:
         raise ValueError(f"wandb={given['wandb']}; want true or false")
     folders = named_folders(given["runs"])
     out = Path(given["out"]).expanduser() if given["out"] else home(split_names(given["runs"])[0])
+    files.check_writable("out", out)
     from rdt.report.write import report
 
     report(folders, out, wandb=FLAGS[given["wandb"]])

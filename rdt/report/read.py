@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rdt import result
-from rdt.config.recorded import mapping
+from rdt.config.keys import override_key
+from rdt.config.recorded import ERROR, mapping
 from rdt.result import Result
 from rdt.text import NAME, folded, lone_surrogate
 
-ERROR = "error.txt"  # why a job of a sweep failed
 FILES = {result.FILE, "config.yaml", ERROR}  # a folder with one of them is a run's
 OWN = {"wandb", "checkpoints", "lora", "samples"}  # folders directly below a run's, which hold no other run
 COMMAS = 10  # parts between commas that one folder's name may have
@@ -68,11 +68,6 @@ class Failure:
 
     path: Path
     reason: str
-
-
-def override_key(override: str) -> str:
-    """Return the key that an override sets."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def named_folders(runs: str) -> list[Path]:

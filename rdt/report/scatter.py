@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rdt.config.keys import override_key
 from rdt.report.columns import TableRow, columns_of, summary_rows
 from rdt.report.compare import Comparison
 from rdt.report.figure import INK, colour_of
-from rdt.report.read import Run, override_key
+from rdt.report.read import Run
 from rdt.report.text import short
 
 NAMED = ("seed", "method", "output_dir")  # overrides that the name of a point states, or that change no score

@@ -33,6 +33,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
+    from rdt.files import check_writable
     from rdt.report.read import home, named_folders, split_names
     from rdt.study.design import Options
     from rdt.study.page import print_study, write_study
@@ -44,11 +45,12 @@ def _study(arguments: list[str]) -> None:
     options = Options(pairs, _number(given, "set", least=1), _number(given, "seed", least=0))
     folders, first = named_folders(given["runs"]), split_names(given["runs"])[0]
     out = Path(given["out"]).expanduser() if given["out"] else home(first) / "study"
+    check_writable("out", out)
     print_study(write_study(folders, out, options, given["settings"]))
 
 
 def _tally(arguments: list[str]) -> None:
-    from rdt.files import write_text
+    from rdt.files import check_writable, write_text
     from rdt.study.tally import agreement, preferences, print_tally, tally_csv
     from rdt.study.votes import read_key, read_votes
     from rdt.text import printable
@@ -64,8 +66,10 @@ def _tally(arguments: list[str]) -> None:
     rows, alphas = preferences(key, votes), agreement(key, votes)
     if not rows:
         raise ValueError(f"{len(files)} files hold no vote")
-    table = (Path(given["out"]).expanduser() if given["out"] else key_file.parent) / "tally.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(given["out"]).expanduser() if given["out"] else key_file.parent
+    check_writable("out", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "tally.csv"
     write_text(table, tally_csv(rows, alphas))
     print_tally(rows, alphas, votes)
     print(f"table    {printable(table)}")

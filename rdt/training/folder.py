@@ -11,9 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import files
-from rdt.config.recorded import read_recorded
+from rdt.config.recorded import ERROR, read_recorded
 from rdt.errors import UsageError
-from rdt.report.read import ERROR
 from rdt.training import digests, lock
 
 MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
@@ -64,8 +63,8 @@ def check_output_dir(cfg: DictConfig) -> None:
 
 
 def check_folder(cfg: DictConfig, out: Path) -> None:
-    """Raise UsageError if the folder cannot be written, or what is continued is another run than the config's."""
-    check_writable("output_dir", out)
+    """Raise ValueError if the folder cannot be written, or what is continued is another run than the config's."""
+    files.check_writable("output_dir", out)
     if cfg.resume not in ("auto", "never"):
         _check_same(cfg, f"resume={cfg.resume}", _named_checkpoint(cfg))
     if cfg.resume == "never":
@@ -75,13 +74,6 @@ def check_folder(cfg: DictConfig, out: Path) -> None:
     newest = newest_checkpoint(out)
     if cfg.resume == "auto" and newest is not None and digests.is_sealed(newest):
         _check_same(cfg, f"output_dir={out}: {newest.relative_to(out)}", newest)
-
-
-def check_writable(key: str, folder: Path) -> None:
-    """Raise UsageError if a folder, which need not exist yet, cannot be written."""
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
 
 
 def is_finished(cfg: DictConfig, out: Path) -> bool:

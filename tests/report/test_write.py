@@ -38,6 +38,7 @@ def test_an_unreadable_picture_is_left_out(sweep):
         (["rums=."], "rums"),
         (["out=."], "runs="),
         (["runs=.", "wandb=maybe"], "maybe"),
+        (["runs=.", "out=/dev/null"], "out=/dev/null cannot be written"),
     ],
 )
 def test_bad_input_gives_a_one_line_error_and_status_1(tmp_path, monkeypatch, capsys, arguments, word):
