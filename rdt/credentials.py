@@ -13,7 +13,10 @@ from urllib.parse import unquote
 from rdt.errors import UsageError
 from rdt.targets import entries
 
-SECRET = r"(?:token|secret|passw(?:or)?d|passphrase|authorization|credentials?|(?:api|access|private|secret)[_-]?key)"
+SECRET = (
+    r"(?:token|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+    r"|(?:api|access|private|secret|wandb|hf)[_-]?key)"
+)
 KEY = re.compile(rf"(?:{SECRET}|bearer)$", re.IGNORECASE)  # how a part of a key or the name of a variable ends
 HEADER = re.compile(r"^(?:reward|evaluation\.judges)\b.*\bheaders?\b", re.IGNORECASE)  # a key of what a scorer is sent
 INSIDE = re.compile(rf"{SECRET}['\"]?\s*[:=]\s*[^\s,}}]", re.IGNORECASE)  # a key within a value such as {token: x}
@@ -21,6 +24,8 @@ USER = re.compile(r"(?:^|:)//[^\s/?#'\"]*@")  # in front of the host of an addre
 PARAMETER = re.compile(r"[?#&;]([^\s?#&;=]+)")  # the name of a parameter of an address
 PRIVATE = re.compile(r"key|token|secret|passw|pwd|auth|sig|cred|session", re.IGNORECASE)  # anywhere in such a name
 HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+ADDRESSES = ("url", "host")  # keys whose values are addresses, with or without //
+HUB = re.compile(r"^(?:hub|dataset):(?=[^/@\s]*:[^/@\s]*@|.*[?#&;])")  # of a repository, with more than its revision
 EMPTY = ("", "null", "none", "~", "???")
 SHORTEST = 8  # characters of a variable's value that counts as a secret
 CURE = "rdt records its settings, so set WANDB_API_KEY, HF_TOKEN or RDT_TOKEN in the environment"
@@ -30,7 +35,11 @@ def check_typed(arguments: Iterable[str]) -> None:
     """Raise UsageError, without the value, if an override of a command line looks like a credential."""
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
-        found = _looks_like(key, value) or (value[:1] in ("{", "[") and INSIDE.search(value) and "a credential")
+        found = (
+            _looks_like(key, value)
+            or (_key(key) != key and _in_address(argument))
+            or (value[:1] in ("{", "[") and INSIDE.search(value) and "a credential")
+        )
         if found:
             raise UsageError(f"{_key(key)}=... holds {found}; {CURE}")
 
@@ -61,7 +70,9 @@ def _looks_like(key: str, value: str) -> str | None:
         return "a credential"
     if HUB_TOKEN.search(value):
         return "a token of the Hugging Face hub"
-    return _in_address(re.sub(r"[\s'\"]", "", value) if key.rpartition(".")[2] == "url" else value)
+    if key.rpartition(".")[2] in ADDRESSES:
+        value = "//" + re.sub(r"^(?:https?:)?[/\\]*", "", re.sub(r"[\s'\"]", "", value), flags=re.IGNORECASE)
+    return _in_address(unquote(HUB.sub("//", value)))
 
 
 def _in_address(text: str) -> str | None:

@@ -23,7 +23,11 @@ TYPED = [
     f"+logger.wandb.password={SECRET}", f"+client_secret={SECRET}", f"+aws.credentials={SECRET}",
     f"reward.url=http://user:{SECRET}@host/", f"reward.url=http://{SECRET}@host", f"reward.url=HTTPS://u:{SECRET}@h:1",
     f"reward.url='http://host/score?key={SECRET}'", f"reward.url='http://host/score?a=1&access_token={SECRET}'",
-    f"tags=[hf_{SECRET}{SECRET}]", f"reward.token='${{oc.env:{VARIABLES[1]}}}'", f"+list=[{{token: {SECRET}}}]",
+    f"reward.url=u:{SECRET}@host", f"reward.url=https:\\u:{SECRET}@host", f"reward.url=https:/u:{SECRET}@host",
+    f"reward.url=https://host/%3Ftoken={SECRET}", f"host=u:{SECRET}@host", f"https://host/votes.json?sig={SECRET}",
+    f"model.policy.source=hub:u:{SECRET}@x/y", f"model.policy.source=hub:x/y?token={SECRET}",
+    f"tags=[wandb_key={SECRET}]", f"tags=[hf_{SECRET}{SECRET}]",
+    f"reward.token='${{oc.env:{VARIABLES[1]}}}'", f"+list=[{{token: {SECRET}}}]",
 ]  # fmt: skip
 
 
