@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from rdt.rewards import connections, intake, wire
 from rdt.rewards.base import Reward
 from rdt.rewards.remote import RemoteReward
-from rewards.test_wire import BODIES, png, pngs
+from worlds.requests import BODIES, png, pngs
 from worlds.scorers import LIMITS, serving
 from worlds.tiny_policy import Brightness
 
