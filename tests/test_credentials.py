@@ -1,7 +1,6 @@
 """Credentials reach no file, no log and no screen: neither those of the environment nor those that are typed."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ from omegaconf import OmegaConf
 
 from rdt.credentials import check_recorded, check_typed
 from rdt.errors import UsageError
+from worlds import children
 from worlds.failing_reward import environment
 from worlds.smallest_run import OFFLINE, OVERRIDES, minimal
 
@@ -33,7 +33,7 @@ def rdt(folder, command, *arguments):
     inherited = {name: value for name, value in environment().items() if not name.startswith("WANDB_")}  # its service
     variables = inherited | secrets | {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "c")}
     words = [sys.executable, "-m", f"rdt.{command}", *arguments]
-    return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True)
+    return children.run(words, cwd=folder, env=variables)
 
 
 def test_a_run_its_evaluation_and_its_report_write_no_secret_of_the_environment(tmp_path):
