@@ -16,6 +16,7 @@ settings.load_profile("rdt")
 
 LONG = (
     "test_resume", "test_wandb", "test_launch", "test_evaluate", "test_extension", "test_choices", "test_real_runs",
+    "test_credentials", "test_commands",
 )  # fmt: skip
 
 

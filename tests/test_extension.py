@@ -88,7 +88,7 @@ def test_an_example_is_one_short_file_and_one_yaml(example: str) -> None:
     assert len(lines) <= 15
 
 
-@pytest.mark.parametrize("model", ["shapes", "small"])
+@pytest.mark.parametrize("model", [pytest.param("shapes", marks=pytest.mark.slow), "small"])
 def test_the_plug_ins_run_together(folder: Path, model: str) -> None:
     done = run(folder, *SMALL, f"model={model}")
     assert done.returncode == 0, done.stderr
