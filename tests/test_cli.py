@@ -1,24 +1,24 @@
 """The `rdt` command lists its commands, names the nearest one, completes words, and finds plug-ins where it is run."""
 
 import os
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from rdt import cli
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def rdt(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def rdt(folder: Path, *words: str, **environment: str) -> CompletedProcess[str]:
     """Run the console script in a folder; the working directory is not on its path at first, as with a script."""
     code = "import sys; sys.argv[0] = 'rdt'; sys.path.remove(''); from rdt.cli import main; main()"
-    return subprocess.run(
+    return children.run(
         [sys.executable, "-c", code, *words], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -67,12 +67,10 @@ def test_the_list_needs_neither_hydra_nor_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['rdt']; from rdt.cli import main; main(); print({'hydra', 'torch'} & set(sys.modules))"
     )
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
     )
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
@@ -128,10 +126,9 @@ def test_bash_completes_after_the_printed_line(tmp_path):
     typed = (
         'eval "$(rdt -sc install=bash)"; COMP_WORDS=(rdt run method=sq); COMP_CWORD=2; COMP_LINE="rdt run method=sq"'
     )
-    done = subprocess.run(
+    done = children.run(
         ["bash", "-c", f'{typed}; hydra_bash_completion 2>/dev/null; echo "${{COMPREPLY[@]}}"; complete -p rdt'],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[0] == "method=sqdf", done.stderr
     assert done.stdout.splitlines()[1].endswith("-F hydra_bash_completion rdt")

@@ -1,7 +1,6 @@
 """One network has several views: each gives its own output, and none changes the outputs or gradients of another."""
 
 import dataclasses
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from worlds import tiny_policy
 
 VIEWS = ("base", "tuned", "consistency")
 X, T = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor([901, 341])
-Graph = Callable[[Policy], Tensor]  # -> loss ()
 
 
 @pytest.fixture
@@ -24,13 +22,7 @@ def run(policy: Policy, view: str, x: Tensor = X) -> Tensor:
     return getattr(policy, view)(x, T, policy.encode(tiny_policy.PROMPTS[:2]))
 
 
-def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
-    policy.zero_grad()
-    graph(policy).backward()
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.requires_grad}
-
-
-def look_ahead(view: str) -> Graph:
+def look_ahead(view: str) -> tiny_policy.Graph:
     """Return a loss through two views in one graph: a tuned step, then a look-ahead by `view`."""
     return lambda policy: run(policy, view, X - run(policy, "tuned")).square().mean()
 
@@ -66,7 +58,7 @@ def test_a_view_does_not_depend_on_the_view_that_ran_before(policy: Policy) -> N
 def test_only_the_trained_adapter_moves_in_a_step(policy: Policy) -> None:
     before = {name: p.clone() for name, p in policy.named_parameters()}
     outputs = {view: run(policy, view) for view in VIEWS}
-    gradients(policy, look_ahead("consistency"))
+    tiny_policy.gradients(policy, look_ahead("consistency"))
     torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, p in policy.named_parameters() if not p.equal(before[name])}
     assert moved and moved == {name for name in before if f".{TUNED}." in name}
@@ -88,13 +80,13 @@ def test_other_views_between_forward_and_backward_leave_gradients_intact(policy:
         policy.scaled(0.5)(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
         return loss
 
-    expected, found = gradients(policy, plain), gradients(policy, interrupted)
+    expected, found = tiny_policy.gradients(policy, plain), tiny_policy.gradients(policy, interrupted)
     assert all(found[name].equal(expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("view", ["base", "consistency"])
 def test_gradient_flows_through_a_frozen_view_into_the_tuned_one(policy: Policy, view: str) -> None:
-    through = gradients(policy, look_ahead(view))
+    through = tiny_policy.gradients(policy, look_ahead(view))
     assert all(gradient.norm() > 0 for gradient in through.values())
     assert all(p.grad is None for name, p in policy.named_parameters() if not p.requires_grad)
     assert any(f".{CONSISTENCY}." in name for name, _ in policy.named_parameters())
@@ -108,7 +100,7 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
         x = X.double() - run(policy, "tuned", X.double())
         return run(policy, "consistency", x).square().mean()
 
-    gradients(policy, loss)
+    tiny_policy.gradients(policy, loss)
     direction, step = weight.grad / weight.grad.norm(), 1e-5
     ends = []
     for sign in (1, -1):
@@ -124,9 +116,9 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
 def test_checkpointed_blocks_give_the_same_gradients(view: str, consistency_rank: int) -> None:
     """The two views of one graph have adapters of equal rank, where a mix-up is silent, or of different ranks."""
     policy = tiny_policy.policy(consistency_rank=consistency_rank)
-    expected = gradients(policy, look_ahead(view))
+    expected = tiny_policy.gradients(policy, look_ahead(view))
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, look_ahead(view)), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, look_ahead(view)), expected) < 1e-5
 
 
 def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> None:
@@ -134,12 +126,12 @@ def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> 
     for weight in (p for name, p in policy.named_parameters() if f".{CONSISTENCY}." in name):
         weight.requires_grad_()  # with both adapters trained, torch cannot tell the two passes apart
     graph = look_ahead("consistency")
-    expected, loss = gradients(policy, graph), graph(policy)
+    expected, loss = tiny_policy.gradients(policy, graph), graph(policy)
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, graph), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, graph), expected) < 1e-5
     policy.network.enable_gradient_checkpointing()
     assert graph(policy).equal(loss)
-    assert difference(gradients(policy, graph), expected) > 0.01
+    assert difference(tiny_policy.gradients(policy, graph), expected) > 0.01
 
 
 def test_the_ends_of_the_scale_are_base_and_tuned_bit_for_bit(policy: Policy) -> None:
@@ -215,9 +207,9 @@ def test_checkpointed_blocks_recompute_under_the_same_scale(policy: Policy) -> N
     def graph(policy: Policy) -> Tensor:
         return policy.scaled(0.5)(X, T, cond).square().mean()
 
-    expected = gradients(policy, graph)
+    expected = tiny_policy.gradients(policy, graph)
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, graph), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, graph), expected) < 1e-5
 
 
 def test_noise_has_the_shape_of_the_latents_and_is_keyed_by_seed_purpose_and_sample(policy: Policy) -> None:

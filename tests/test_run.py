@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,27 +16,18 @@ from rdt import run
 from rdt.config.compose import composed
 from rdt.training import folder, lock
 from rdt.weights import BUNDLE
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, answered):
     """Return a function that runs `rdt run output_dir=out ...` in an empty folder: (exit status, stdout, stderr)."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
-
-    def answer(*overrides):
-        monkeypatch.setattr(sys, "argv", ["rdt", "output_dir=out", "logger=csv", *overrides])
-        status = 0
-        try:
-            run.entry()
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return answer
+    return lambda *overrides: answered(run.entry, "output_dir=out", "logger=csv", *overrides)
 
 
 def refused(answer, *words):
@@ -405,9 +395,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["dry_run=true"]], ids=" ".join)
 def test_answers_without_weights_import_no_torch(tmp_path, arguments):
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-X", "importtime", "-m", "rdt.run", *arguments],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -416,9 +406,9 @@ def test_answers_without_weights_import_no_torch(tmp_path, arguments):
 
 
 def test_a_sweep_names_the_first_bad_job_and_leaves_no_job_folder(tmp_path):
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-m", "rdt.run", "-m", "method.lr=0.1,0", "dry_run=true", "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("dry run:") == 1 and "sweep/0" in done.stdout

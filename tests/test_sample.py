@@ -1,7 +1,5 @@
 """`rdt sample` takes any prompt as it is typed, and names its picture after all that decides it."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -70,9 +68,9 @@ def test_a_file_that_cannot_be_the_picture_is_refused_before_anything_else(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_ending_decides_the_format(run_folder, tmp_path):
-    command = [sys.executable, "-m", "rdt.sample", f"run={run_folder}", "prompt=it's a (red) circle", "n=1"]
-    done = subprocess.run([*command, f"out={tmp_path / 'x.JPG'}"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x.JPG'}\n"), done.stderr
+def test_the_ending_decides_the_format(run_folder, tmp_path, answered):
+    words = [f"run={run_folder}", "prompt=it's a (red) circle", "n=1", f"out={tmp_path / 'x.JPG'}"]
+    status, out, err = answered(sample.entry, *words)
+    assert (status, out) == (0, f"{tmp_path / 'x.JPG'}\n"), err
     with Image.open(tmp_path / "x.JPG") as image:
         assert image.format == "JPEG"

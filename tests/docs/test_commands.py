@@ -7,7 +7,6 @@ that reads a finished run gets one. What takes real weights, a server or an acco
 import re
 import shlex
 import shutil
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,7 +56,7 @@ RUN = [line for line in TYPED if line not in NOT_RUN]
 
 
 @pytest.fixture
-def typed(run_folder, tmp_path, monkeypatch, capsys):
+def typed(run_folder, tmp_path, monkeypatch, answered):
     """Return a function that runs a command line in this process, in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
@@ -65,13 +64,8 @@ def typed(run_folder, tmp_path, monkeypatch, capsys):
 
     def answer(line: str, *more: str):
         name, words = command(line)
-        monkeypatch.setattr(sys, "argv", [f"rdt {name}", *(filled(word, run_folder) for word in words), *more])
-        status = 0
-        try:
-            status = import_module(COMMANDS[name].module or f"rdt.{name}").entry() or 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
+        entry = import_module(COMMANDS[name].module or f"rdt.{name}").entry
+        return answered(entry, *(filled(word, run_folder) for word in words), *more)
 
     return answer
 

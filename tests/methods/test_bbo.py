@@ -18,9 +18,9 @@ from rdt.rewards.surrogate import BudgetedOracle, BudgetExceeded
 from rdt.rollout import Sampling
 from rdt.training import folder
 from rdt.training.launch import launch, work
-from rewards.test_surrogate import surrogate
 from worlds import tiny_policy
 from worlds.smallest_run import adapter, minimal, rows
+from worlds.surrogates import surrogate
 
 PROMPT = ["a circle"]
 

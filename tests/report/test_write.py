@@ -1,6 +1,5 @@
 """The report is written as complete files, and its command refuses bad input in one line."""
 
-import subprocess
 import sys
 
 import pytest
@@ -8,6 +7,7 @@ from PIL import Image
 
 from rdt.report.__main__ import main
 from rdt.report.write import report
+from worlds import children
 from worlds.html_page import HtmlPage
 
 
@@ -52,13 +52,13 @@ def test_bad_input_gives_a_one_line_error_and_status_1(tmp_path, monkeypatch, ca
 def test_the_help_is_printed_without_importing_heavy_libraries():
     code = "import sys; from rdt.report.__main__ import main; main(['--help']); print(*HEAVY & set(sys.modules))"
     code = f"HEAVY = {{'torch', 'matplotlib', 'wandb'}}; {code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", code], check=True)
     assert done.stdout.splitlines()[-1] == ""
 
 
 def test_rdt_report_runs_the_command(tmp_path):
     code = "import sys; sys.argv = ['rdt', 'report', 'runs=nowhere']; from rdt.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = children.run([sys.executable, "-c", code])
     assert (done.returncode, done.stderr) == (1, "error: runs=nowhere names no folder\n")
 
 

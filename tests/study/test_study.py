@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -23,6 +22,7 @@ from rdt.study.page import cell_uri, write_study
 from rdt.study.sources import SampleGrid
 from rdt.study.tally import alpha, over_raters, wilson
 from rdt.training.record import grid_image, save_image
+from worlds import children
 from worlds.browser import Chromium, installed
 
 PROMPTS = ["a <b>circle</b> & </script>", "a square", "a ring"]
@@ -330,7 +330,7 @@ def test_the_interval_over_raters_covers_when_raters_differ():
 
 def test_the_command_answers_without_torch():
     code = "import sys; from rdt.study import entry; entry(['-h']); print({'torch', 'hydra'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", code], check=True)
     assert done.stdout.startswith("usage: python -m rdt.study") and done.stdout.splitlines()[-1] == "set()"
 
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from rdt.errors import UsageError
 from rdt.training import folder, lock
-from training.test_digests import checkpoint
+from worlds.run_checkpoints import checkpoint
 from worlds.smallest_run import minimal
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -14,7 +13,7 @@ from rdt.errors import UsageError
 from rdt.training import processes
 from rdt.training.environment import LaunchedEnvironment
 from rdt.training.launch import work
-from worlds import failing_reward
+from worlds import children, failing_reward
 from worlds.smallest_run import minimal, rows
 
 STRAY = {
@@ -65,7 +64,7 @@ def test_torchrun_is_refused_in_one_line(monkeypatch):
 
 def test_a_worker_ends_with_its_launcher(tmp_path):
     command = [sys.executable, "-c", PARENT, WORKER]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, env=failing_reward.environment(), text=True) as launcher:
+    with children.started(command, env=failing_reward.environment()) as launcher:
         assert launcher.stdout.readline() == "1 2\n"
         launcher.send_signal(signal.SIGKILL)
         assert launcher.stdout.read() == ""  # returns once the worker, which holds the pipe too, has ended
@@ -93,9 +92,9 @@ def test_a_killed_rank_is_one_line(tmp_path):
     conf = failing_reward.config_dir(tmp_path / "conf", "kill", iteration=1)
     arguments = ["-m", "rdt.run", "--config-dir", str(conf), "reward=fragile", "output_dir=out", "logger=csv"]
     small = ["batch_size=8", "model.sampling.num_steps=3", "method.replay_ratio=1", "trainer.checkpoint_every=1"]
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, *arguments, *small, "devices=2"],
-        cwd=tmp_path, env=failing_reward.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        cwd=tmp_path, env=failing_reward.environment() | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "was killed by SIGKILL, most often because" in done.stderr

@@ -113,7 +113,7 @@ class Chromium:
     def close(self) -> None:
         """Stop the browser."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         os.close(self.to)
         os.close(self.back)
 
