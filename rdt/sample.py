@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import files, targets
 from rdt.config import check
-from rdt.config.compose import command_errors, conf_dir, job_errors
+from rdt.config.compose import built_now, command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
 from rdt.result import digest, slug
 from rdt.text import lone_surrogate, printable
@@ -45,9 +45,19 @@ def sample(cfg: DictConfig) -> Path:
     if cfg.out:
         check_out(Path(str(cfg.out)).expanduser())
     run = finished.read_finished(cfg.run, cfg.get("guidance"))
+    note_unknown_words(run.cfg, str(cfg.prompt))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{file_name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return write_picture(run, str(cfg.prompt), cfg.n, cfg.seed, out)
+
+
+def note_unknown_words(cfg: DictConfig, prompt: str) -> None:
+    """Say on standard error if the run's model knows only some words and the prompt has others; it is drawn anyway."""
+    if cfg.model.get("vocabulary"):
+        try:
+            built_now(cfg.model.vocabulary)([prompt])
+        except ValueError as error:
+            print(printable(f"note: {error}"), file=sys.stderr)
 
 
 def check_out(out: Path) -> None:

@@ -74,3 +74,12 @@ def test_the_ending_decides_the_format(run_folder, tmp_path, answered):
     assert (status, out) == (0, f"{tmp_path / 'x.JPG'}\n"), err
     with Image.open(tmp_path / "x.JPG") as image:
         assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noted"), [("a red circle", ""), ("a red 猫", "'猫' is not a word of the shapes world")]
+)
+def test_a_word_that_the_world_does_not_draw_is_noted(prompt, noted, capsys):
+    sample.note_unknown_words(composed("config"), prompt)
+    said = capsys.readouterr().err
+    assert noted in said and bool(said) == bool(noted)

@@ -38,7 +38,7 @@ def composed(*overrides: str):
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_every_reward_is_planned(reward, given, dry):
-    status, out, err = dry(f"reward={reward}", *given.get(reward, []))
+    status, out, err = dry("method=grpo", f"reward={reward}", *given.get(reward, []))
     assert status == 0 and err == ""
     assert f"reward={reward} " in out
     for _, value in (item.split("=") for item in given.get(reward, []) if "checkpoint=" in item or "backbone=" in item):
