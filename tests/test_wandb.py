@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ def job(run_folder, sweep, number):
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
+    results.write(replace(results.read(out), seed=number), out)  # otherwise the second job is the first one's copy
     conclude(loggers(cfg, out, {}), cfg, out)
     return records(out)
 
