@@ -10,12 +10,18 @@ from rdt.report.duels import duels_csv
 from rdt.report.grids import grids_of
 from rdt.report.page import report_html
 from rdt.report.read import Failure, read_runs
-from rdt.report.tables import front_csv, front_tex, print_tables
+from rdt.report.tables import front_csv, front_tex
+from rdt.report.terminal import print_line, print_tables
 from rdt.text import printable
 
+PICTURED = 6  # sample grids in front.png
 
-def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
+
+def report(run_dirs: list[Path], out: Path, wandb: bool = False, absolute: bool = False, name: str = "") -> Path:
     """Write the report over all runs at or below `run_dirs` into `out` and return the path of its report.html.
+
+    The picture and the LaTeX table hold paired differences to the base, or the scores themselves if `absolute`.
+    With a `name` one line is printed under it in place of the tables.
 
     Folders without a usable result are listed as failed. ValueError if no run is left, OSError if `out` cannot be
     written, UsageError if W&B refuses, after all files are written.
@@ -25,24 +31,32 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False) -> Path:
         raise ValueError(_no_run(run_dirs, failures))
     comparisons, out = compare(runs), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "front.png") as path:
-        figure.draw(comparisons, grids_of(comparisons[0], most=4), path)
-    with replacing(out / "front.svg") as path:
-        figure.draw(comparisons, [], path, "svg")
-    _write_texts(comparisons, failures, out)
-    print_tables(comparisons, failures)
-    for name, file in {"report": "report.html", "picture": "front.png", "table": "front.csv"}.items():
-        print(f"{name:8} {printable(out / file)}", flush=True)
+    _draw(comparisons, out, absolute)
+    _write_texts(comparisons, failures, out, absolute)
+    if name:
+        print_line(name, comparisons)
+    else:
+        print_tables(comparisons, failures)
+        for what, file in {"report": "report.html", "picture": "front.png", "table": "front.csv"}.items():
+            print(f"{what:8} {printable(out / file)}", flush=True)
     if wandb:
         log_pareto(comparisons, out)
     return out / "report.html"
 
 
-def _write_texts(comparisons: list[Comparison], failures: list[Failure], out: Path) -> None:
+def _draw(comparisons: list[Comparison], out: Path, absolute: bool) -> None:
+    """Write front.png with samples, and front.svg."""
+    with replacing(out / "front.png") as path:
+        figure.draw(comparisons, grids_of(comparisons[0], most=PICTURED), path, absolute=absolute)
+    with replacing(out / "front.svg") as path:
+        figure.draw(comparisons, [], path, "svg", absolute)
+
+
+def _write_texts(comparisons: list[Comparison], failures: list[Failure], out: Path, absolute: bool) -> None:
     """Write the tables and the page; duels.csv only if there are two methods to compare."""
     write_text(out / "front.csv", front_csv(comparisons))
-    write_text(out / "front.tex", front_tex(comparisons))
-    write_text(out / "report.html", report_html(comparisons, failures, out / "front.png"))
+    write_text(out / "front.tex", front_tex(comparisons, absolute))
+    write_text(out / "report.html", report_html(comparisons, failures))
     if any(len(comparison.methods) > 1 for comparison in comparisons):
         write_text(out / "duels.csv", duels_csv(comparisons))
 
