@@ -249,13 +249,21 @@ def code_span(text: object) -> str:
 
 
 def card_table(result: Result) -> str:
-    """Return the table of a model card in Markdown: a line per quantity, a column per point of the run."""
+    """Return the table of a model card in Markdown: a line per quantity, the base, and two columns per point."""
     (comparison,) = compare([Run(Path(), result)])
-    rows = run_rows(comparison)
-    lines = [["", *(code_span(row.points[0].label) for row in rows)], ["---"] * (1 + len(rows))]
+    base, *points = run_rows(comparison)
+    labels = ["tuned", *(row.points[0].label for row in points[1:])]
+    heads = [code_span("base"), *(head for name in labels for head in (code_span(name), "difference"))]
+    lines = [["", *heads], ["---"] * (1 + len(heads))]
     for column in columns_of(comparison, "model card"):
-        lines.append([code_span(column.name), *(_cell_card(column, row) for row in rows)])
+        cells = [cell for row in points for cell in (_cell_card(column, row), _change_card(column, row))]
+        lines.append([code_span(column.name), _cell_card(column, base), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _change_card(column: Column, row: TableRow) -> str:
+    score = column.value(row)
+    return "" if score is None or score.diff is None else difference(score.diff)
 
 
 def _cell_card(column: Column, row: TableRow) -> str:

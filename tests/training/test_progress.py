@@ -1,4 +1,4 @@
-"""Progress says what is done, what is left and when, in plain lines where there is no terminal."""
+"""Progress says what is done, what is left and when, in plain lines without a terminal."""
 
 import re
 import time
