@@ -271,7 +271,7 @@ def _description(settings: dict[str, Any], varying: list[str], most: int = 2) ->
     """Return the first few of the varying settings that a group chose; those left at their default are not named."""
     chosen = [(key, settings[key]) for key in varying if key in settings]
     words = [str(value) if key == "label" else f"{key.rpartition('.')[2]} {value}" for key, value in chosen]
-    more = f"  +{len(words) - most}" if len(words) > most else ""
+    more = f"  and {len(words) - most} more" if len(words) > most else ""
     return "  ".join(words[:most]) + more
 
 

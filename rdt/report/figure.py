@@ -50,9 +50,10 @@ class Box:
 
 
 def draw(
-    comparisons: list[Comparison], grids: list[Grid], path: Path, form: str = "png", absolute: bool = False
-) -> None:
-    """Write the picture as PNG of 200 dpi or as SVG; without grids there is no strip of samples."""
+    comparisons: list[Comparison], grids: list[Grid], path: Path, form: str = "png", absolute: bool = False,
+    left_out: int = 0,
+) -> None:  # fmt: skip
+    """Write the picture as PNG of 200 dpi or as SVG, with the grids below; a note says how many were left out."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -68,6 +69,8 @@ def draw(
             _panels(figure, comparison, HEAD + ROW * row, absolute)
         for grid, box in zip(grids, boxes, strict=True):
             _picture(figure, grid, comparisons[0], box)
+        words = f"and {left_out} more sample grids in report.html" if left_out else ""
+        figure.text(MARGIN / WIDTH, 0.1 / figure.get_figheight(), words, fontsize=8.5, color=QUIET)
         figure.savefig(path, dpi=200, format=form)
 
 

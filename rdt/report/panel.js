@@ -3,7 +3,13 @@ function line(tag, text, name) {
   return Object.assign(document.createElement(tag), { textContent: text, className: name || "" });
 }
 
-const range = (s, form) => (s[1] === s[2] ? form(s[0]) : `${form(s[0])} [${form(s[1])}, ${form(s[2])}]`);
+// Returns a mean with its interval, in which all numbers have as many decimals as give half the interval two digits.
+function range(s, form) {
+  const half = (s[2] - s[1]) / 2, sign = (x) => (form === signed && x > 0 ? "+" : "");
+  if (!(half > 1e-6 && half < 1e6)) return form(s[0]);
+  const [mean, lo, hi] = s.map((x) => sign(x) + x.toFixed(Math.max(0, 1 - Math.floor(Math.log10(half)))));
+  return `${mean} [${lo}, ${hi}]`;
+}
 
 function tip(p) {
   const rows = Object.entries(p.scores).map(([name, s]) => `${name}  ${range(s, brief)}${p.diffs[name] && p.kind !== "base" ? `  Δ ${range(p.diffs[name], signed)}` : ""}`);
@@ -29,15 +35,14 @@ async function copied(button, text) {
   setTimeout(() => { button.textContent = before; }, 1200);
 }
 
-// Returns a copy of a sample grid of the page with its prompts; a click shows it larger.
+// Returns a copy of a sample grid of the page with its prompts; a click on it shows it larger.
 function samples(id, words) {
   const grid = id && document.getElementById(id);
   if (!grid) return [];
-  const picture = document.createElement("figure"), button = document.createElement("button"), copy = new Image();
-  Object.assign(copy, { src: grid.src, alt: grid.alt });
-  Object.assign(button, { type: "button", className: "enlarge" });
-  button.append(copy);
-  picture.append(line("figcaption", words), button);
+  const picture = document.createElement("figure"), copy = (grid.closest(".pair") || grid.closest(".enlarge")).cloneNode(true);
+  copy.querySelector("img").removeAttribute("id");
+  picture.className = "grids";
+  picture.append(line("figcaption", words), copy);
   return [picture];
 }
 

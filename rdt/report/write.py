@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
 from rdt.files import replacing, write_text
 from rdt.report import figure
 from rdt.report.board import log_pareto
 from rdt.report.compare import Comparison, compare
 from rdt.report.duels import duels_csv
 from rdt.report.grids import grids_of
-from rdt.report.page import report_html
+from rdt.report.page import GRIDS, report_html
 from rdt.report.read import Failure, read_runs
 from rdt.report.tables import front_csv, front_tex
 from rdt.report.terminal import print_line, print_tables
@@ -37,17 +41,26 @@ def report(run_dirs: list[Path], out: Path, wandb: bool = False, absolute: bool 
         print_line(name, comparisons)
     else:
         print_tables(comparisons, failures)
-        for what, file in {"report": "report.html", "picture": "front.png", "table": "front.csv"}.items():
-            print(f"{what:8} {printable(out / file)}", flush=True)
+        _print_paths(out)
     if wandb:
         log_pareto(comparisons, out)
     return out / "report.html"
 
 
+def _print_paths(out: Path) -> None:
+    """Print where the files are; in a terminal they are links."""
+    console = Console(highlight=False, soft_wrap=True)
+    for what, file in {"report": "report.html", "picture": "front.png", "table": "front.csv"}.items():
+        link = Style(link=(out / file).resolve().as_uri())
+        console.print(Text.assemble(f"{what:8} ", (printable(out / file), link)))
+
+
 def _draw(comparisons: list[Comparison], out: Path, absolute: bool) -> None:
     """Write front.png with samples, and front.svg."""
+    grids = grids_of(comparisons[0], GRIDS)
     with replacing(out / "front.png") as path:
-        figure.draw(comparisons, grids_of(comparisons[0], most=PICTURED), path, absolute=absolute)
+        more = max(0, len(grids) - PICTURED)
+        figure.draw(comparisons, grids[:PICTURED], path, absolute=absolute, left_out=more)
     with replacing(out / "front.svg") as path:
         figure.draw(comparisons, [], path, "svg", absolute)
 

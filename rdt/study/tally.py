@@ -23,6 +23,7 @@ from rdt.text import NAME, csv_cell, folded
 Votes = Mapping[str, Mapping[str, Vote]]  # by rater and pair
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+HASTY = 1.0  # seconds; nobody compares two images in less
 HEADER = ("question", "first", "second", "votes", "raters", "first_wins", "ties", "second_wins", "win_rate",
           "wilson_lo", "wilson_hi", "raters_lo", "raters_hi", "alpha", "alpha_question")  # fmt: skip
 
@@ -167,6 +168,11 @@ def print_tally(rows: list[Preference], agreement: Mapping[str, float], votes: V
     seconds = [vote.seconds for of_rater in votes.values() for vote in of_rater.values()]
     raters = f"{len(votes)} rater{'s' * (len(votes) != 1)}"
     print(f"votes    {raters}, {len(seconds)} pairs answered, {median(seconds):.1f} s in the median")
+    hasty = sum(one < HASTY for one in seconds)
+    if hasty:
+        print(
+            f"hasty    {hasty} of {len(seconds)} pairs were answered in under {HASTY:g} s; look before you count them"
+        )
     alphas = ", ".join(f"{folded(question, NAME)} {_number(value)}" for question, value in agreement.items())
     print(f"alpha    {alphas} (Krippendorff's, over all pairs; 1 agreement, 0 chance)")
 
