@@ -28,7 +28,7 @@ def draw_plane(axes: Any, comparison: Comparison, plane: Plane, absolute: bool) 
         _method(axes, comparison, plane, method, absolute)
     start = _both(comparison, comparison.base, plane, absolute)
     if start is not None:
-        _cross(axes, *start, INK, "D", filled=True)
+        _crosses(axes, [start], INK, "D", filled=True)
     _labels(axes, comparison, plane, absolute)
     axes.set_xlabel(f"{_axis(plane.across, absolute)}  →", labelpad=4)
     axes.set_ylabel(f"{_axis(plane.up, absolute)}  →", labelpad=3)
@@ -128,10 +128,13 @@ def _method(axes: Any, comparison: Comparison, plane: Plane, method: str, absolu
     if plane.across == comparison.diversity:
         line = whole[filled]
         axes.plot(*line[np.argsort(line[:, 0])].T, color=mark.colour, linewidth=1.4, alpha=0.5, zorder=2.5)
-    for (group, at), full in zip(placed, filled[: len(placed)], strict=True):
+    for group, _ in placed:
         if len(group.points) > 1:
             _seeds(axes, comparison, plane, group, absolute)
-        _cross(axes, *at, mark.colour, MARKERS[mark.shape], bool(full))
+    pairs = list(zip(placed, filled[: len(placed)], strict=True))
+    for full in (True, False):
+        chosen = [at for (_, at), on in pairs if bool(on) == full]
+        _crosses(axes, chosen, mark.colour, MARKERS[mark.shape], full)
 
 
 def _seeds(axes: Any, comparison: Comparison, plane: Plane, group: Group, absolute: bool) -> None:
@@ -143,13 +146,17 @@ def _seeds(axes: Any, comparison: Comparison, plane: Plane, group: Group, absolu
         axes.plot(*dots, "o", color=mark.colour, markersize=3, alpha=0.5, markeredgewidth=0, zorder=2.6)
 
 
-def _cross(axes: Any, x: Interval, y: Interval, colour: str, marker: str, filled: bool) -> None:
-    """Draw a point with its two intervals."""
-    bars = {"xerr": [[x.mean - x.lo], [x.hi - x.mean]], "yerr": [[y.mean - y.lo], [y.hi - y.mean]]}
+def _crosses(axes: Any, places: list[tuple[Interval, Interval]], colour: str, marker: str, filled: bool) -> None:
+    """Draw points with their two intervals, all in one call, because each call takes matplotlib 10 ms."""
+    if not places:
+        return
+    sides = [np.array([[one.mean, one.lo, one.hi] for one in side]).T for side in zip(*places, strict=True)]
+    (x, *_), (y, *_) = sides
+    errors = [np.stack([mean - lo, hi - mean]) for mean, lo, hi in sides]
     face, edge = (colour, "white") if filled else ("white", colour)
     dot: dict[str, Any] = {"markersize": 7, "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.9}
     style = {"color": colour, "ecolor": colour, "elinewidth": 1.1, "capsize": 0, "zorder": 3}
-    axes.errorbar(x.mean, y.mean, fmt=marker, **bars, **dot, **style)
+    axes.errorbar(x, y, xerr=errors[0].clip(0), yerr=errors[1].clip(0), fmt=marker, **dot, **style)
 
 
 def _labels(axes: Any, comparison: Comparison, plane: Plane, absolute: bool) -> None:
