@@ -82,7 +82,7 @@ function fronts(points, better, { x, y, absolute }) {
 function mark(p, index, hollow, view, sx, sy) {
   const a = at(p, view.x, view.absolute), b = at(p, view.y, view.absolute), cx = sx.at(a[0]), cy = sy.at(b[0]);
   const hue = p.kind === "base" ? "var(--ink)" : p.colour, seed = p.kind === "seed";
-  const bars = seed ? "" : `<path d="M${sx.at(a[1])} ${cy}H${sx.at(a[2])}M${cx} ${sy.at(b[1])}V${sy.at(b[2])}" stroke="${hue}" stroke-width="1.4"/>`;
+  const bars = seed ? "" : `<path d="M${sx.at(a[1])} ${cy}H${sx.at(a[2])}M${cx} ${sy.at(b[1])}V${sy.at(b[2])}" stroke="${hue}" stroke-width="1.4" stroke-opacity="${view.crowded ? 0.3 : 1}"/>`;
   const face = hollow.has(p) ? `fill="var(--paper)" stroke="${hue}" stroke-width="1.7"` : `fill="${hue}" stroke="var(--paper)"`;
   const size = seed ? 0.55 : 1, label = `${p.name}: ${view.title(view.x)} ${brief(a[0])}, ${view.title(view.y)} ${brief(b[0])}`;
   return `<g data-tip="${index}" role="button" tabindex="-1" aria-label="${safe(label)}">${bars}<circle class="hit" cx="${cx}" cy="${cy}" r="13"/>
@@ -110,6 +110,7 @@ function picture(data, view, off) {
   const { x, y, W, H, absolute } = view;
   const points = data.points.filter((p) => at(p, x, absolute) && at(p, y, absolute) && !off.has(p.method));
   if (!points.length) return "<p class='quiet'>No point has both of these scores.</p>";
+  view.crowded = points.length > 80;
   const sx = scale(points, x, absolute, LEFT, W - RIGHT), sy = scale(points, y, absolute, H - BOTTOM, TOP);
   const found = fronts(points, data.better, view), hollow = new Set(found.flatMap((f) => f.own.filter((p) => p.kind === "mean" && !f.best.includes(p))));
   const chained = data.rewards.includes(x) && data.rewards.includes(y) ? [] : found;  // of two rewards there is no front to pay for

@@ -1,4 +1,5 @@
 // Tables that are sorted by a click on a head, shown with chosen columns, copied, and saved as CSV or LaTeX.
+const shownRows = (table) => [...table.rows].filter((row) => !row.hidden);
 const texts = (row) => [...row.cells].filter((cell) => !cell.hidden).map((cell) => (cell.dataset.text || cell.textContent).trim());
 const latex = (text) => text.replace(/[&%$#_{}]/g, "\\$&").replace(/[~^]/g, (c) => (c === "~" ? "\\textasciitilde{}" : "\\textasciicircum{}"));
 
@@ -26,13 +27,13 @@ function sortBy(table, column, head) {
 
 function csv(table) {
   const cell = (text) => (/^[=+\-@]/.test(text) && isNaN(text) ? `"'${text.replace(/"/g, '""')}"` : `"${text.replace(/"/g, '""')}"`);
-  return [...table.rows].map((row) => texts(row).map(cell).join(",")).join("\r\n") + "\r\n";
+  return shownRows(table).map((row) => texts(row).map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
 // Returns a table for booktabs: differences with half their interval, arrows in the heads, the best of a column bold.
 function tex(table) {
   const heads = [...table.tHead.rows[0].cells], shown = heads.map((_, k) => k).filter((k) => !heads[k].hidden);
-  const rows = [...table.tBodies[0].rows].filter((row) => !row.classList.contains("seed"));
+  const rows = shownRows(table).filter((row) => row.parentElement.tagName === "TBODY" && !row.classList.contains("seed"));
   const best = (k) => {
     const sign = Number(heads[k].dataset.better || 0), values = rows.filter((r) => !r.classList.contains("base") && r.cells[k].dataset.v !== undefined);
     return sign && values.length > 1 ? values.reduce((a, b) => (sign * a.cells[k].dataset.v >= sign * b.cells[k].dataset.v ? a : b)) : null;
@@ -46,6 +47,23 @@ function tex(table) {
   const name = (k) => latex(heads[k].dataset.name || heads[k].textContent.trim());
   return [`\\begin{tabular}{l${"r".repeat(Math.max(0, shown.length - 1))}}`, "\\toprule", `${shown.map((k) => name(k) + arrow(k)).join(" & ")} \\\\`, "\\midrule",
     ...rows.map((row) => `${shown.map((k) => cell(row, k)).join(" & ")} \\\\`), "\\bottomrule", "\\end{tabular}", ""].join("\n");
+}
+
+const namesIn = (row) => [...row.cells].filter((cell) => cell.dataset.v === undefined).map((cell) => cell.textContent.toLowerCase()).join(" ");
+
+// Returns a field that hides the rows without its words; the base stays, and seeds go with their setting.
+function filter(table) {
+  const field = Object.assign(document.createElement("input"), { type: "search", placeholder: "filter rows" });
+  field.setAttribute("aria-label", "filter rows");
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = true;
+    for (const row of table.tBodies[0].rows) {
+      if (!row.classList.contains("seed")) shown = row.classList.contains("base") || words.every((word) => namesIn(row).includes(word));
+      row.hidden = !shown;
+    }
+  });
+  return field;
 }
 
 function chooser(table) {
@@ -68,7 +86,7 @@ function equip(table) {
     button.addEventListener("click", () => sortBy(table, column, head));
     head.replaceChildren(button);
   });
-  const acts = { Copy: (b) => copied(b, [...table.rows].map((row) => texts(row).join("\t")).join("\n")),
+  const acts = { Copy: (b) => copied(b, shownRows(table).map((row) => texts(row).join("\t")).join("\n")),
     CSV: () => save(`${name}.csv`, csv(table), "text/csv"), LaTeX: () => save(`${name}.tex`, tex(table), "text/x-tex") };
   tools.className = "tools";
   for (const [word, act] of Object.entries(acts)) {
@@ -77,6 +95,7 @@ function equip(table) {
     tools.append(button);
   }
   tools.append(chooser(table));
+  if (table.tBodies[0].rows.length > 5) tools.append(filter(table));
   table.closest(".scroll").before(tools);
 }
 

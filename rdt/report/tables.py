@@ -220,15 +220,20 @@ def _interval(name: str, value: Interval) -> dict[str, float]:
 
 
 def wandb_rows(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows: the base, then every point with its group, whether that is on a front, and its means."""
+    """Return columns and rows: the base, then every point with its group, whether that is on a front, and its means.
+
+    Behind the means come the paired differences to the base and the bounds of their intervals.
+    """
     columns, fronts = columns_of(comparison, "wandb"), [_on_front(comparison, reward) for reward in comparison.rewards]
-    rows = [["base", "base", None, *(None for _ in fronts), *_means(columns, base_row(comparison))]]
+    rows = [["base", "base", None, *(None for _ in fronts), *_values(columns, base_row(comparison))]]
     for group in comparison.groups:
         on = [id(group) in front for front in fronts]
         for row in point_rows(group):
-            rows.append([group.name, group.method, row.runs[0].result.seed, *on, *_means(columns, row)])
+            rows.append([group.name, group.method, row.runs[0].result.seed, *on, *_values(columns, row)])
     places = [f"on front of {reward}" for reward in comparison.rewards]
-    return ["group", "method", "seed", *places, *(column.name for column in columns)], rows
+    spread = [column.name for column in columns if column.spread]
+    paired = [f"{name}_diff{end}" for name in spread for end in ("", "_lo", "_hi")]
+    return ["group", "method", "seed", *places, *(column.name for column in columns), *paired], rows
 
 
 def _on_front(comparison: Comparison, reward: str) -> set[int]:
@@ -237,9 +242,14 @@ def _on_front(comparison: Comparison, reward: str) -> set[int]:
     return {id(group) for groups, mask in found for group, on in zip(groups, mask, strict=True) if on}
 
 
-def _means(columns: list[Column], row: TableRow) -> list[float | None]:
+def _values(columns: list[Column], row: TableRow) -> list[float | None]:
+    """Return the means of all columns, then the paired differences with their bounds; None stands for what is not."""
     scores = [column.value(row) for column in columns]
-    return [None if score is None else score.value.mean for score in scores]
+    diffs = [score and score.diff for column, score in zip(columns, scores, strict=True) if column.spread]
+    means = [None if score is None else score.value.mean for score in scores]
+    return means + [
+        bound for diff in diffs for bound in ((diff.mean, diff.lo, diff.hi) if diff else (None, None, None))
+    ]
 
 
 def code_span(text: object) -> str:

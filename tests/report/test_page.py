@@ -184,6 +184,14 @@ def test_a_second_point_is_pinned_beside_the_first_and_images_are_enlarged(plots
 
 
 @browsed
+def test_rows_are_filtered_by_words(plots):
+    field, rows = "document.querySelector('[type=search]')", "document.querySelectorAll('[data-file=scores] tbody tr')"
+    for words, shown in (("kl_coef", 3), ("kl_coef 0.1", 2), ("", 6)):
+        plots.js(f"(f => (f.value = '{words}', f.dispatchEvent(new Event('input'))))({field})")
+        assert plots.js(f"[...{rows}].filter(e => !e.hidden).length") == shown  # the base stays
+
+
+@browsed
 def test_tables_are_sorted_and_saved_with_chosen_columns(plots, tmp_path):
     (tmp_path / "saved").mkdir()
     plots.downloads(tmp_path / "saved")
@@ -192,7 +200,7 @@ def test_tables_are_sorted_and_saved_with_chosen_columns(plots, tmp_path):
     plots.click("document.querySelectorAll('[data-file=scores] thead button')[1]")
     assert plots.js(names)[:2] == ["base", "draft, 2 seeds"]
     assert plots.js("document.querySelector('[aria-sort]').textContent") == "hps ↑"
-    plots.js("document.querySelector('.tools input').click()")
+    plots.js("document.querySelector('.tools [type=checkbox]').click()")
     for place, file in ((1, "scores.csv"), (2, "scores.tex")):
         plots.js(f"document.querySelectorAll('.tools button')[{place}].click()")
         plots.until("true")

@@ -107,6 +107,9 @@ def test_a_new_column_appears_in_every_table(sweep, images_column, capsys):
     assert {row["compute/drawn_images"] for row in rows} == {"960.0"}
     names, values = tables.wandb_rows(comparison)
     assert [row[names.index("compute/drawn_images")] for row in values] == [1920, 960, 960]
+    paired = [row[names.index("reward/hps_diff")] for row in values]
+    assert paired == [None, *(group.scores["reward/hps"].diff.mean for group in comparison.groups)]
+    assert all(len(row) == len(names) for row in values)
     assert "| `compute/drawn_images` | 960 | 960 |  |\n" in tables.card_table(read(sweep / "0"))
 
 
