@@ -25,6 +25,16 @@ def test_the_report_is_complete_files_that_need_no_network(sweep):
         assert picture.width > 1000
 
 
+def test_the_picture_names_the_quadrants_of_differences_and_draws_scores_if_asked(sweep):
+    report([sweep], sweep / "out")
+    words = (sweep / "out" / "front.svg").read_text()
+    assert "Difference to the base" in words and "paired by prompt" in words and "Δ hps against Δ entropy" in words
+    assert words.count("better in both") == 3 and "hacked: hps up, gold down" in words
+    report([sweep], sweep / "out", absolute=True)
+    words = (sweep / "out" / "front.svg").read_text()
+    assert "Δ" not in words and "better in both" not in words and "Reward against diversity" in words
+
+
 def test_an_unreadable_picture_is_left_out(sweep):
     (sweep / "0" / "samples" / "tuned.png").write_bytes(b"half a picture")
     assert len(HtmlPage(report([sweep], sweep).read_text()).addresses) == 2

@@ -6,8 +6,11 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from rdt.evaluation import Evaluator, Protocol
+from rdt.rollout import Sampling
 from rdt.training import progress, sweep
-from rdt.training.progress import ProgressLine, clock
+from rdt.training.progress import ProgressLine, clock, evaluating
+from worlds import tiny_policy
 
 
 def test_without_a_terminal_lines_are_printed_even_while_a_step_lasts(capsys):
@@ -34,6 +37,20 @@ def test_a_resumed_run_estimates_from_its_own_iterations(monkeypatch):
     now[0] = 30.0
     shown.done = 90
     assert shown.line() == "iteration 90 of 100, 0:30 so far, 0:30 left"
+
+
+def test_an_evaluation_counts_each_prompt_once_for_each_model(capsys):
+    policy, prompts = tiny_policy.policy(), tiny_policy.PROMPTS[:2]
+    protocol = Protocol(prompts, 3, 0, 6, seed=0, grid=(2, 2))
+    evaluator = Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
+    views = {"base": policy.base, "tuned": policy.tuned}
+    with evaluating(evaluator, len(views), rank=0, world=1):
+        evaluator.run(policy, views, policy.base, Sampling(4, 1.0, 3.0), 0, 1)
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "evaluation 0 of 4", "evaluation 4 of 4",
+    ]  # fmt: skip
+    with evaluating(evaluator, len(views), rank=1, world=2):  # rank 0 speaks for all
+        assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("seconds, words", [(0, "0:00"), (61, "1:01"), (3700, "1:01:40")])
