@@ -29,7 +29,7 @@ COMMANDS = {
     "run": Command("train on a reward, evaluate, record, report; with -m, one run for each combination of values"),
     "evaluate": Command("evaluate a finished run under another guidance"),
     "sample": Command("draw images of a finished run beside its base's"),
-    "report": Command("compare any set of runs", ("runs=", "out=", "wandb="), "rdt.report.__main__"),
+    "report": Command("compare any set of runs", ("runs=", "out=", "axes=", "wandb="), "rdt.report.__main__"),
     "study": Command(
         "write a page for a blind comparison by people, and tally its votes",
         ("runs=", "pairs=", "set=", "settings=", "seed=", "out=", "tally", "key="),

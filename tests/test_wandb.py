@@ -68,6 +68,8 @@ def test_the_pictures_the_table_and_the_charts_are_logged(read, run_folder, resu
     table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row.pop("point") for row in rows] == ["base", "cfg"]
+    gaps = [row.pop("hacking_gap") for row in rows]
+    assert gaps[0] == 0 and merged(read, "summary")["final/hacking_gap"] == pytest.approx(gaps[1])
     assert rows == [pytest.approx(result.base.means()), pytest.approx(result.tuned.means())]
     charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
     axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}

@@ -5,14 +5,15 @@ import json
 import os
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rdt import result
 from rdt.config.keys import override_key
 from rdt.config.recorded import ERROR, mapping
-from rdt.result import Result
+from rdt.report.hacking import is_hacked, with_gaps
+from rdt.result import Result, Score
 from rdt.text import NAME, folded, lone_surrogate
 
 FILES = {result.FILE, "config.yaml", ERROR}  # a folder with one of them is a run's
@@ -60,6 +61,10 @@ class Run:
         """The names of the rewards that were evaluated and not trained on."""
         judges = self.setting("evaluation.judges")
         return [name for name in judges if name != self.result.reward] if isinstance(judges, dict) else []
+
+    def hacked(self, scores: dict[str, Score]) -> bool:
+        """Return whether scores of this run, or of several seeds of it, gained on the reward and lost on a judge."""
+        return is_hacked(self.result, scores, self.judges)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ def read_run(folder: Path) -> Run:
     """Return the run of a folder; ValueError, in one line, if it failed or its result.json cannot be used."""
     if (folder / ERROR).is_file():
         raise ValueError((folder / ERROR).read_text("utf-8", errors="replace"))
-    return Run(folder, result.read(folder), *_config(folder / "config.yaml"))
+    run = Run(folder, result.read(folder), *_config(folder / "config.yaml"))
+    return replace(run, result=with_gaps(run.result, run.judges))
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any], str]:

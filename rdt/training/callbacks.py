@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: checkpoints that count iterations, evaluation during training, the progress bar."""
+"""Lightning callbacks of a run: checkpoints that count iterations, and evaluation during training."""
 
 import shutil
 import signal
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig
 
 from rdt import files
@@ -166,20 +165,6 @@ class SmallEvaluations(L.Callback):
         self.latest = by_short_name(self.scores)
         if "base" in done:
             self.base = by_short_name(done["base"].summary())
-
-
-class Progress(RichProgressBar):
-    """Shows Rich's bar with the training metrics and the headline scores of the newest small evaluation."""
-
-    def __init__(self, evaluations: SmallEvaluations, reward: str) -> None:
-        super().__init__()
-        self.evaluations, self.reward = evaluations, reward
-
-    def get_metrics(self, trainer: L.Trainer, method: L.LightningModule) -> dict[str, Any]:
-        """Return the metrics by short name, to three significant digits."""
-        metrics = super().get_metrics(trainer, method) | headline(self.evaluations.scores, self.reward)
-        metrics.pop("v_num", None)
-        return {name: f"{float(value):.3g}" for name, value in by_short_name(metrics).items()}
 
 
 def headline(scores: Mapping[str, float], reward: str) -> dict[str, float]:

@@ -23,13 +23,14 @@ from rdt.methods.base import Method
 from rdt.stream import PromptData
 from rdt.training import folder, lock, processes, record
 from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
-from rdt.training.callbacks import Checkpoints, Progress, SmallEvaluations
+from rdt.training.callbacks import Checkpoints, SmallEvaluations
 from rdt.training.checkpoint_reader import CheckpointReader
 from rdt.training.constraint_callback import ConstraintWatch
 from rdt.training.constraints import constraints_of
 from rdt.training.environment import LaunchedEnvironment
 from rdt.training.experiment import Experiment, Guided
 from rdt.training.loggers import kept_rows, loggers
+from rdt.training.progress import TrainingProgress, evaluating
 from rdt.training.silence import silence_libraries
 from rdt.training.wandb_summary import conclude
 
@@ -121,7 +122,7 @@ def check_rollouts(cfg: DictConfig, method: Method) -> None:
 
 
 def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
-    """Return Lightning's trainer with rdt's ranks, checkpoints, evaluations, loggers and progress bar."""
+    """Return Lightning's trainer with rdt's ranks, checkpoints, evaluations, loggers and progress."""
     cfg, distributed = parts.experiment.cfg, ranks.here().world > 1
     trained = {name: weight.shape for name, weight in parts.method.named_parameters() if weight.requires_grad}
     return L.Trainer(
@@ -136,6 +137,7 @@ def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
         log_every_n_steps=cfg.trainer.log_every,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         default_root_dir=out,
     )
@@ -147,7 +149,7 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
     evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
     watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
-    return [evaluations, *watch, Checkpoints(cfg, out), Progress(evaluations, cfg.reward.name)]
+    return [evaluations, *watch, Checkpoints(cfg, out), TrainingProgress(evaluations, cfg.reward.name)]
 
 
 def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
@@ -158,9 +160,9 @@ def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
     method, experiment = parts.method, parts.experiment
     method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
     denoisers = {"base": experiment.base} | {label: point.denoiser for label, point in parts.curve.items()}
-    return parts.evaluator.to(method.device).run(
-        method.policy, denoisers, experiment.base, experiment.sampling, trainer.global_rank, trainer.world_size
-    )
+    evaluator, rank, world = parts.evaluator.to(method.device), trainer.global_rank, trainer.world_size
+    with evaluating(evaluator, len(denoisers), rank, world):
+        return evaluator.run(method.policy, denoisers, experiment.base, experiment.sampling, rank, world)
 
 
 def main() -> int:

@@ -1,10 +1,12 @@
 """Sweeps: a multirun continues where the same command was interrupted, and ends with a report over its jobs."""
 
+import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -22,6 +24,7 @@ class SweepReport(Callback):
     """Chooses the folder of a sweep before its jobs start, and draws the report when all of them have ended."""
 
     folder: Path | None = None
+    counts: dict[str, int] = {}  # noqa: RUF012 (set once a command) by key: how many values the sweep gives it
     locks = ExitStack()  # holds the lock of the sweep's folder until the report is drawn
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -41,7 +44,7 @@ class SweepReport(Callback):
             with open_dict(config):
                 config.hydra.sweep.dir = str(found)
                 config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, f"{SWEEP_DIR}{found}"]
-        SweepReport.folder = found
+        SweepReport.folder, SweepReport.counts = found, swept(config.hydra)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Mark the sweep as finished; Hydra calls this only if no job failed."""
@@ -64,6 +67,25 @@ class SweepReport(Callback):
             report([folder], folder, wandb=any(folder.rglob("wandb_id")))
         except UsageError as error:
             print(f"warning: {flat(error)}", file=sys.stderr)
+
+
+def swept(hydra_config: Any) -> dict[str, int]:
+    """Return how many values each key takes in a sweep over listed values; empty if a sweeper chooses them itself."""
+    if not str(hydra_config.sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        return {}
+    listed = hydra_config.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in listed.items()] + list(hydra_config.overrides.task)
+    found = {one.key_or_group: one for one in OverridesParser.create().parse_overrides(words)}
+    return {key: len(list(one.sweep_string_iterator())) for key, one in found.items() if one.is_sweep_override()}
+
+
+def job_name(cfg: DictConfig, number: int) -> str:
+    """Return which job of how many this is, its method, and the values that the sweep varies."""
+    counts = SweepReport.counts
+    of = f"/{math.prod(counts.values())}" if counts else ""
+    own = [word for word in cfg.overrides if word.partition("=")[0] in counts.keys() - {"method"}]
+    words = " ".join(word.removeprefix("method.") for word in own)
+    return f"job {number + 1}{of} {cfg.method.name} {words}".rstrip()
 
 
 def interrupted(hydra_config: DictConfig) -> Path | None:

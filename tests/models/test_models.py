@@ -7,14 +7,19 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from markdown_it import MarkdownIt
+from omegaconf import open_dict
 from torch import Tensor
 
+from rdt import result
 from rdt.guidance import cfg
 from rdt.models import flux, lora
 from rdt.policy import Adapter, Policy
 from rdt.rollout import Sampling, sampled
-from worlds import model_checkpoints, tiny_policy
+from rdt.training.card import card
+from worlds import model_checkpoints, run_folders, tiny_policy
 from worlds.builders import built
+from worlds.smallest_run import minimal
 
 MODELS = tuple(model_checkpoints.MAKERS)
 PROMPTS = ["a circle", "two small rings"]
@@ -99,6 +104,25 @@ def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
     assert (tuned - ours(name, policy)[1]).abs().max() > 1e-3
     assert ours(name, policy, partial(policy._parts.predict, theirs))[1].equal(tuned)
     torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=2e-5)
+
+
+def test_the_code_of_a_model_card_gives_the_stock_pipeline_our_images(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, _ = exported("sd15", folders["sd15"], tmp_path / "lora")
+    run_folders.write_run(tmp_path / "run", compute={"images": 960})
+    config = minimal(tmp_path / "never")
+    with open_dict(config):
+        config.model.policy.source = str(folders["sd15"])
+    tokens = MarkdownIt().parse(card(config, result.read(tmp_path / "run"), ["a circle"]))
+    code = next(token.content for token in tokens if token.type == "code_block")
+    scope: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path / "lora")
+    exec(code, scope)
+    pipe = scope["pipe"]
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    noise, tuned = ours("sd15", policy, policy.tuned)
+    torch.testing.assert_close(images("sd15", pipe, noise), tuned, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])

@@ -17,7 +17,7 @@ def test_the_report_is_complete_files_that_need_no_network(sweep):
     assert {path.name for path in (sweep / "out").iterdir()} == {"report.html", "duels.csv"} | fronts
     parsed = HtmlPage(page.read_text())
     assert parsed.open == []
-    assert len(parsed.addresses) == 1 + 3  # the figure, the base's grid and one for each method
+    assert len(parsed.addresses) == 3  # the base's grid and one for each method
     assert all(address.startswith("data:image/") for address in parsed.addresses)
     assert "http://" not in page.read_text() and "https://" not in page.read_text()
     with Image.open(sweep / "out" / "front.png") as picture:
@@ -25,9 +25,19 @@ def test_the_report_is_complete_files_that_need_no_network(sweep):
         assert picture.width > 1000
 
 
+def test_the_picture_names_the_quadrants_of_differences_and_draws_scores_if_asked(sweep):
+    report([sweep], sweep / "out")
+    words = (sweep / "out" / "front.svg").read_text()
+    assert "Difference to the base" in words and "paired by prompt" in words and "Δ hps against Δ entropy" in words
+    assert words.count("better in both") == 3 and "hacked: hps up, gold down" in words
+    report([sweep], sweep / "out", absolute=True)
+    words = (sweep / "out" / "front.svg").read_text()
+    assert "Δ" not in words and "better in both" not in words and "Reward against diversity" in words
+
+
 def test_an_unreadable_picture_is_left_out(sweep):
     (sweep / "0" / "samples" / "tuned.png").write_bytes(b"half a picture")
-    assert len(HtmlPage(report([sweep], sweep).read_text()).addresses) == 1 + 2
+    assert len(HtmlPage(report([sweep], sweep).read_text()).addresses) == 2
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,7 @@ def test_an_unreadable_picture_is_left_out(sweep):
         (["rums=."], "rums"),
         (["out=."], "runs="),
         (["runs=.", "wandb=maybe"], "maybe"),
+        (["runs=.", "axes=log"], "want difference or absolute"),
         (["runs=.", "out=/dev/null"], "out=/dev/null cannot be written"),
     ],
 )

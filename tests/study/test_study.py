@@ -247,7 +247,7 @@ def test_a_tally_counts_exactly(counted):
     a = ballot(key, "a", ["base", "base", "tie", "sqdf cfg", "base"])
     b = ballot(key, "b", ["base", "sqdf cfg", "tie"])
     rows = tally(a, b)
-    assert [row["question"] for row in rows] == ["quality", "overall"]
+    assert [row["question"] for row in rows] == ["alignment", "looks", "overall"]
     row = rows[0]
     assert [row[k] for k in ("first", "second", "votes", "raters")] == ["base", "sqdf cfg", "8", "2"]
     assert [row[k] for k in ("first_wins", "ties", "second_wins")] == ["4", "2", "2"]
@@ -258,7 +258,7 @@ def test_a_tally_counts_exactly(counted):
     assert float(row["wilson_lo"]) == pytest.approx(centre - half, abs=1e-12)
     assert float(row["wilson_hi"]) == pytest.approx(centre + half, abs=1e-12)
     assert float(row["raters_lo"]) <= 5 / 8 <= float(row["raters_hi"])
-    sides = [[vote["answers"]["quality"] for vote in one["votes"][:3]] for one in (a, b)]
+    sides = [[vote["answers"]["alignment"] for vote in one["votes"][:3]] for one in (a, b)]
     assert float(row["alpha"]) == pytest.approx(alpha(zip(*sides, strict=True)), abs=1e-12)
 
 
@@ -273,10 +273,10 @@ def test_a_rater_counts_once_and_with_the_latest_answers(counted):
     key, tally = counted
     early = ballot(key, "a", ["base", "base"])
     late = ballot(key, "a", ["sqdf cfg", "base", "base"], at="2026-01-02T00:00:00Z")
-    (row, _) = tally(late, early, early)
+    row, *_ = tally(late, early, early)
     assert (row["votes"], row["raters"], row["first_wins"], row["second_wins"]) == ("3", "1", "2", "1")
     at_home = ballot(key, "b", ["base"], name=" Anna  B", at="2026-01-03T00:00:00Z")
-    (row, _) = tally(early, at_home, late | {"name": "anna b"})  # the same name in two browsers
+    row, *_ = tally(early, at_home, late | {"name": "anna b"})  # the same name in two browsers
     assert (row["votes"], row["raters"], row["first_wins"]) == ("3", "1", "3")
 
 
@@ -287,8 +287,8 @@ def test_votes_of_another_study_are_refused(counted):
     vote = swapped["votes"][0]
     vote["left"], vote["right"] = vote["right"], vote["left"]
     assert "are not those of the key" in tally(swapped)
-    other["votes"][1]["answers"]["quality"] = "both"
-    assert "quality=both; expected one of left, tie, right for one of quality, overall" in tally(other)
+    other["votes"][1]["answers"]["alignment"] = "both"
+    assert "alignment=both; expected one of left, tie, right for one of alignment, looks, overall" in tally(other)
     for text in ("{", "[]", json.dumps({"kind": "rdt study votes", "version": 2})):
         error = tally(text)
         assert error.startswith("error: ") and error.count("\n") == 1
@@ -346,8 +346,11 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
     assert browser.complaints == [] and all(url.startswith(("file:", "data:", "blob:")) for url in browser.requests)
     (votes,) = (tmp_path / "saved").glob("*.json")
     given = [vote["answers"] for vote in json.loads(votes.read_text())["votes"]]
-    names = ("quality", "diversity", "overall")
-    wanted = [("left", "tie", "right"), ("right", "tie", "left"), ("left", "left", "left"), ("right", "right", "tie")]
+    names = ("alignment", "looks", "diversity", "overall")
+    wanted = [
+        ("left", "left", "tie", "right"), ("right", "right", "tie", "left"),
+        ("left", "left", "left", "left"), ("right", "right", "right", "tie"),
+    ]  # fmt: skip
     assert given == [dict(zip(names, answers, strict=True)) for answers in wanted]
     assert entry(["tally", str(votes), f"key={tmp_path / 'out' / 'key.json'}"]) == 0
     rows = {row["question"]: row for row in csv.DictReader((tmp_path / "out" / "tally.csv").read_text().splitlines())}
@@ -355,8 +358,32 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
         pair[side]["setting"] == "base"
         for pair, side in zip(key["pairs"], ("left", "right", "left", "right"), strict=True)
     ]
-    assert int(rows["quality"]["first_wins"]) == sum(lefts) and rows["diversity"]["ties"] == "2"
+    assert int(rows["alignment"]["first_wins"]) == sum(lefts) and rows["diversity"]["ties"] == "2"
     assert "1 rater, 4 pairs answered" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(installed() is None, reason="no Chromium here")
+def test_a_study_is_answered_and_undone_by_touch_on_a_phone(runs, tmp_path):
+    written(runs, tmp_path / "out", 3, names="base,sqdf cfg")
+    browser = Chromium(tmp_path)
+    try:
+        browser.show_as(390, 844, phone=True)
+        browser.open(tmp_path / "out" / "study.html")
+        browser.tap("document.querySelector('#begin button')")
+        for answer in ("left", "tie", "right"):
+            browser.tap(f"document.querySelector('[data-answer={answer}]')")
+        browser.tap("document.querySelector('[data-of=vote] [data-act=u]')")
+        browser.until("state.answers.length === 2")
+        shown = "[...document.querySelectorAll('button')].filter(e => e.checkVisibility())"
+        inside = f"{shown}.map(e => e.getBoundingClientRect())"
+        assert browser.js(f"{inside}.every(b => b.left >= 0 && b.right <= 390 && b.bottom <= 844 && b.height >= 40)")
+        assert browser.js("document.documentElement.scrollWidth") == 390
+        for _ in range(7):
+            browser.tap("document.querySelector('[data-answer=right]')")
+        browser.until("view() === 'done'")
+    finally:
+        browser.close()
+    assert browser.complaints == []
 
 
 def _vote(browser, folder):
@@ -365,15 +392,15 @@ def _vote(browser, folder):
     browser.open(page)
     browser.press(*"Ann 1", "Enter")
     assert browser.js("state.name") == "Ann 1"
-    browser.press("1", "ArrowDown", "3", "ArrowRight", "3", "Backspace", "2", "1", "1")
+    browser.press("1", "1", "ArrowDown", "3", "ArrowRight", "3", "1", "Backspace", "2", "1", "1")
     browser.press("u", "ArrowLeft")
     browser.open(page)
     assert browser.js("find('go').textContent") == "Go on after 2 of 4"
     browser.js("document.activeElement.blur()")  # as a click beside the field does
     browser.press("Enter")
-    assert browser.js("find('bar').getAttribute('aria-valuenow')") == "7"
+    assert browser.js("find('bar').getAttribute('aria-valuenow')") == "9"
     assert browser.js("document.querySelectorAll('#left img').length") == 2
-    browser.press("1", "1", "3", "3", "2")
+    browser.press("1", "1", "1", "3", "3", "3", "2")
     assert browser.js("view()") == "done"
 
 
@@ -382,7 +409,7 @@ def _save(browser, folder):
     folder.mkdir()
     browser.downloads(folder)
     browser.press("Enter")
-    browser.until("state.saved === 12")
+    browser.until("state.saved === 16")
     for _ in range(200):
         if list(folder.glob("*.json")):
             break
