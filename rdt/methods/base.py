@@ -246,12 +246,15 @@ class Method(L.LightningModule):
         checkpoint["progress"] = {"iteration": self.iteration, "images": self.images, "ended": self.ended}
         checkpoint["seconds"] = self.seconds
         checkpoint["passes"] = [self.policy.passes, self.policy.backward_passes]
+        checkpoint["snapshots"] = {name: self.policy.lora(name) for name in self.policy.snapshots}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
         self.iteration, self.images, self.ended = progress["iteration"], progress["images"], progress["ended"]
         self.began -= checkpoint["seconds"]
         self.policy.passes, self.policy.backward_passes = checkpoint["passes"]
+        for name, weights in checkpoint["snapshots"].items():
+            self.policy.load_lora(weights, name)
 
 
 Choice = TypeVar("Choice")
