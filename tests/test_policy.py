@@ -288,7 +288,7 @@ def test_the_digest_of_the_network_depends_on_no_adapter_but_the_one_that_it_nam
 
 
 def test_an_unknown_snapshot_and_a_name_that_is_taken_are_refused_in_one_line(policy: Policy) -> None:
-    with pytest.raises(ValueError, match="^the policy has no snapshot old; it has none$"):
+    with pytest.raises(ValueError, match=r"^the policy has no snapshot old; it has none$"):
         policy.view("old")
     with pytest.raises(ValueError, match=f"^snapshot {CONSISTENCY}: the network has another adapter of that name$"):
         policy.keep(CONSISTENCY)

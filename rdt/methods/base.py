@@ -21,7 +21,7 @@ from rdt.randomness import Noise
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
 from rdt.rollout import Rollout, Sampling, sampled
-from rdt.stream import Batch
+from rdt.stream import Batch, PromptStream
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,14 @@ class Method(L.LightningModule):
     def prompts_per_iteration(self) -> int:
         """Return how many prompts `training_step` takes, over all ranks."""
         return self.batch_size
+
+    def training_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Return those of the training prompts that the method trains on."""
+        return list(prompts)
+
+    def conditioned_on(self, stream: PromptStream) -> list[str]:
+        """Return the prompts that training conditions on: those of all iterations."""
+        return [prompt for iteration in range(stream.iterations) for prompt in stream.batch(iteration).prompts]
 
     def rows(self, batch: Batch) -> range:
         """Return the sample rows of this batch: its micro-batch if it has one, otherwise this rank's share."""
