@@ -121,7 +121,7 @@ class Method(L.LightningModule):
         if self.needs_gradient and not reward.differentiable:
             raise ValueError(
                 f"{type(self).__name__} climbs the reward's gradient, and {reward} has none; take a"
-                " differentiable reward such as hps, or a policy-gradient method: ddpo, grpo, drift"
+                " differentiable reward such as hps, or a method that needs none: tilt, ddpo, grpo, drift"
             )
         if reward.grouped and images_per_prompt < 2:
             raise ValueError(
