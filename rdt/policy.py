@@ -267,9 +267,9 @@ class Policy(nn.Module):
         fixed = [one for one in getattr(predict, "args", ()) if isinstance(one, int | float | str)]  # FLUX's guidance
         return f"{crc32(read.items())}{''.join(f'-{one}' for one in fixed)}"
 
-    def save_lora(self, folder: Any) -> None:
-        """Write the adapter in diffusers' format into a folder."""
-        self._parts.save_lora(self.lora(), self.network.peft_config[TUNED].to_dict(), folder)
+    def save_lora(self, folder: Any, name: str = TUNED) -> None:
+        """Write the trained adapter, or a snapshot, in diffusers' format into a folder."""
+        self._parts.save_lora(self.lora(name), self.network.peft_config[TUNED].to_dict(), folder)
 
     def _predict(self, view: str | None, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.passes += len(x)

@@ -18,6 +18,7 @@ from rdt.report.tables import card_table, code_span
 from rdt.result import Result
 from rdt.text import folded
 from rdt.training import digests
+from rdt.training.average import evaluated
 from rdt.weights import failure, hub_reason
 
 CARD = """---
@@ -30,7 +31,8 @@ A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for {source}
     pipe = diffusers.DiffusionPipeline.from_pretrained({pipeline})
     pipe.load_lora_weights({lora})
 
-`pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others read.
+`pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others
+read.{averaged}
 
 ## Its point on the front
 
@@ -45,12 +47,19 @@ Base and tuned model at equal noise, one prompt per row: {prompts}.
 ![base](base.png) ![tuned](tuned.png)
 """
 
+AVERAGED = """
+The weights are a running average over training (trainer.ema.decay={cfg.trainer.ema.decay}); those of the last iteration
+are in `raw/`.
+"""
+
 
 def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
     """Write lora/: the weights, README.md, config.yaml, and the sample grids that the card shows."""
     samples = out / "samples"
     with files.replacing(out / "lora") as unfinished:
         policy.save_lora(unfinished)
+        if average := evaluated(policy):
+            policy.save_lora(unfinished / "raw", average)
         digests.seal_lora(unfinished)
         OmegaConf.save(cfg, unfinished / "config.yaml", resolve=True)
         for name in ("base", "tuned"):
@@ -71,6 +80,7 @@ def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
         model=code_span(cfg.model.name),
         source=code_span(source),
         images=result.compute["images"],
+        averaged=AVERAGED.format(cfg=cfg) if cfg.trainer.ema.decay else "",
         pipeline=json.dumps(_repository(source) or source),
         lora=json.dumps(str(cfg.push_to_hub or "this/folder")),
         table=card_table(result),

@@ -12,6 +12,7 @@ import lightning as L
 from torch import Tensor
 
 from rdt.methods.base import Method
+from rdt.training.average import kept_adapter, restore
 from rdt.training.callbacks import SmallEvaluations
 from rdt.training.constraints import Constraint
 
@@ -46,8 +47,7 @@ class ConstraintWatch(L.Callback):
             if constraint.name in new and (constraint in violated or constraint.action == "adapt"):
                 self.act(constraint, method)
         if self.keeps_adapter and new and not violated and len(self.values) == len(self.constraints):
-            adapter = {name: weight.detach().clone() for name, weight in method.policy.lora().items()}
-            self.good = {"iteration": batch.iteration + 1, "adapter": adapter}
+            self.good = {"iteration": batch.iteration + 1, "adapter": kept_adapter(method.policy)}
 
     def new_values(self, metrics: Mapping[str, Tensor], iteration: int) -> dict[str, float]:
         """Return the constrained quantities that were measured in this iteration, by name."""
@@ -81,7 +81,7 @@ class ConstraintWatch(L.Callback):
         iteration = self.good["iteration"] if self.good else 0
         self.warn(constraint, method, f"; training ends with the adapter of iteration {iteration}")
         untrained = {name: weight * (".lora_A." in name) for name, weight in method.policy.lora().items()}
-        method.policy.load_lora(self.good["adapter"] if self.good else untrained)
+        restore(method.policy, self.good["adapter"] if self.good else untrained)
         method.ended = str(constraint)
 
     def adapt(self, constraint: Constraint, method: Method) -> None:

@@ -23,6 +23,7 @@ from rdt.methods.base import Method
 from rdt.stream import PromptData
 from rdt.training import folder, lock, processes, record
 from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
+from rdt.training.average import Averaging, settle
 from rdt.training.callbacks import Checkpoints, Progress, SmallEvaluations
 from rdt.training.checkpoint_reader import CheckpointReader
 from rdt.training.constraint_callback import ConstraintWatch
@@ -79,6 +80,7 @@ def train_and_record(parts: "RunParts", out: Path, start: Path | None) -> None:
     cfg, trainer = parts.experiment.cfg, make_trainer(parts, out, start)
     parts.method.folder = out
     trainer.fit(parts.method, parts.data, ckpt_path=start, weights_only=True)
+    settle(parts.method.policy)
     cost = record.training_cost(parts.method, trainer.world_size)  # before evaluation adds to it
     evaluations = evaluate(parts, trainer)
     if trainer.is_global_zero:
@@ -142,12 +144,16 @@ def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
 
 
 def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
-    """Return the callbacks in the order in which they run: constraints read evaluations, checkpoints come last."""
+    """Return the callbacks in the order in which they run: the average first, then evaluations, which constraints read.
+
+    Checkpoints come last.
+    """
     cfg, own = parts.experiment.cfg, next(iter(parts.curve.values()))
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
     evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
     watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
-    return [evaluations, *watch, Checkpoints(cfg, out), Progress(evaluations, cfg.reward.name)]
+    average = [Averaging(**cfg.trainer.ema)] if cfg.trainer.ema.decay else []
+    return [*average, evaluations, *watch, Checkpoints(cfg, out), Progress(evaluations, cfg.reward.name)]
 
 
 def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
