@@ -22,6 +22,8 @@ from rdt.randomness import Noise
 from rdt.views import CONSISTENCY, TUNED, Views
 from rdt.weights import crc32
 
+INIT = "init"  # the snapshot of the LoRA that training started from
+
 
 @dataclass(frozen=True)
 class Adapter:

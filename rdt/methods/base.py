@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.errors import Diverged
-from rdt.policy import Denoiser, Policy
+from rdt.policy import INIT, Denoiser, Policy
 from rdt.randomness import Noise
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
@@ -101,6 +101,7 @@ class Method(L.LightningModule):
     def __init__(
         self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, micro_batch_size: int | None,
         seed: int, lr: float, weight_decay: float, max_grad_norm: float, adam_eps: float, images_per_prompt: int = 1,
+        kl_reference: str = "base",
     ) -> None:  # fmt: skip
         super().__init__()
         self.check_reward(reward, images_per_prompt)
@@ -110,6 +111,7 @@ class Method(L.LightningModule):
         self.seed, self.batch_size, self.micro_batch_size = seed, batch_size, micro_batch_size
         self.images_per_prompt = images_per_prompt
         self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
+        self.refers_to_start = named("method.kl_reference", kl_reference, {"base": False, "init": True})
         self.iteration = 0  # the one that runs, or the next one
         self.images = 0  # sampled for training so far on this rank
         self.ended = ""  # why training ended before its last iteration
@@ -169,6 +171,11 @@ class Method(L.LightningModule):
     def guided(self, view: Denoiser, scale: float | None = None) -> Denoiser:
         """Return a view of the policy under classifier-free guidance, at the run's scale unless one is given."""
         return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale if scale is None else scale)
+
+    @property
+    def kl_view(self) -> Denoiser:
+        """Return the view that a KL is to: the base, or the LoRA that training started from."""
+        return self.policy.view(INIT) if self.refers_to_start else self.policy.base
 
     def sample(self, batch: Batch, stop: int | None = None) -> Rollout:
         """Return on-policy rollouts of the batch's rows, without gradient; `stop` ends them after so many steps."""

@@ -41,7 +41,7 @@ from torch import Tensor
 from rdt import guidance
 from rdt.cache import Piece, Samples, module_digest
 from rdt.methods.base import Loss, Method, named
-from rdt.policy import Denoiser
+from rdt.policy import INIT, Denoiser
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored, stand_ins
@@ -195,7 +195,7 @@ class Tilt(Method):
     @property
     def anchor(self) -> Denoiser:
         """Return the policy that the round's images are of."""
-        return self.policy.view(ANCHOR) if self.round else self.policy.base
+        return self.policy.view(ANCHOR) if self.round else self.kl_view
 
     def open(self, number: int) -> Round:
         """Return a round with its images, which are sampled and scored unless they are on disk."""
@@ -213,10 +213,11 @@ class Tilt(Method):
     def round_samples(self, number: int) -> Samples:
         """Return the images of a round, on disk or not: the first round's are shared by runs, others are the run's."""
         folder = self.folder / FOLDER if number and self.folder else self.root
+        adapter = ANCHOR if number else INIT if self.refers_to_start else None
         return Samples(
-            folder, self.policy, self.guided(self.anchor), self.sampling,
-            model=self.policy.digest(ANCHOR if number else None), prompts=self.trainer.datamodule.stream.prompts,
-            count=self.image_count, size=self.sample_batch_size, seed=self.sample_seed,
+            folder, self.policy, self.guided(self.anchor), self.sampling, model=self.policy.digest(adapter),
+            prompts=self.trainer.datamodule.stream.prompts, count=self.image_count, size=self.sample_batch_size,
+            seed=self.sample_seed,
         )  # fmt: skip
 
     def announce(self, samples: Samples, digest: str) -> None:

@@ -16,10 +16,12 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import ranks, targets
+from rdt import checkpoint, ranks, targets, weights
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
+from rdt.models.lora import read_lora
+from rdt.policy import INIT, Policy
 from rdt.stream import PromptData
 from rdt.training import folder, lock, processes, record
 from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
@@ -105,11 +107,24 @@ def build(cfg: DictConfig) -> RunParts:
     """Return the parts of a run, so that what one of them refuses is refused before anything is written."""
     experiment = Experiment(cfg)
     check_rollouts(cfg, experiment.method)
+    start_from(cfg, experiment.policy)
     experiment.policy.prepare(experiment.prompts())  # before the network takes the GPU's memory
     return RunParts(
         experiment, experiment.method, experiment.data, experiment.evaluator, experiment.small_evaluator,
         experiment.curve(),
     )  # fmt: skip
+
+
+def start_from(cfg: DictConfig, policy: Policy) -> None:
+    """Load the LoRA that training starts from, if there is one, and keep a snapshot of it; UsageError if it misfits."""
+    if cfg.init_lora is None:
+        return
+    found = weights.locate(cfg.init_lora)
+    try:
+        policy.load_lora(read_lora(checkpoint.lora_file(found) if found.is_dir() else found, policy.adapter))
+    except ValueError as error:
+        raise UsageError(f"init_lora={cfg.init_lora}: {error}") from None
+    policy.keep(INIT)
 
 
 def check_rollouts(cfg: DictConfig, method: Method) -> None:
