@@ -82,8 +82,9 @@ def _work(cfg: DictConfig) -> list[str]:
     """Return the lines on training and evaluation; the base is evaluated beside the points of the guidance."""
     sampling, evaluation = cfg.model.sampling, cfg.evaluation
     passes = 2 if sampling.guidance_scale != 1 else 1  # per sampling step
-    evaluated = 1 + len(points(OmegaConf.to_container(cfg.guidance)))
-    images = evaluated * evaluation.prompts * evaluation.images_per_prompt
+    curve = points(OmegaConf.to_container(cfg.guidance))
+    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
+    images = sampled * evaluation.prompts * evaluation.images_per_prompt
     return [
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         + (f" {cfg.micro_batch_size} at a time," if cfg.micro_batch_size else "")

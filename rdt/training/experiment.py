@@ -79,13 +79,18 @@ class Experiment:
         return reward
 
     @cached_property
+    def scaled_reward(self) -> Affine:
+        """The reward as methods see it."""
+        return Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset)
+
+    @cached_property
     def method(self) -> Method:
         return constructed(
             self.cfg.method,
             "name",
             "plan",
             policy=self.policy,
-            reward=Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset),
+            reward=self.scaled_reward,
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             micro_batch_size=self.cfg.micro_batch_size,
@@ -143,7 +148,9 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(self.policy, self._base, self.method.guided, self.sampling.num_steps)
+        context = guidance.Context(
+            self.policy, self._base, self.method.guided, self.sampling.num_steps, self.scaled_reward
+        )
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)
