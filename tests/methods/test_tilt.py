@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rdt import run
 from rdt.cache import Samples
 from rdt.errors import Diverged
 from rdt.methods import tilt
@@ -144,17 +145,17 @@ def test_plain_weighted_regression_forgets_the_error_of_the_base(tmp_path: Path)
 
 
 def test_training_on_exact_images_gives_the_tilt(tmp_path: Path) -> None:
-    policy, n = gaussian.world(T), 4096
+    policy, n = gaussian.world(T), 2048
     keep_exact_images(policy, tmp_path, n)
     spread = (B @ SIGMA @ B).sqrt().item()
     trained = method(
-        policy, tmp_path, images=n, sample_batch_size=n, steps=T, scale=1.0, strength=spread / ALPHA, batch_size=512,
+        policy, tmp_path, images=n, sample_batch_size=n, steps=T, scale=1.0, strength=spread / ALPHA, batch_size=256,
         lr=0.03,
     )  # fmt: skip
     path: list[Tensor] = []
     probe = tiny_policy.Probe(lambda *_: path.append(policy.shift.detach().clone()))
-    tiny_policy.fit(trained, 120, probe, prompts=[""])
-    policy.shift.data = torch.stack(path[60:]).mean(0)  # without most of the noise of single updates
+    tiny_policy.fit(trained, 100, probe, prompts=[""])
+    policy.shift.data = torch.stack(path[40:]).mean(0)  # without most of the noise of single updates
     assert trained.spread == pytest.approx(spread, rel=0.03)
     assert error(moved_means(trained), TILT) < 0.1
     assert error(policy.shift.detach(), shift_of(policy, moved_means(trained))) < 0.06
@@ -313,6 +314,15 @@ def test_a_damaged_file_of_images_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=file.name):
         tiny_policy.fit(method(tiny_policy.policy(), tmp_path), 8)
+
+
+@pytest.mark.parametrize(("rounds", "images", "passes"), [(1, "40", "1,200"), (2, "80", "2,400")])
+def test_a_dry_run_foresees_passes_and_disk(rounds: int, images: str, passes: str, answered: Any) -> None:
+    words = ("method.prompts=10", "method.images=4", f"method.rounds={rounds}", "cache=/x", "dry_run=true")
+    for model, size in (("shapes", 0), ("sd15", round(int(images) * 4 * 4 * 64 * 64 / 1e6))):
+        status, plan, _ = answered(run.entry, "method=tilt", "reward=jpeg", f"model={model}", *words)
+        assert status == 0 and f"keep on disk: {images} images, {size} MB, in /x/samples" in plan
+        assert model == "sd15" or f"sample for that: {passes} network passes" in plan
 
 
 def config(out: Path, *overrides: str) -> Any:
