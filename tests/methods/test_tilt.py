@@ -24,7 +24,7 @@ from rdt.rewards.base import Reward
 from rdt.rewards.contract import RewardError
 from rdt.rollout import Sampling
 from rdt.training import folder
-from rdt.training.launch import work
+from rdt.training.launch import launch, work
 from worlds import gaussian, tiny_policy
 from worlds.gaussian import ALPHA, MU, ROOT, SIGMA, TILT, B, Gaussian, error, scales
 from worlds.smallest_run import adapter, minimal, rows
@@ -343,3 +343,12 @@ def test_a_run_of_two_rounds_resumes_bit_for_bit_even_without_its_images(done: i
     assert states[0]["passes"] == states[1]["passes"] and states[0]["tilt"] == states[1]["tilt"]
     anchors = [state["snapshots"][tilt.ANCHOR] for state in states]
     assert all(tensor.equal(anchors[1][name]) for name, tensor in anchors[0].items())
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_rounds_of_one(tmp_path: Path) -> None:
+    work(config(tmp_path / "alone", "micro_batch_size=2"))
+    launch(config(tmp_path / "two", "devices=2"))
+    found = [adapter(tmp_path / name) for name in ("alone", "two")]
+    assert all(tensor.equal(found[1][name]) for name, tensor in found[0].items())
+    assert rows(tmp_path / "alone")[-1]["train/ess"] == rows(tmp_path / "two")[-1]["train/ess"]
