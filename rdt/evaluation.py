@@ -119,6 +119,8 @@ class PairedSampler:
         chosen = torch.tensor(measured, dtype=torch.long, device=rollout.clean.device)
         if view is self.base or not any(etas) or not measured:
             return rollout.clean, rollout.clean.new_zeros(len(chosen))
+        if rollout.nats is not None:
+            return rollout.clean, rollout.nats.to(chosen.device)[chosen]
         paths, cond = rollout.trajectory[chosen], conditioned(policy, prompts, noise)
         return rollout.clean, path_kl(view, self.base, policy.process, cond[chosen], paths, etas)
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from rdt.cond import Cond, Denoiser
 from rdt.policy import Policy
 from rdt.process import Process, column
+from rdt.rewards.base import Reward
+from rdt.selection import SoftBestOf
 
 Schedule = Callable[[float], float]  # progress i / T -> g, the weight of the tuned output
 
@@ -184,6 +186,7 @@ class Context:
     base: Denoiser  # the policy's; the points of one curve share its memory
     guided: Callable[..., Denoiser]  # (denoiser, scale=None) -> the denoiser under classifier-free guidance
     num_steps: int  # of the sampler
+    reward: Reward | None = None  # the run's, for guidance that scores images
 
 
 class Guidance(ABC):
@@ -264,6 +267,25 @@ class ConditionAnnealing(Guidance):
     def __call__(self, context: Context) -> Denoiser:
         tuned = context.guided(context.policy.tuned, None)
         return noised(tuned, context.policy.process, Annealing(self.tau1, self.tau2, self.scale, self.psi))
+
+
+@dataclass(frozen=True)
+class BestOf(Guidance):
+    """guidance=best_of: keeps one of several images of the base, by the run's reward; `rdt.selection` states how."""
+
+    candidates: int
+    alpha: float | None
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or self.candidates != int(self.candidates):
+            raise ValueError(f"guidance.candidates={self.candidates} must be an integer of at least 1")
+        if self.alpha is not None and self.alpha < 0:
+            raise ValueError(f"guidance.alpha={self.alpha} must be at least 0; reward.scale=-1 minimises a reward")
+
+    def __call__(self, context: Context) -> Denoiser:
+        if context.reward is None:
+            raise ValueError("guidance=best_of needs a reward to choose by")
+        return SoftBestOf(context.guided(context.base), context.reward, int(self.candidates), self.alpha)
 
 
 def _pair(context: Context) -> Pair:

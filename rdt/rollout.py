@@ -1,5 +1,6 @@
 """Sampling: the sampler's settings, its steps, and rollouts from noise to clean latents."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -63,6 +64,7 @@ class Rollout:
     prompts: list[str]
     noise: Noise
     trajectory: Trajectory
+    nats: Tensor | None = None  # (B,) bound on the KL to the base, if the rollouts were chosen among several
 
     @property
     def clean(self) -> Tensor:
@@ -70,10 +72,26 @@ class Rollout:
         return self.trajectory.clean
 
 
+class Selection(ABC):
+    """Choose each rollout among several; called as a denoiser, it is the one that makes them."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the output of the denoiser that makes the rollouts."""
+
+    @abstractmethod
+    def select(self, policy: Policy, prompts: list[str], noise: Noise, sampling: Sampling) -> Rollout:
+        """Return one rollout per prompt, whole and without gradient."""
+
+
 def sampled(
     policy: Policy, denoiser: Denoiser, prompts: list[str], noise: Noise, sampling: Sampling, stop: int | None = None
 ) -> Rollout:
     """Return rollouts of `denoiser`, one per prompt, without gradient; `stop` ends them after so many steps."""
+    if isinstance(denoiser, Selection):
+        if stop is not None:
+            raise ValueError(f"stop={stop}: rollouts are chosen once they are whole")
+        return denoiser.select(policy, prompts, noise, sampling)
     cond = conditioned(policy, prompts, noise)
     return Rollout(prompts, noise, rollout(denoiser, policy.process, cond, noise, sampling, stop))
 

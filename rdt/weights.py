@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import string
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
     return tensors
+
+
+def crc32(tensors: Iterable[tuple[str, Tensor]], start: int = 0) -> str:
+    """Return the CRC-32, in hexadecimal, of named tensors in the order of their names, going on from another one."""
+    import torch
+
+    crc = start
+    for _, tensor in sorted(tensors, key=lambda item: item[0]):
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def pretrained(kind: Any, source: str, sha256: str | None) -> Any:

@@ -217,3 +217,78 @@ def test_noise_has_the_shape_of_the_latents_and_is_keyed_by_seed_purpose_and_sam
     assert noise.shape == (2, *tiny_policy.LATENT) and noise[1:].equal(policy.noise(3, "train", [8]).initial())
     others = [policy.noise(4, "train", [5]), policy.noise(3, "other", [5]), policy.noise(3, "train", [6])]
     assert not any(other.initial().equal(noise[:1]) for other in others)
+
+
+def test_a_snapshot_is_the_tuned_view_bit_for_bit_until_that_is_trained_further(policy: Policy) -> None:
+    policy.keep("old")
+    before = run(policy, "tuned")
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(before)
+    tiny_policy.disturb(policy, seed=2)
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(before)
+    assert not run(policy, "tuned").equal(before)
+    policy.keep("old")
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(run(policy, "tuned"))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_snapshot_leaves_every_view_and_the_gradient_as_they_are(policy: Policy, checkpointed: bool) -> None:
+    def loss(policy: Policy) -> Tensor:
+        found = run(policy, "tuned")
+        if policy.snapshots:
+            with torch.no_grad():
+                policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
+        return found.square().mean()
+
+    if checkpointed:
+        policy.checkpoint_blocks()
+    outputs, expected = {view: run(policy, view) for view in VIEWS}, tiny_policy.gradients(policy, loss)
+    state = torch.random.get_rng_state()
+    policy.keep("old")
+    assert torch.random.get_rng_state().equal(state)
+    assert all(run(policy, view).equal(output) for view, output in outputs.items())
+    found = tiny_policy.gradients(policy, loss)
+    assert found.keys() == expected.keys() and all(found[name].equal(slope) for name, slope in expected.items())
+
+
+def test_blending_moves_both_factors_exactly(policy: Policy) -> None:
+    policy.keep("ema")
+    kept = {name: weight.clone() for name, weight in policy.lora("ema").items()}
+    tiny_policy.disturb(policy, seed=2)
+    policy.blend("ema", 1.0)
+    assert all(weight.equal(kept[name]) for name, weight in policy.lora("ema").items())
+    policy.blend("ema", 0.75)
+    for name, weight in policy.lora("ema").items():
+        torch.testing.assert_close(weight, 0.75 * kept[name] + 0.25 * policy.lora()[name])
+    policy.blend("ema", 0.0)
+    assert all(weight.equal(policy.lora()[name]) for name, weight in policy.lora("ema").items())
+
+
+def test_a_snapshot_stands_in_for_the_trained_adapter_and_gives_its_place_back(policy: Policy) -> None:
+    policy.keep("old")
+    old = run(policy, "tuned")
+    tiny_policy.disturb(policy, seed=2)
+    new, cond = run(policy, "tuned"), policy.encode(tiny_policy.PROMPTS[:2])
+    with policy.standing_in("old"):
+        assert run(policy, "tuned").equal(old) and policy.scaled(1.0)(X, T, cond).equal(old)
+    assert run(policy, "tuned").equal(new) and policy.view("old")(X, T, cond).equal(old)
+    with policy.standing_in(None):
+        assert run(policy, "tuned").equal(new)
+
+
+def test_the_digest_of_the_network_depends_on_no_adapter_but_the_one_that_it_names(policy: Policy) -> None:
+    found = policy.digest()
+    policy.keep("old")
+    kept = policy.digest("old")
+    assert policy.digest() == found != kept
+    tiny_policy.disturb(policy, seed=2)
+    assert (policy.digest(), policy.digest("old")) == (found, kept)
+    policy.keep("old")
+    assert policy.digest("old") != kept
+    assert Policy(tiny_policy.parts(), Adapter(4, 4, ("to_q",))).digest() == found
+
+
+def test_an_unknown_snapshot_and_a_name_that_is_taken_are_refused_in_one_line(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"^the policy has no snapshot old; it has none$"):
+        policy.view("old")
+    with pytest.raises(ValueError, match=f"^snapshot {CONSISTENCY}: the network has another adapter of that name$"):
+        policy.keep(CONSISTENCY)

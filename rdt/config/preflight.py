@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rdt import credentials, prompts, weights
+from rdt import checkpoint, credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
 from rdt.config.effects import Effects
@@ -119,7 +119,7 @@ def _gradient(cfg: DictConfig) -> Iterator[str]:
         if target and imports.class_constant(str(target), "differentiable") is False:
             yield (
                 f"method={cfg.method.name} climbs the reward's gradient, and {key} has none; take a differentiable"
-                " reward such as hps, or a method that needs none: ddpo, grpo, drift, bbo"
+                " reward such as hps, or a method that needs none: tilt, ddpo, grpo, drift, bbo"
             )
 
 
@@ -248,8 +248,28 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}={shown(source)} is not a file, a folder or a repository"
 
 
+def _init_lora(cfg: DictConfig) -> Iterator[str]:
+    """Yield that the LoRA to start from cannot be read, or has another rank than the adapter."""
+    source, online = cfg.init_lora, not cfg.dry_run
+    if source is None:
+        return
+    try:
+        if _remote(source):
+            weights.check_source(source, online)
+            return
+        file = weights.locate(source)
+        found = checkpoint.lora_ranks(checkpoint.lora_file(file) if file.is_dir() else file)
+    except (ValueError, OSError) as error:
+        yield f"init_lora={source}: {flat(error)}"
+        return
+    if found and found != {cfg.model.lora.rank}:
+        ranks = " and ".join(map(str, sorted(found)))
+        cure = f"; take model.lora.rank={ranks}" if len(found) == 1 else ""
+        yield f"init_lora={source} has rank {ranks}, model.lora.rank={cfg.model.lora.rank}{cure}"
+
+
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
-    _secrets, _curve, _devices, _grid, _gradient, _measures, _judges, _targets, _prompts, _sources,
+    _secrets, _curve, _devices, _grid, _gradient, _measures, _judges, _targets, _prompts, _sources, _init_lora,
 )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from rdt.text import printable
 
 # Settings in which two runs may differ and still be seeds of the same setting.
 INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "micro_batch_size", "devices", "num_nodes",
-              "precision", "method", "reward", "model", "overrides"}  # fmt: skip
+              "precision", "method", "reward", "model", "overrides", "cache", "method.samples"}  # fmt: skip
 INCIDENTAL_SECTIONS = {"hydra", "logger", "trainer"}
+CHOSEN = "trainer.ema."  # it changes what is evaluated
 UNMEASURED = "diversity/none measured"  # the diversity of runs that measured none
 
 
@@ -244,7 +245,7 @@ def _choices(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in chosen.items()
-        if key not in INCIDENTAL and key.partition(".")[0] not in INCIDENTAL_SECTIONS
+        if key.startswith(CHOSEN) or (key not in INCIDENTAL and key.partition(".")[0] not in INCIDENTAL_SECTIONS)
     }
 
 

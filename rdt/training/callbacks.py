@@ -18,6 +18,7 @@ from rdt.policy import Denoiser
 from rdt.stream import Batch
 from rdt.training import digests, folder
 from rdt.training.abort import SIGNALS
+from rdt.training.average import evaluated
 from rdt.training.loggers import Metrics
 
 KEPT = 2  # checkpoints in a run's folder: the newest ones
@@ -157,9 +158,10 @@ class SmallEvaluations(L.Callback):
         passes = method.policy.passes  # restored below, since evaluation is not training compute
         base = method.guided(method.policy.base)
         views = {"tuned": self.guided} | ({"base": base} if self.beside_base and not self.base else {})
-        done = self.evaluator.to(method.device).run(
-            method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
-        )
+        with method.policy.standing_in(evaluated(method.policy)):
+            done = self.evaluator.to(method.device).run(
+                method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
+            )
         method.policy.passes = passes
         self.scores = done["tuned"].summary()
         self.latest = by_short_name(self.scores)

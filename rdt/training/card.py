@@ -23,6 +23,7 @@ from rdt.report.text import measured_text
 from rdt.result import Result
 from rdt.text import folded
 from rdt.training import digests
+from rdt.training.average import evaluated
 from rdt.weights import failure, hub_reason
 
 CARD = """---
@@ -33,7 +34,8 @@ A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for {source}
 {result.iterations} iterations on {images} images with rdt {version}. `config.yaml` holds all settings.
 
 {use}
-`pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others read.
+`pytorch_lora_weights_kohya.safetensors` is the same adapter under kohya's names, which ComfyUI and others
+read.{averaged}
 
 ## Its point on the front
 
@@ -59,12 +61,19 @@ Base and tuned model at equal noise, one prompt per row: {prompts}.
 ![base](base.png) ![tuned](tuned.png)
 """
 
+AVERAGED = """
+The weights are a running average over training (trainer.ema.decay={cfg.trainer.ema.decay}); those of the last iteration
+are in `raw/`.
+"""
+
 
 def write_lora(policy: Policy, cfg: DictConfig, result: Result, out: Path) -> None:
     """Write lora/: the weights, README.md, config.yaml, and the sample grids that the card shows."""
     samples = out / "samples"
     with files.replacing(out / "lora") as unfinished:
         policy.save_lora(unfinished)
+        if average := evaluated(policy):
+            policy.save_lora(unfinished / "raw", average)
         digests.seal_lora(unfinished)
         OmegaConf.save(cfg, unfinished / "config.yaml", resolve=True)
         for name in ("base", "tuned"):
@@ -87,6 +96,7 @@ def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
         source=code_span(cfg.model.policy.source),
         images=result.compute["images"],
         use=_use(cfg),
+        averaged=AVERAGED.format(cfg=cfg) if cfg.trainer.ema.decay else "",
         table=card_table(known),
         hacking=_hacking(known),
         command=_one_line(Run(Path(), result, config=OmegaConf.to_container(cfg)).command),

@@ -1,5 +1,6 @@
 """Builds the objects of a run from its resolved config."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,7 +74,14 @@ class Experiment:
     def reward(self) -> Reward:
         reward = built(self.cfg.reward, "name", "scale", "offset")
         reward.key = f"reward={self.cfg.reward.name}"
+        keys = OmegaConf.to_container(self.cfg.reward, resolve=True).items()
+        reward.settings = json.dumps({k: v for k, v in keys if k not in ("scale", "offset")}, sort_keys=True)
         return reward
+
+    @cached_property
+    def scaled_reward(self) -> Affine:
+        """The reward as methods see it."""
+        return Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset)
 
     @cached_property
     def method(self) -> Method:
@@ -82,7 +90,7 @@ class Experiment:
             "name",
             "plan",
             policy=self.policy,
-            reward=Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset),
+            reward=self.scaled_reward,
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             micro_batch_size=self.cfg.micro_batch_size,
@@ -109,13 +117,12 @@ class Experiment:
 
     @cached_property
     def data(self) -> PromptData:
-        prompts = self.prompt_sets["train"]
+        prompts = self.method.training_prompts(self.prompt_sets["train"])
         return PromptData(PromptStream(prompts, self.method.prompts_per_iteration, self.cfg.iterations, self.cfg.seed))
 
     def prompts(self) -> list[str]:
         """Return every prompt that the run will condition on; the empty one is for classifier-free guidance."""
-        stream = self.data.stream
-        trained = (prompt for k in range(stream.iterations) for prompt in stream.batch(k).prompts)
+        trained = self.method.conditioned_on(self.data.stream)
         evaluated = (*self.evaluator.protocol.prompts, *self.small_evaluator.protocol.prompts)
         return list(dict.fromkeys(["", *evaluated, *trained]))
 
@@ -141,7 +148,9 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(self.policy, self._base, self.method.guided, self.sampling.num_steps)
+        context = guidance.Context(
+            self.policy, self._base, self.method.guided, self.sampling.num_steps, self.scaled_reward
+        )
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)

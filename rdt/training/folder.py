@@ -19,7 +19,8 @@ MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_no
               "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # top-level keys in which a run and its continuation may differ
 ORACLE = "oracle"  # the folder of what black-box optimisation asked and was answered
-OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE)  # what a run can be continued from
+ROUNDS = "rounds"  # the folder of the images that the rounds of tilt sampled
+OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE, ROUNDS)  # what a run can be continued from
 TEMPORARY = re.compile(r"\..+\.(\d+)")  # as `files.replacing` names it, with the process that writes it
 
 

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import resource
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,11 +17,13 @@ from rdt import files, result
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
+from rdt.policy import Policy
 from rdt.prompts import write_rows
 from rdt.result import BASE, Point, Result, measured, sample_names
 from rdt.training import card, digests
 from rdt.training.experiment import Experiment, Guided
 from rdt.training.finished import LORA
+from rdt.weights import crc32
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
@@ -106,12 +107,15 @@ def fingerprint(*modules: nn.Module) -> str:
 
     A point is paired with a base only if both were evaluated on the same frozen weights.
     """
-    crc = 0
+    crc = f"{0:08x}"
     for module in modules:
+        kept = module.snapshots if isinstance(module, Policy) else []  # of the adapter, which is not frozen
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        for _, tensor in sorted((item for item in tensors if not item[1].requires_grad), key=lambda item: item[0]):
-            crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
+        frozen = [
+            item for item in tensors if not item[1].requires_grad and not any(f".{name}." in item[0] for name in kept)
+        ]
+        crc = crc32(frozen, int(crc, 16))
+    return crc
 
 
 def training_cost(method: Method, world: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ NOT_RUN = {  # a command that no test here can run, and who runs it
 COMPOSED = (  # printed runs that are composed and not planned
     "sweep=pareto",  # a search needs the results of its jobs
     "source=/data/sdxl",  # a folder that stands for the reader's
+    "init_lora=/data/lora",
 )
 EXTERNAL = {"make", "pip", "python", "hf", "wandb"}
 REAL = re.compile(r"model=(sd15|sdxl|sd3|flux)|experiment=real/|reward=remote")
