@@ -14,6 +14,7 @@ from rdt import credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
 from rdt.config.effects import Effects
+from rdt.config.judges import judge_faults, settle_panel
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import rule_of, stated_rules
 from rdt.errors import Refused, UsageError, flat
@@ -26,8 +27,9 @@ MIXTURE = "rdt.rewards.mixture.mixture"
 
 
 def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
-    """Resolve a config in place, remove its rules, and return a line for each key that was typed and has no effect.
+    """Resolve a config in place, settle its judges, remove its rules, and return its notes.
 
+    A note is a line for each key that was typed and has no effect, and for each judge that is left out.
     Refused with a line for each fault. `further` checks get the resolved config and raise ValueError or OSError.
     """
     if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
@@ -40,13 +42,14 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise Refused(faults or [compose.without_key(error)]) from None
+    left_out = settle_panel(cfg)
     faults += [fault for check in CHECKS for fault in check(cfg)]
     faults += _values_of_curve(cfg, rules)
     faults += [fault for check in further for fault in _raised(check, cfg)]
     faults += arguments.unknown(cfg, words)
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
-    return list(effects.notes(cfg, words))
+    return [*effects.notes(cfg, words), *left_out]
 
 
 def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
@@ -163,14 +166,6 @@ def _statistics(diversity: DictConfig) -> Iterator[tuple[str, str, str, Any]]:
                     yield f"diversity.{section}.{name}", statistic, kind or group, config
 
 
-def _judges(cfg: DictConfig) -> Iterator[str]:
-    """Yield judges that are not configured as a reward is."""
-    for name, judge in (cfg.evaluation.judges or {}).items():
-        if judge is not None and not (isinstance(judge, DictConfig) and "_target_" in judge):
-            key, given = f"evaluation.judges.{name}", judge if isinstance(judge, str) else "<reward>"
-            yield f"{key}={shown(judge)} is no reward; +reward@{key}={given} adds one"
-
-
 def _secrets(cfg: DictConfig) -> Iterator[str]:
     """Yield that the config holds what looks like a credential, without the value; else scorers' URLs that are none."""
     faults = list(_raised(credentials.check_recorded, OmegaConf.to_container(cfg)))
@@ -249,7 +244,7 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
-    _secrets, _curve, _devices, _grid, _gradient, _measures, _judges, _targets, _prompts, _sources,
+    _secrets, _curve, _devices, _grid, _gradient, _measures, judge_faults, _targets, _prompts, _sources,
 )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ class Run:
     def judges(self) -> list[str]:
         """The names of the rewards that were evaluated and not trained on."""
         judges = self.setting("evaluation.judges")
-        return [name for name in judges if name != self.result.reward] if isinstance(judges, dict) else []
+        trained = self.result.trained_on or (self.result.reward,)
+        return [name for name in judges if name not in trained] if isinstance(judges, dict) else []
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ A LoRA of rank {cfg.model.lora.rank}, alpha {cfg.model.lora.alpha}, for {source}
 
 {table}
 Means over {result.base.n_prompts} held-out prompts with {result.base.n_per_prompt} images each. Base and tuned model
-start from the same noise. Brackets hold the 95 % interval of the mean.
+start from the same noise. Brackets hold the 95 % interval of the mean. {roles}
 
 ## Samples
 
@@ -74,8 +74,16 @@ def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
         pipeline=json.dumps(_repository(source) or source),
         lora=json.dumps(str(cfg.push_to_hub or "this/folder")),
         table=card_table(result),
+        roles=_roles(result),
         prompts=", ".join(map(code_span, prompts)),
     )
+
+
+def _roles(result: Result) -> str:
+    """Return a sentence that says which rewards were trained on and which are unseen judges."""
+    roles = result.roles()
+    seen, unseen = ([code_span(name) for name in roles if roles[name] == role] for role in ("trained on", "unseen"))
+    return f"Trained on: {', '.join(seen) or 'none'}. Unseen judges: {', '.join(unseen) or 'none'}." if roles else ""
 
 
 def _front_matter(cfg: DictConfig) -> str:

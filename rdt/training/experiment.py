@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import guidance, targets
 from rdt.config.curve import points
+from rdt.config.judges import seen_judges
 from rdt.errors import FORESEEN, UsageError, flat
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
@@ -74,6 +75,25 @@ class Experiment:
         reward = built(self.cfg.reward, "name", "scale", "offset")
         reward.key = f"reward={self.cfg.reward.name}"
         return reward
+
+    @cached_property
+    def trained(self) -> dict[str, Reward]:
+        """The reward that the run trains on, and the rewards that it combines, by name."""
+        return {self.cfg.reward.name: self.reward} | self.reward.components
+
+    @cached_property
+    def rewards(self) -> dict[str, Reward]:
+        """All rewards that evaluations report, by name: those that are trained on, then the judges."""
+        judges = {name: judge for name, judge in self.cfg.evaluation.judges.items() if judge}
+        found = {name: built(judge, "name") for name, judge in judges.items() if name not in self.trained}
+        for name, judge in found.items():
+            judge.key = f"evaluation.judges.{name}"
+        return self.trained | found
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The names of the reported rewards that are no unseen judges."""
+        return tuple(dict.fromkeys([*self.trained, *seen_judges(self.cfg)]))
 
     @cached_property
     def method(self) -> Method:
@@ -168,13 +188,9 @@ class Experiment:
             chosen, evaluation.images_per_prompt, kl_images, evaluation.batch_size, evaluation.seed,
             tuple(evaluation.grid),
         )  # fmt: skip
-        trained = {self.cfg.reward.name: self.reward} | self.reward.components
-        judges = {name: built(judge, "name") for name, judge in evaluation.judges.items() if judge}
-        for name, judge in judges.items():
-            judge.key = f"evaluation.judges.{name}"
         return Evaluator(
             protocol,
-            trained | {name: judge for name, judge in judges.items() if name not in trained},
+            self.rewards,
             [built(measure) for measure in diversity.measures.values() if measure],
             [built(measure) for measure in diversity.fidelity.values() if measure],
             overall,

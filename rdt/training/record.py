@@ -67,6 +67,7 @@ def result_of(experiment: Experiment, base: Point, points: tuple[Point, ...], co
         points=points,
         limit=experiment.limit(evaluator.protocol.images_per_prompt),
         weights=fingerprint(method.policy, evaluator.rewards),
+        trained_on=experiment.trained_on,
         prompts=experiment.prompt_counts,
         compute=cost,
         versions={name: version(name) for name in PACKAGES},

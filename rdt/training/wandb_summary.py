@@ -49,6 +49,7 @@ def show(run: Any, out: Path, point: Point) -> None:
     """Log the scalars of the point, and the pictures and fronts of the whole result."""
     result = read(out)
     run.summary.update(scalars(result, point))
+    run.summary.update({f"role/{name}": role for name, role in result.roles().items()})
     run.log(pictures(out) | fronts(result) | {"iteration": result.iterations})
 
 
@@ -106,6 +107,7 @@ def artifact(cfg: DictConfig, result: Result, folder: Path) -> Any:
         "base_model": cfg.model.policy.source,
         "rank": cfg.model.lora.rank,
         "alpha": cfg.model.lora.alpha,
+        "rewards": result.roles(),
         "point": result.tuned.means() | {"guidance": result.tuned.label},
     }
     model = wandb.Artifact(name, type="model", metadata=metadata)
