@@ -186,7 +186,10 @@ class Evaluator(nn.Module):
         values = self._scores(images, prompt)
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
             for measure in measures:
-                values |= {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
+                found = {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
+                if twice := sorted(found.keys() & values.keys()):
+                    raise ValueError(f"two metrics are named {twice[0]}; give one of them another name")
+                values |= found
         return values
 
     def _scores(self, images: Tensor, prompt: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rdt import credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
+from rdt.config.collisions import collisions
 from rdt.config.effects import Effects
 from rdt.config.judges import judge_faults, settle_panel
 from rdt.config.plan import leaves, missing_devices, sources
@@ -43,7 +44,7 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     except OmegaConfBaseException as error:
         raise Refused(faults or [compose.without_key(error)]) from None
     left_out = settle_panel(cfg)
-    faults += [fault for check in CHECKS for fault in check(cfg)]
+    faults += [*collisions(hydra_config), *(fault for check in CHECKS for fault in check(cfg))]
     faults += _values_of_curve(cfg, rules)
     faults += [fault for check in further for fault in _raised(check, cfg)]
     faults += arguments.unknown(cfg, words)
