@@ -3,20 +3,27 @@
 `guidance.curve=[1,2,4]` evaluates several values of the guidance's knob together, which saves the passes they share.
 The prompts and the noise are those of the run, so that new points are paired with the base's values in result.json.
 The points are added to result.json beside the run's own, and the report is drawn again.
+
+`model=sd15 lora=<file, folder or hub id>` evaluates an adapter of any origin into a folder of its own.
 """
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rdt import targets
+from rdt.config import preflight
 from rdt.config.check import values
-from rdt.config.compose import command_errors, conf_dir, job_errors
+from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, typed
+from rdt.config.keys import override_key
+from rdt.config.plan import evaluation_plan
 from rdt.errors import UsageError
-from rdt.training import finished
+from rdt.training import finished, lock, paths, standalone
+from rdt.training.sweep import SweepReport
 
 if TYPE_CHECKING:
     from rdt.result import Point
@@ -29,6 +36,56 @@ def main(cfg: DictConfig) -> None:
     with job_errors(HydraConfig.get()), targets.permitted(finished.allowed(cfg)):
         values(cfg, HydraConfig.get())
         extend(finished.read_finished(cfg.run, cfg.get("guidance")))
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate_model")
+def model_main(cfg: DictConfig) -> None:
+    """Evaluate one adapter, or a base; a sweep calls this once per job."""
+    hydra_config = HydraConfig.get()
+    with job_errors(hydra_config):
+        name_outputs(cfg, hydra_config)
+        further = (
+            paths.make_absolute,
+            standalone.make_absolute,
+            standalone.check_adapters,
+            standalone.check_rewards,
+            standalone.check_folder,
+        )
+        for line in preflight.check_evaluation(cfg, hydra_config, *further):
+            print(f"note     {line}", flush=True)
+        if cfg.dry_run:
+            print(evaluation_plan(cfg))
+        else:
+            evaluate_model(cfg)
+
+
+def evaluate_model(cfg: DictConfig) -> None:
+    """Evaluate a checked config into its folder and draw the report, unless that was done."""
+    from rdt.report.write import report
+    from rdt.training.abort import explain_full_disk, explain_out_of_memory
+
+    out = Path(cfg.output_dir)
+    if standalone.is_done(cfg):
+        print(f"finished {out}")
+        return
+    named = targets.permitted(targets.named_in(OmegaConf.to_container(cfg)))
+    with lock.held("output_dir", out), explain_full_disk(out), explain_out_of_memory(), named:
+        standalone.perform(cfg, out)
+        report([out], out)
+
+
+def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
+    """Set where the outputs go and which noise is drawn, and leave out the consistency adapter, for training alone."""
+    with open_dict(cfg):
+        cfg.overrides = typed(hydra_config)
+        keys = {override_key(word) for word in cfg.overrides}
+        if in_sweep(hydra_config) and "output_dir" not in keys:
+            cfg.output_dir = hydra_config.runtime.output_dir
+        if "seed" in keys:
+            cfg.evaluation.seed = cfg.seed
+        if "consistency" in cfg.model.policy:
+            cfg.model.policy.consistency = None
+        cfg.output_dir = str(Path(str(cfg.output_dir)).expanduser().absolute())
 
 
 def extend(run: finished.FinishedRun) -> Path:
@@ -89,9 +146,16 @@ def check_same_base(run: finished.FinishedRun, experiment: "Experiment") -> None
 
 
 def entry() -> None:
-    """Run the command."""
+    """Run the command; one that names a model or an adapter evaluates these, and a sweep of it ends with a report."""
+    keys = {override_key(word) for word in sys.argv[1:]}
     with command_errors():
-        main()
+        if "run" in keys or not keys & {"model", "lora"}:
+            main()
+            return
+        try:
+            model_main()
+        finally:
+            SweepReport.draw()
 
 
 if __name__ == "__main__":

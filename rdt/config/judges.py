@@ -34,6 +34,8 @@ def settle_panel(cfg: DictConfig) -> list[str]:
 
 def trained_on(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """Return, by name, the score keys of the reward that a run trains on and of the parts of a mixture."""
+    if not cfg.get("reward"):  # of an evaluation of some adapter
+        return {}
     parts = cfg.reward.get("parts") or {}
     rewards = {cfg.reward.name: cfg.reward} | dict(parts)
     return {name: score_keys(reward) for name, reward in rewards.items() if isinstance(reward, DictConfig)}

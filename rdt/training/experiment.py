@@ -91,8 +91,8 @@ class Experiment:
         return self.trained | found
 
     @property
-    def trained_on(self) -> tuple[str, ...]:
-        """The names of the reported rewards that are no unseen judges."""
+    def trained_on(self) -> tuple[str, ...] | None:
+        """The names of the reported rewards that are no unseen judges; None if that is not known."""
         return tuple(dict.fromkeys([*self.trained, *seen_judges(self.cfg)]))
 
     @cached_property
@@ -113,8 +113,8 @@ class Experiment:
     @cached_property
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError if they share one."""
-        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out")}
-        check_disjoint(**sets)
+        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out") if name in self.cfg.prompts}
+        check_disjoint(sets.get("train", ()), sets["held_out"])
         return sets
 
     @cached_property
@@ -153,7 +153,11 @@ class Experiment:
     @cached_property
     def base(self) -> Denoiser:
         """Return the base under classifier-free guidance."""
-        return self.method.guided(self._base)
+        return self.under_cfg(self._base)
+
+    def under_cfg(self, view: Denoiser, scale: float | None = None) -> Denoiser:
+        """Return a view of the policy under classifier-free guidance, at the model's scale unless one is given."""
+        return self.method.guided(view, scale)
 
     def guided(self) -> Denoiser:
         """Return the policy under the run's guidance; of a curve, under its first point."""
@@ -161,7 +165,7 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(self.policy, self._base, self.method.guided, self.sampling.num_steps)
+        context = guidance.Context(self.policy, self._base, self.under_cfg, self.sampling.num_steps)
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)
