@@ -4,7 +4,7 @@
 The prompts and the noise are those of the run, so that new points are paired with the base's values in result.json.
 The points are added to result.json beside the run's own, and the report is drawn again.
 
-`model=sd15 lora=<file, folder or hub id>` evaluates an adapter of any origin into a folder of its own.
+`model=sd15 lora=<file, folder or hub id>` evaluates an adapter of any origin into another folder.
 """
 
 import sys
@@ -35,6 +35,11 @@ def main(cfg: DictConfig) -> None:
     """Evaluate one point or a curve."""
     with job_errors(HydraConfig.get()), targets.permitted(finished.allowed(cfg)):
         values(cfg, HydraConfig.get())
+        if not cfg.run:
+            raise UsageError(
+                "run= is missing; give the output folder of a finished run, or any adapter as model=<model>"
+                " lora=<file, folder or hub id>"
+            )
         extend(finished.read_finished(cfg.run, cfg.get("guidance")))
 
 
@@ -43,14 +48,8 @@ def model_main(cfg: DictConfig) -> None:
     """Evaluate one adapter, or a base; a sweep calls this once per job."""
     hydra_config = HydraConfig.get()
     with job_errors(hydra_config):
-        name_outputs(cfg, hydra_config)
-        further = (
-            paths.make_absolute,
-            standalone.make_absolute,
-            standalone.check_adapters,
-            standalone.check_rewards,
-            standalone.check_folder,
-        )
+        place_outputs(cfg, hydra_config)
+        further = (paths.make_absolute, *standalone.CHECKS)
         for line in preflight.check_evaluation(cfg, hydra_config, *further):
             print(f"note     {line}", flush=True)
         if cfg.dry_run:
@@ -74,7 +73,7 @@ def evaluate_model(cfg: DictConfig) -> None:
         report([out], out)
 
 
-def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
+def place_outputs(cfg: DictConfig, hydra_config: Any) -> None:
     """Set where the outputs go and which noise is drawn, and leave out the consistency adapter, for training alone."""
     with open_dict(cfg):
         cfg.overrides = typed(hydra_config)

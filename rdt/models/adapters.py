@@ -46,7 +46,7 @@ class Published:
     scales: dict[str, float]
 
 
-def read(file: Path, builder: str, model: Path) -> Published:
+def read_published(file: Path, builder: str, model: Path) -> Published:
     """Return the LoRA in a file for the model in a folder, which a function of rdt.models builds.
 
     ValueError if its layout is not known or it adapts text encoders too.
@@ -68,13 +68,13 @@ def merged(loras: Sequence[tuple[Published, float]]) -> tuple[dict[str, Tensor],
     """
     modules = list(dict.fromkeys(name for one, _ in loras for name in one.matrices))
     if len(loras) == 1 and loras[0][1] == 1 and (kept := _uniform(loras[0][0])):
-        return _named(loras[0][0].matrices), Adapter(*kept, modules)
+        return _by_key(loras[0][0].matrices), Adapter(*kept, modules)
     joined: dict[str, tuple[Tensor, Tensor]] = {}
     for name in modules:
         parts = [(one.matrices[name], weight * one.scales[name]) for one, weight in loras if name in one.matrices]
         joined[name] = torch.cat([a for (a, _), _ in parts]), torch.cat([b * k for (_, b), k in parts], 1)
     rank = max(len(a) for a, _ in joined.values())
-    return _named({name: _filled(*pair, rank) for name, pair in joined.items()}), Adapter(rank, rank, modules)
+    return _by_key({name: _filled(*pair, rank) for name, pair in joined.items()}), Adapter(rank, rank, modules)
 
 
 def fitted(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,5 +176,5 @@ def _filled(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return torch.cat([a, a.new_zeros(more, *a.shape[1:])]), torch.cat([b, b.new_zeros(len(b), more, *b.shape[2:])], 1)
 
 
-def _named(matrices: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def _by_key(matrices: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {name + side: value for name, pair in matrices.items() for side, value in zip((DOWN, UP), pair, strict=True)}

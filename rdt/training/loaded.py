@@ -21,13 +21,13 @@ class LoadedExperiment(Experiment):
     @cached_property
     def policy(self) -> Policy:
         """The policy with the adapter in place; without one the tuned view is the base, bit for bit."""
-        found = [(standalone.located(source), factor) for source, factor in standalone.adapters(self.cfg)]
+        found = [(standalone.adapter_file(source), factor) for source, factor in standalone.adapters(self.cfg)]
         if not found:
             own = Adapter(**OmegaConf.to_container(self.cfg.model.lora, resolve=True))
             return constructed(self.cfg.model.policy, adapter=own)
         builder, model = self.cfg.model.policy["_target_"], Path(weights.locate(self.cfg.model.policy.source))
         try:
-            read = [(adapters.read(file, builder, model), factor) for file, factor in found]
+            read = [(adapters.read_published(file, builder, model), factor) for file, factor in found]
             tensors, adapter = adapters.merged(read)
             policy = constructed(self.cfg.model.policy, adapter=adapter)
             policy.load_lora(adapters.fitted(tensors, policy.lora()))

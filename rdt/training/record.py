@@ -18,6 +18,7 @@ from rdt import files, result
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
+from rdt.policy import Policy
 from rdt.prompts import write_rows
 from rdt.result import BASE, Point, Result, measured, sample_names
 from rdt.training import card, digests
@@ -84,7 +85,6 @@ def write_standalone(
     points = tuple(point(evaluations[label], one.described, protocol, base) for label, one in curve.items())
     save_samples(out, protocol.prompts, dict(zip(["base", *sample_names(points)], evaluations.values(), strict=True)))
     trained = experiment.trained_on
-    on_gpu = policy.device.type == "cuda"
     found = Result(
         method=name,
         reward=next(iter(trained or experiment.rewards)),
@@ -96,10 +96,15 @@ def write_standalone(
         weights=fingerprint(policy, experiment.evaluator.rewards),
         trained_on=trained,
         prompts=experiment.prompt_counts,
-        compute={"seconds": seconds, "device": torch.cuda.get_device_name() if on_gpu else "cpu"},
+        compute={"seconds": seconds, "device": device_name(policy)},
         versions={name: version(name) for name in PACKAGES},
     )
     result.write(found, out)
+
+
+def device_name(policy: Policy) -> str:
+    """Return the name of the GPU that a policy is on, or "cpu"."""
+    return torch.cuda.get_device_name() if policy.device.type == "cuda" else "cpu"
 
 
 class KeptChunks:
@@ -184,7 +189,7 @@ def training_cost(method: Method, world: int) -> dict[str, Any]:
         "tflop": (passes + backward) * policy.flops_per_pass / 1e12,
         "peak_memory_bytes": memory,
         "images_per_second": world * method.images / method.seconds,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": device_name(policy),
     }
 
 

@@ -38,7 +38,7 @@ def adapters(cfg: DictConfig) -> list[tuple[str, float]]:
     return list(zip(given, map(float, factors), strict=True))
 
 
-def located(source: str) -> Path:
+def adapter_file(source: str) -> Path:
     """Return the file of an adapter: a file, the one in a folder or a run's folder, or one of the hub.
 
     MissingCheckpoint or UsageError, with what would be right.
@@ -52,7 +52,7 @@ def located(source: str) -> Path:
     return path if path.is_file() else _in_folder(source, path)
 
 
-def make_absolute(cfg: DictConfig) -> None:
+def make_adapters_absolute(cfg: DictConfig) -> None:
     """Replace, in a config, every local path of an adapter by the absolute one."""
     found = [source for source, _ in adapters(cfg)]
     local = [str(path.absolute()) if (path := Path(one).expanduser()).exists() else one for one in found]
@@ -74,7 +74,7 @@ def check_adapters(cfg: DictConfig) -> None:
                 if not cfg.dry_run:
                     raise
         else:
-            checkpoint.check_whole(located(source))
+            checkpoint.check_whole(adapter_file(source))
 
 
 def check_rewards(cfg: DictConfig) -> None:
@@ -86,7 +86,7 @@ def check_rewards(cfg: DictConfig) -> None:
         raise UsageError(f"trained_on={cfg.trained_on} names {unknown[0]}, which is none of {', '.join(judges)}")
 
 
-def check_folder(cfg: DictConfig) -> None:
+def check_same_evaluation(cfg: DictConfig) -> None:
     """Raise UsageError if output_dir cannot be written, or holds something else than this evaluation."""
     out = Path(cfg.output_dir)
     files.check_writable("output_dir", out)
@@ -101,7 +101,12 @@ def check_folder(cfg: DictConfig) -> None:
             )
 
 
-CHECKS = (make_absolute, check_adapters, check_rewards, check_folder)  # of a resolved config, in this order
+CHECKS = (
+    make_adapters_absolute,
+    check_adapters,
+    check_rewards,
+    check_same_evaluation,
+)  # of a resolved config, in this order
 
 
 def is_done(cfg: DictConfig) -> bool:
@@ -128,7 +133,7 @@ def perform(cfg: DictConfig, out: Path) -> None:
     silence_libraries()
     began, experiment = time.time(), experiment_of(cfg)
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
-    begin(cfg, out)
+    begin_evaluation(cfg, out)
     for line in experiment.notices():
         print(line, flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -152,7 +157,7 @@ def experiment_of(cfg: DictConfig) -> "Experiment":
     return experiment
 
 
-def begin(cfg: DictConfig, out: Path) -> None:
+def begin_evaluation(cfg: DictConfig, out: Path) -> None:
     """Write config.yaml; resume=never first removes what an earlier evaluation left."""
     out.mkdir(parents=True, exist_ok=True)
     for name in (PARTIAL, RESULT, "report.html", "samples") if cfg.resume == "never" else ():

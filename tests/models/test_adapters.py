@@ -1,10 +1,8 @@
-"""Published LoRAs of every layout act in the policy as in the stock pipeline, alone and added up."""
+"""Published LoRAs of every layout give the outputs of the stock pipeline, alone and added up."""
 
-import diffusers
 import pytest
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from rdt.config.compose import composed
@@ -12,6 +10,7 @@ from rdt.errors import UsageError
 from rdt.models import adapters, lora
 from rdt.training.loaded import LoadedExperiment
 from worlds import model_checkpoints, tiny_policy
+from worlds.lora_files import component, network_of, saved
 
 PATTERNS = {
     "alpha": {"lora_alpha": 16},
@@ -25,28 +24,6 @@ FAMILIES = list(model_checkpoints.MAKERS)
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     return {name: make(root / name) for name, make in model_checkpoints.MAKERS.items()}
-
-
-def component(family):
-    return "unet" if family in ("sd15", "sdxl") else "transformer"
-
-
-def network_of(folder):
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    return pipe, getattr(pipe, "unet", None) or pipe.transformer
-
-
-def saved(family, folder, into, seed=1, **options):
-    """Write a random LoRA of rank 4 as diffusers does; return its file, its weights in peft's names and its config."""
-    torch.manual_seed(seed)
-    pipe, network = network_of(folder)
-    config = LoraConfig(r=4, target_modules=["to_q", "to_k"], init_lora_weights=False, **options)
-    network.add_adapter(config)
-    layers = {key: 0.3 * value.detach() for key, value in get_peft_model_state_dict(network).items()}
-    name = component(family)
-    known = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": config.to_dict()}
-    type(pipe).save_lora_weights(into, **known)
-    return into / "pytorch_lora_weights.safetensors", layers, config
 
 
 def policy(family, folder, file, weights=None):
@@ -115,7 +92,7 @@ def test_loras_are_added_up_by_their_weights(folders, tmp_path):
 
 def test_a_lora_of_one_rank_and_alpha_keeps_its_bits(folders, tmp_path):
     file, layers, _ = saved("sd15", folders["sd15"], tmp_path, lora_alpha=8)
-    tensors, adapter = adapters.merged([(adapters.read(file, "rdt.models.sd15.build", folders["sd15"]), 1.0)])
+    tensors, adapter = adapters.merged([(adapters.read_published(file, "rdt.models.sd15.build", folders["sd15"]), 1.0)])
     assert (adapter.rank, adapter.alpha) == (4, 8)
     assert all(tensors[key].equal(value) for key, value in layers.items())
 
