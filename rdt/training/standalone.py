@@ -80,8 +80,11 @@ def check_adapters(cfg: DictConfig) -> None:
 def check_rewards(cfg: DictConfig) -> None:
     """Raise UsageError unless something scores the images, and `trained_on` names what does."""
     judges = [name for name, judge in cfg.evaluation.judges.items() if judge]
-    if not judges:
-        raise UsageError("judges=[] leaves nothing that scores the images; name one, such as judges=[clipscore]")
+    if not judges and not cfg.dry_run:  # a plan notes which files are missing
+        raise UsageError(
+            "no judge is left that scores the images: judges=[], or the files of none are here; name one, such as"
+            " judges=[clipscore], which is fetched if need be"
+        )
     if unknown := [name for name in cfg.trained_on or () if name not in judges]:
         raise UsageError(f"trained_on={cfg.trained_on} names {unknown[0]}, which is none of {', '.join(judges)}")
 

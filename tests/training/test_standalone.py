@@ -105,7 +105,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_loaded(run_folder, command
     refused(answer("lora=nothing.safetensors"), "lora=nothing.safetensors is no file, no folder and no <owner>/<name>")
     refused(answer(f"lora={run_folder / 'samples'}"), "expected pytorch_lora_weights.safetensors")
     refused(answer(f"lora=[{run_folder},{run_folder}]", "lora_weights=[1]"), "lora_weights=[1]", "2 numbers")
-    refused(answer(f"lora={run_folder}", "judges=[]", "trained_on=null"), "judges=[] leaves nothing that scores")
+    refused(answer(f"lora={run_folder}", "judges=[]", "trained_on=null"), "no judge is left that scores the images")
     refused(answer(f"lora={run_folder}", "trained_on=[x]"), "trained_on=['x'] names x, which is none of hps, gold")
     refused(answer(f"lora={run_folder}", "guidance=aig", "guidance.power=-1"), "guidance.power=-1")
     refused(answer(f"lora={run_folder}", "prompts=list"), "prompts.file=???")
