@@ -4,10 +4,13 @@
 The prompts and the noise are those of the run, so that new points are paired with the base's values in result.json.
 The points are added to result.json beside the run's own, and the report is drawn again.
 
+`checkpoints=all` evaluates the adapters of the run's checkpoints instead: the path of its training as a front.
+
 `model=sd15 lora=<file, folder or hub id>` evaluates an adapter of any origin into another folder.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, t
 from rdt.config.keys import override_key
 from rdt.config.plan import evaluation_plan
 from rdt.errors import UsageError
-from rdt.training import finished, lock, paths, standalone
+from rdt.training import early, finished, lock, paths, standalone
 from rdt.training.sweep import SweepReport
 
 if TYPE_CHECKING:
@@ -40,7 +43,13 @@ def main(cfg: DictConfig) -> None:
                 "run= is missing; give the output folder of a finished run, or any adapter as model=<model>"
                 " lora=<file, folder or hub id>"
             )
-        extend(finished.read_finished(cfg.run, cfg.get("guidance")))
+        run = finished.read_finished(cfg.run, cfg.get("guidance"))
+        chosen = (
+            []
+            if cfg.checkpoints is None
+            else early.chosen_checkpoints(run.folder, cfg.checkpoints, run.result.iterations)
+        )
+        extend(run, chosen)
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate_model")
@@ -87,9 +96,10 @@ def place_outputs(cfg: DictConfig, hydra_config: Any) -> None:
         cfg.output_dir = str(Path(str(cfg.output_dir)).expanduser().absolute())
 
 
-def extend(run: finished.FinishedRun) -> Path:
+def extend(run: finished.FinishedRun, checkpoints: Sequence[Path] = ()) -> Path:
     """Evaluate the run under its config's guidance, add the points to its result, and return the path of the report.
 
+    With checkpoints, their adapters are evaluated in place of the finished one.
     If the run was logged to W&B, the points are too: as a run of job type "eval" beside it.
     """
     from rdt.report.write import report
@@ -102,7 +112,8 @@ def extend(run: finished.FinishedRun) -> Path:
     experiment.policy.prepare(["", *experiment.evaluator.protocol.prompts])
     curve = experiment.curve()  # raises ValueError for a value out of range, before a W&B run is started
     with wandb_summary.evaluation_run(run.cfg, run.folder) as logged:
-        points = add_curve(run, experiment, curve)
+        curves = early.curves(experiment, curve, checkpoints) if checkpoints else [curve]
+        points = [point for one in curves for point in add_curve(run, experiment, one)]
         page = report([run.folder], run.folder)
         if logged is not None:
             wandb_summary.show(logged, run.folder, points[0])
