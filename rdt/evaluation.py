@@ -18,6 +18,7 @@ from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
 from rdt.rollout import Sampling, conditioned, path_kl, sampled
+from rdt.sentinels import sentinels
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
 
@@ -254,5 +255,5 @@ class Evaluator(nn.Module):
 
 
 def _levels(x0: Tensor, images: Tensor) -> dict[str, float]:
-    """Return latent RMS and brightness, which reveal drift that no reward or diversity score measures."""
-    return {"latent_rms": x0.square().mean().sqrt().item(), "brightness": images.mean().item()}
+    """Return latent RMS and the sentinels, which reveal drift that no reward or diversity score measures."""
+    return {"latent_rms": x0.square().mean().sqrt().item()} | sentinels(images)

@@ -1,7 +1,7 @@
 """`result.json` holds what a run measured. Its schema is defined, written and read here alone.
 
 A point is a model under one guidance, evaluated on held-out prompts. Its scores are named "<kind>/<name>", such as
-"reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "brightness" without a kind. The
+"reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "dark" without a kind. The
 file holds the scores of a kind in a section of that name, each with its mean, its 95 % interval over prompts and, for
 all points but the base, its paired difference to the base.
 """
@@ -47,7 +47,7 @@ class Point:
 
     guidance: dict[str, Any]
     scores: dict[str, Score]  # by kind in the order of KINDS, then "kl_nats"
-    levels: dict[str, Score]  # "latent_rms" and "brightness", which reveal drift and are in no table
+    levels: dict[str, Score]  # "latent_rms" and the sentinels, which reveal drift and are in no table
     per_prompt: dict[str, list[float]]  # (P,) each
     prompts: tuple[str, ...]  # (P,)
     n_per_prompt: int  # images of each prompt

@@ -12,6 +12,7 @@ import lightning as L
 from torch import Tensor
 
 from rdt.methods.base import Method
+from rdt.sentinels import SENTINELS
 from rdt.training.callbacks import SmallEvaluations
 from rdt.training.constraints import Constraint
 
@@ -103,7 +104,7 @@ def quantities(tuned: Mapping[str, float], base: Mapping[str, float], reward: st
     "gap" is there only if the evaluation holds both the reward and the judge.
     """
     found = dict(tuned)
-    found["brightness"] = abs(tuned["brightness"] - base["brightness"])
+    found |= {name: abs(tuned[name] - base[name]) for name in SENTINELS if name in tuned}
     found["latent_norm"] = abs(tuned["latent_rms"] / base["latent_rms"] - 1)
     if reward in tuned and judge in tuned:
         found["gap"] = (tuned[reward] - base[reward]) - (tuned[judge] - base[judge])

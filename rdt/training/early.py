@@ -12,6 +12,8 @@ from rdt.training import digests, folder
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment, Guided
 
+    Curve = dict[str, Guided]
+
 
 def chosen_checkpoints(out: Path, which: Any, last: int) -> list[Path]:
     """Return the checkpoints of a run that `checkpoints` names: all before iteration `last`, or a list of iterations.
@@ -40,7 +42,7 @@ def chosen_checkpoints(out: Path, which: Any, last: int) -> list[Path]:
     return found
 
 
-def curves(experiment: "Experiment", curve: dict[str, "Guided"], chosen: Sequence[Path]) -> Iterator[dict[str, "Guided"]]:
+def curves(experiment: "Experiment", curve: "Curve", chosen: Sequence[Path]) -> Iterator["Curve"]:
     """Yield the curve of each checkpoint after loading its adapter; the guidance of its points names the iteration."""
     from rdt.result import label
     from rdt.training.checkpoint_reader import CheckpointReader
