@@ -27,7 +27,7 @@ class Command:
 
 COMMANDS = {
     "run": Command("train on a reward, evaluate, record, report; with -m, one run for each combination of values"),
-    "evaluate": Command("evaluate a finished run under another guidance"),
+    "evaluate": Command("evaluate a finished run under another guidance, or any adapter beside its base"),
     "sample": Command("draw images of a finished run beside its base's"),
     "report": Command("compare any set of runs", ("runs=", "out=", "axes=", "wandb="), "rdt.report.__main__"),
     "study": Command(

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rdt import wandb
 from rdt.config import preflight
 from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, typed
+from rdt.config.judges import settle_panel
 from rdt.config.plan import plan
 from rdt.config.rules import without_rules
 from rdt.config.run_help import print_run_help
@@ -121,6 +122,7 @@ def settled(cfg: DictConfig) -> DictConfig:
     """Return a config that was not checked yet as its run would record it."""
     found = without_rules(deepcopy(cfg))
     OmegaConf.resolve(found)
+    settle_panel(found)
     paths.make_absolute(found)
     return found
 

@@ -165,6 +165,20 @@ def is_local(source: str) -> bool:
     return scheme not in SCHEMES or cached(Place.of(rest, SCHEMES[scheme]))
 
 
+def to_fetch(source: str, of_weights: bool) -> str | None:
+    """Return that a source on the hub is not in the local cache, and how to get it; None if it is, or is a path.
+
+    The folder of a model counts only with a file of its weights, since its tokenizer alone may have been fetched.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme not in SCHEMES:
+        return None
+    place = Place.of(rest, SCHEMES[scheme])
+    if cached(place) and (place.file or not of_weights or checkpoint.tensors_in(_names(place))):
+        return None
+    return str(place.missing("no run has fetched it"))
+
+
 @dataclass(frozen=True)
 class Place:
     """Name a repository of the hub, or a file in it, at a revision."""
@@ -231,6 +245,14 @@ def cached(place: Place) -> bool:
         return bool(snapshot_download(place.repo, local_files_only=True, **options))
     except Exception:  # of a dozen types, all of which say that it is not in the cache
         return False
+
+
+def _names(place: Place) -> list[str]:
+    """Return the names of the files in a cached folder of the hub."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(place.repo, revision=place.revision, repo_type=place.kind, local_files_only=True)
+    return [path.name for path in Path(folder).iterdir()]
 
 
 def refusal(place: Place) -> str | None:

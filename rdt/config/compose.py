@@ -37,8 +37,9 @@ def composed(config_name: str, *overrides: str) -> DictConfig:
 
 def with_defaults(hydra_config: Any) -> DictConfig:
     """Compose the groups that the command line chose, without its other overrides."""
-    chosen = hydra_config.runtime.choices
-    groups = [word for word in typed(hydra_config) if word.lstrip("+~").split("=")[0] in chosen]
+    chosen = hydra_config.runtime.choices  # which lacks groups that are chosen as a list, such as judges
+    keys = {word: word.lstrip("+~").split("=")[0] for word in typed(hydra_config)}
+    groups = [word for word, key in keys.items() if key in chosen or Path(conf_dir(), key).is_dir()]
     return without_rules(hydra.compose(hydra_config.job.config_name, groups))
 
 

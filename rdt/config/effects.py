@@ -4,6 +4,7 @@ A yaml states when a key has an effect (rdt/config/rules.py). What no rule can s
 evaluations that are never due, and bounds that are not set.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Effects:
                 yield f"{line} without {found[1]}.min or {found[1]}.max"
             elif key == "constraint.judge" and not _is_bounded(cfg, "constraint.gap"):
                 yield f"{line} without constraint.gap.min or constraint.gap.max"
-            elif key == "evaluation.every" and cfg.evaluation.every > cfg.iterations:
+            elif key == "evaluation.every" and cfg.get("iterations", math.inf) < cfg.evaluation.every:
                 yield f"{line} with iterations={cfg.iterations}: training ends before the first evaluation"
 
 

@@ -35,6 +35,17 @@ def plan(cfg: DictConfig) -> str:
     ])  # fmt: skip
 
 
+def evaluation_plan(cfg: DictConfig) -> str:
+    """Return what an evaluation that trains nothing would do and cost, in images and network passes."""
+    return "\n".join([
+        f"model={cfg.model.name} lora={cfg.lora} guidance={cfg.guidance.name}",
+        f"output_dir={cfg.output_dir}",
+        _evaluated(cfg),
+        *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
+        "dry run: nothing was loaded or written",
+    ])  # fmt: skip
+
+
 def missing_devices(cfg: DictConfig) -> Iterator[str]:
     """Yield what a run would find missing on this machine."""
     available, kind = (found, "GPUs") if (found := gpus()) else (os.cpu_count() or 1, "CPU cores")
@@ -79,12 +90,8 @@ def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _work(cfg: DictConfig) -> list[str]:
-    """Return the lines on training and evaluation; the base is evaluated beside the points of the guidance."""
-    sampling, evaluation = cfg.model.sampling, cfg.evaluation
-    passes = 2 if sampling.guidance_scale != 1 else 1  # per sampling step
-    curve = points(OmegaConf.to_container(cfg.guidance))
-    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
-    images = sampled * evaluation.prompts * evaluation.images_per_prompt
+    """Return the lines on training and evaluation."""
+    passes = _passes(cfg)
     return [
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         + (f" {cfg.micro_batch_size} at a time," if cfg.micro_batch_size else "")
@@ -92,9 +99,25 @@ def _work(cfg: DictConfig) -> list[str]:
         + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"sample for that: {_rollouts(cfg) * _steps(cfg) * passes:,} network passes, and those of gradients on top",
         *_kept_images(cfg),
-        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
-        f" {images * sampling.num_steps * passes:,} network passes",
+        _evaluated(cfg),
     ]
+
+
+def _evaluated(cfg: DictConfig) -> str:
+    """Return the line on the evaluation of the base and of the points of the guidance."""
+    evaluation = cfg.evaluation
+    curve = points(OmegaConf.to_container(cfg.guidance))
+    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
+    images = sampled * evaluation.prompts * evaluation.images_per_prompt
+    return (
+        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
+        f" {images * cfg.model.sampling.num_steps * _passes(cfg):,} network passes"
+    )
+
+
+def _passes(cfg: DictConfig) -> int:
+    """Return the network passes of a sampling step."""
+    return 2 if cfg.model.sampling.guidance_scale != 1 else 1
 
 
 def _rollouts(cfg: DictConfig) -> int:

@@ -13,7 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rdt import checkpoint, credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
+from rdt.config.collisions import collisions
 from rdt.config.effects import Effects
+from rdt.config.judges import judge_faults, settle_panel
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import rule_of, stated_rules
 from rdt.errors import Refused, UsageError, flat
@@ -21,36 +23,61 @@ from rdt.rewards import endpoint
 
 Check = Callable[[DictConfig], object]
 GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
+EVALUATED = ("model", "guidance", "prompts", "diversity", "evaluation")
 REMOTE = "rdt.rewards.remote.RemoteReward"
 MIXTURE = "rdt.rewards.mixture.mixture"
 
 
 def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
-    """Resolve a config in place, remove its rules, and return a line for each key that was typed and has no effect.
+    """Resolve the config of a run in place, settle its judges, remove its rules, and return its notes.
 
+    A note is a line for each key that was typed and has no effect, and for each judge that is left out.
     Refused with a line for each fault. `further` checks get the resolved config and raise ValueError or OSError.
     """
-    if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
+    return _checked(cfg, hydra_config, GROUPS, (_of_a_run, CHECKS), further)
+
+
+def check_evaluation(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
+    """Do what `check_config` does, for the config of an evaluation that trains nothing."""
+    return _checked(cfg, hydra_config, EVALUATED, (_of_a_model, WITHOUT_TRAINING), further)
+
+
+Unresolved = Callable[[DictConfig, Any], Iterator[str]]
+Checks = tuple[Callable[[DictConfig], Iterator[str]], ...]
+
+
+def _checked(
+    cfg: DictConfig, hydra_config: Any, groups: Sequence[str], checks: tuple[Unresolved, Checks],
+    further: Sequence[Check],
+) -> list[str]:  # fmt: skip
+    """Resolve a config that needs these groups, check it before and after, and return its notes."""
+    if faults := [f"{key}= is missing; {key}=... chooses one" for key in groups if not cfg.get(key)]:
         raise Refused(faults)
     words = compose.typed(hydra_config)
     effects, rules = Effects.of(cfg, words), stated_rules(cfg)
     faults = refused_values(cfg, hydra_config)
-    faults += _unresolved(cfg, hydra_config)
+    faults += checks[0](cfg, hydra_config)
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise Refused(faults or [compose.without_key(error)]) from None
-    faults += [fault for check in CHECKS for fault in check(cfg)]
+    left_out = settle_panel(cfg)
+    faults += [*collisions(hydra_config), *(fault for check in checks[1] for fault in check(cfg))]
     faults += _values_of_curve(cfg, rules)
     faults += [fault for check in further for fault in _raised(check, cfg)]
     faults += arguments.unknown(cfg, words)
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
-    return list(effects.notes(cfg, words))
+    return [*effects.notes(cfg, words), *left_out]
 
 
-def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
-    """Yield what is wrong with a config that still shows which keys refer to which."""
+def _of_a_model(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield the judges that the model has no files for, while the config still shows which keys refer to which."""
+    yield from missing_checkpoints(cfg, hydra_config.job.config_name)
+
+
+def _of_a_run(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield what is wrong with a run's config that still shows which keys refer to which."""
     without = hydra_config.runtime.choices.get("without") or ""
     owner, _, part = without.rpartition("/")
     if owner not in ("", cfg.method.name):
@@ -163,14 +190,6 @@ def _statistics(diversity: DictConfig) -> Iterator[tuple[str, str, str, Any]]:
                     yield f"diversity.{section}.{name}", statistic, kind or group, config
 
 
-def _judges(cfg: DictConfig) -> Iterator[str]:
-    """Yield judges that are not configured as a reward is."""
-    for name, judge in (cfg.evaluation.judges or {}).items():
-        if judge is not None and not (isinstance(judge, DictConfig) and "_target_" in judge):
-            key, given = f"evaluation.judges.{name}", judge if isinstance(judge, str) else "<reward>"
-            yield f"{key}={shown(judge)} is no reward; +reward@{key}={given} adds one"
-
-
 def _secrets(cfg: DictConfig) -> Iterator[str]:
     """Yield that the config holds what looks like a credential, without the value; else scorers' URLs that are none."""
     faults = list(_raised(credentials.check_recorded, OmegaConf.to_container(cfg)))
@@ -190,6 +209,12 @@ def _targets(cfg: DictConfig) -> Iterator[str]:
     yield from imports.faults(OmegaConf.to_container(cfg))
 
 
+def _trains(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a prompt set has nothing to train on."""
+    if "train" not in cfg.prompts:
+        yield f"prompts={cfg.prompts.name} has no training prompts; it serves rdt.evaluate model=... lora=..."
+
+
 def _prompts(cfg: DictConfig) -> Iterator[str]:
     """Yield local prompt files that cannot be read, prompts of both splits, and prompts that the model does not know.
 
@@ -203,8 +228,8 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
     if faults or None in paths or any(map(_remote, paths)) or not all(map(_packaged, parts.values())):
         return
     try:
-        sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out")}
-        prompts.check_disjoint(**sets)
+        sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out") if name in cfg.prompts}
+        prompts.check_disjoint(sets.get("train", ()), sets["held_out"])
     except (ValueError, OSError, UsageError) as error:
         yield f"prompts: {flat(error)}" if not isinstance(error, UsageError) else flat(error)
         return
@@ -268,9 +293,11 @@ def _init_lora(cfg: DictConfig) -> Iterator[str]:
         yield f"init_lora={source} has rank {ranks}, model.lora.rank={cfg.model.lora.rank}{cure}"
 
 
-CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
-    _secrets, _curve, _devices, _grid, _gradient, _measures, _judges, _targets, _prompts, _sources, _init_lora,
+CHECKS: Checks = (
+    _secrets, _curve, _devices, _grid, _gradient, _measures, judge_faults, _targets, _trains, _prompts, _sources,
+    _init_lora,
 )  # fmt: skip
+WITHOUT_TRAINING: Checks = (_secrets, _curve, _grid, _measures, judge_faults, _targets, _prompts, _sources)
 
 
 def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:

@@ -60,7 +60,8 @@ class Run:
     def judges(self) -> list[str]:
         """The names of the rewards that were evaluated and not trained on."""
         judges = self.setting("evaluation.judges")
-        return [name for name in judges if name != self.result.reward] if isinstance(judges, dict) else []
+        trained = self.result.trained_on or (self.result.reward,)
+        return [name for name in judges if name not in trained] if isinstance(judges, dict) else []
 
     def hacked(self, scores: dict[str, Score]) -> bool:
         """Return whether scores of this run, or of several seeds of it, gained on the reward and lost on a judge."""

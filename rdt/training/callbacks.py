@@ -21,8 +21,6 @@ from rdt.training.abort import SIGNALS
 from rdt.training.average import evaluated
 from rdt.training.loggers import Metrics
 
-KEPT = 2  # checkpoints in a run's folder: the newest ones
-
 
 class Checkpoints(L.Callback):
     """Saves `checkpoints/<iteration>/` every so many iterations, at the end, and on a signal or Ctrl-C.
@@ -35,6 +33,7 @@ class Checkpoints(L.Callback):
     def __init__(self, cfg: DictConfig, out: Path) -> None:
         self.cfg, self.out = cfg, out
         self.every, self.max_passes = cfg.trainer.checkpoint_every, cfg.max_passes
+        self.keep = cfg.trainer.keep  # newest checkpoints that stay; None: all
         self.partial: Path | None = None  # the checkpoint that waits for its metrics
         self.signal = ""  # the name of the signal that this rank received
         self.stopping = False  # some rank received a signal; the same on all ranks
@@ -103,7 +102,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self.seal(partial, int(final.name))
             files.replace(partial, final)
-            for old in folder.checkpoints(self.out)[:-KEPT]:
+            for old in folder.checkpoints(self.out)[: -self.keep] if self.keep else ():
                 files.remove(old)
         trainer.strategy.barrier()
         if self.stopping:

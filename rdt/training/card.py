@@ -42,6 +42,7 @@ read.{averaged}
 {table}
 Means over {result.base.n_prompts} held-out prompts with {result.base.n_per_prompt} images each. Base and tuned model
 start from the same noise. Brackets hold the 95 % interval of the mean, and of the paired difference to the base.
+{roles}
 `reward/` are scores of images, more is better; `diversity/` compares the images of one prompt, more is more varied;
 `fidelity/` has no better side; `kl_nats` is the divergence from the base.
 
@@ -100,6 +101,7 @@ def card(cfg: DictConfig, result: Result, prompts: list[str]) -> str:
         table=card_table(known),
         hacking=_hacking(known),
         command=_one_line(Run(Path(), result, config=OmegaConf.to_container(cfg)).command),
+        roles=_roles(result),
         prompts=", ".join(map(code_span, prompts)),
     )
 
@@ -136,6 +138,13 @@ def _hacking(result: Result) -> str:
 def _one_line(text: object) -> str:
     """Return a text on one line, in which no character is special to a terminal."""
     return folded(text).replace("`", "'")
+
+
+def _roles(result: Result) -> str:
+    """Return a sentence that says which rewards were trained on and which are unseen judges."""
+    roles = result.roles()
+    seen, unseen = ([code_span(name) for name in roles if roles[name] == role] for role in ("trained on", "unseen"))
+    return f"Trained on: {', '.join(seen) or 'none'}. Unseen judges: {', '.join(unseen) or 'none'}." if roles else ""
 
 
 def _front_matter(cfg: DictConfig, result: Result) -> str:

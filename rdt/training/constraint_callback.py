@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rdt.methods.base import Method
 from rdt.policy import INIT, Policy
+from rdt.sentinels import SENTINELS
 from rdt.training.average import kept_adapter, restore
 from rdt.training.callbacks import SmallEvaluations
 from rdt.training.constraints import Constraint
@@ -110,7 +111,7 @@ def quantities(tuned: Mapping[str, float], base: Mapping[str, float], reward: st
     "gap" is there only if the evaluation holds both the reward and the judge.
     """
     found = dict(tuned)
-    found["brightness"] = abs(tuned["brightness"] - base["brightness"])
+    found |= {name: abs(tuned[name] - base[name]) for name in SENTINELS if name in tuned}
     found["latent_norm"] = abs(tuned["latent_rms"] / base["latent_rms"] - 1)
     if reward in tuned and judge in tuned:
         found["gap"] = (tuned[reward] - base[reward]) - (tuned[judge] - base[judge])

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import guidance, targets
 from rdt.config.curve import points
+from rdt.config.judges import seen_judges
 from rdt.errors import FORESEEN, UsageError, flat
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
@@ -84,6 +85,25 @@ class Experiment:
         return Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset)
 
     @cached_property
+    def trained(self) -> dict[str, Reward]:
+        """The reward that the run trains on, and the rewards that it combines, by name."""
+        return {self.cfg.reward.name: self.reward} | self.reward.components
+
+    @cached_property
+    def rewards(self) -> dict[str, Reward]:
+        """All rewards that evaluations report, by name: those that are trained on, then the judges."""
+        judges = {name: judge for name, judge in self.cfg.evaluation.judges.items() if judge}
+        found = {name: built(judge, "name") for name, judge in judges.items() if name not in self.trained}
+        for name, judge in found.items():
+            judge.key = f"evaluation.judges.{name}"
+        return self.trained | found
+
+    @property
+    def trained_on(self) -> tuple[str, ...] | None:
+        """The names of the reported rewards that are no unseen judges; None if that is not known."""
+        return tuple(dict.fromkeys([*self.trained, *seen_judges(self.cfg)]))
+
+    @cached_property
     def method(self) -> Method:
         return constructed(
             self.cfg.method,
@@ -101,8 +121,8 @@ class Experiment:
     @cached_property
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError if they share one."""
-        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out")}
-        check_disjoint(**sets)
+        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out") if name in self.cfg.prompts}
+        check_disjoint(sets.get("train", ()), sets["held_out"])
         return sets
 
     @cached_property
@@ -140,7 +160,11 @@ class Experiment:
     @cached_property
     def base(self) -> Denoiser:
         """Return the base under classifier-free guidance."""
-        return self.method.guided(self._base)
+        return self.under_cfg(self._base)
+
+    def under_cfg(self, view: Denoiser, scale: float | None = None) -> Denoiser:
+        """Return a view of the policy under classifier-free guidance, at the model's scale unless one is given."""
+        return self.method.guided(view, scale)
 
     def guided(self) -> Denoiser:
         """Return the policy under the run's guidance; of a curve, under its first point."""
@@ -148,9 +172,7 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(
-            self.policy, self._base, self.method.guided, self.sampling.num_steps, self.scaled_reward
-        )
+        context = guidance.Context(self.policy, self._base, self.under_cfg, self.sampling.num_steps, self.scaled_reward)
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)
@@ -177,13 +199,9 @@ class Experiment:
             chosen, evaluation.images_per_prompt, kl_images, evaluation.batch_size, evaluation.seed,
             tuple(evaluation.grid),
         )  # fmt: skip
-        trained = {self.cfg.reward.name: self.reward} | self.reward.components
-        judges = {name: built(judge, "name") for name, judge in evaluation.judges.items() if judge}
-        for name, judge in judges.items():
-            judge.key = f"evaluation.judges.{name}"
         return Evaluator(
             protocol,
-            trained | {name: judge for name, judge in judges.items() if name not in trained},
+            self.rewards,
             [built(measure) for measure in diversity.measures.values() if measure],
             [built(measure) for measure in diversity.fidelity.values() if measure],
             overall,

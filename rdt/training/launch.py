@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import checkpoint, ranks, targets, weights
+from rdt.config.judges import compared_judge
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
@@ -168,7 +169,8 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     cfg, own = parts.experiment.cfg, next(iter(parts.curve.values()))
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
     evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
-    watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
+    judge = compared_judge(cfg) or ""
+    watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, judge)] if constraints else []
     average = [Averaging(**cfg.trainer.ema)] if cfg.trainer.ema.decay else []
     return [*average, evaluations, *watch, Checkpoints(cfg, out), TrainingProgress(evaluations, cfg.reward.name)]
 

@@ -51,6 +51,7 @@ def show(run: Any, out: Path, point: Point) -> None:
     result = read_run(out).result  # with the hacking gap
     known = next((one for one in result.points if one.guidance == point.guidance), point)
     run.summary.update(scalars(result, known))
+    run.summary.update({f"role/{name}": role for name, role in result.roles().items()})
     run.log(pictures(out) | fronts(result) | {"iteration": result.iterations})
 
 
@@ -107,6 +108,7 @@ def artifact(cfg: DictConfig, result: Result, folder: Path) -> Any:
         "base_model": cfg.model.policy.source,
         "rank": cfg.model.lora.rank,
         "alpha": cfg.model.lora.alpha,
+        "rewards": result.roles(),
         "point": result.tuned.means() | {"guidance": result.tuned.label},
     }
     model = wandb.Artifact(name, type="model", metadata=metadata)

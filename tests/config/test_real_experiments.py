@@ -53,7 +53,9 @@ def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
     status, out, err, requests = dry(f"experiment=real/{name}", "dry_run=true")
     assert status == 0 and err == "" and requests == 1
     method, model, reward = name.split("_", 2)
-    assert out.startswith(f"method={method} reward={reward} model={model} ")
+    notes, _, plan = out.partition("method=")
+    assert all("judge " in line for line in notes.splitlines())  # that of a reward whose files are not here
+    assert plan.startswith(f"{method} reward={reward} model={model} ")
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
     assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
     assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
