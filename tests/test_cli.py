@@ -107,8 +107,11 @@ def test_every_command_has_an_entry_and_completes_the_keys_that_it_reads(name):
         ("rdt ev", ["evaluate"]),
         ("rdt run method=dra", ["method=draft", "method=draft_lv", "method=draft_plus"]),
         ("rdt run -m sweep=se", ["sweep=seeds"]),
-        ("rdt run method.kl", ["method.kl_coef=", "method.kl_min_std="]),
-        ("rdt evaluate guidance=", ["guidance=aig", "guidance=cads", "guidance=cfg", "guidance=lora_scale"]),
+        ("rdt run method.kl", ["method.kl_coef=", "method.kl_min_std=", "method.kl_reference="]),
+        (
+            "rdt evaluate guidance=",
+            ["guidance=aig", "guidance=best_of", "guidance=cads", "guidance=cfg", "guidance=lora_scale"],
+        ),
         ("rdt report r", ["runs="]),
         ("rdt nosuch x", []),
     ],
