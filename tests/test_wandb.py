@@ -86,6 +86,7 @@ def test_the_adapter_is_an_artifact_with_its_origin_and_scores(read, run_folder,
     assert metadata == {
         "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
         "base_model": "bundled:base", "rank": 2, "alpha": 2,
+        "rewards": {"hps": "trained on", "gold": "unseen", "judge": "unseen"},
     }  # fmt: skip
 
 
