@@ -172,7 +172,8 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(self.policy, self._base, self.under_cfg, self.sampling.num_steps, self.scaled_reward)
+        reward = self.scaled_reward if self.cfg.get("reward") else None  # an evaluation of any adapter has none
+        context = guidance.Context(self.policy, self._base, self.under_cfg, self.sampling.num_steps, reward)
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)
