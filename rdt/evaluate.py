@@ -124,12 +124,14 @@ def add_curve(run: finished.FinishedRun, experiment: "Experiment", curve: dict[s
     """Evaluate the points of a curve, write them and their samples into the run's folder, and return them."""
     from rdt.result import sample_names
     from rdt.training import record
+    from rdt.training.progress import evaluating
 
-    done = experiment.evaluator.to(experiment.method.device).run(
-        experiment.policy, {name: one.denoiser for name, one in curve.items()}, experiment.base, experiment.sampling,
-        rank=0, world=1,
-    )  # fmt: skip
-    protocol, base = experiment.evaluator.protocol, run.result.base
+    evaluator, views = experiment.evaluator, {name: one.denoiser for name, one in curve.items()}
+    with evaluating(evaluator, len(views), rank=0, world=1):
+        done = evaluator.to(experiment.method.device).run(
+            experiment.policy, views, experiment.base, experiment.sampling, rank=0, world=1
+        )
+    protocol, base = evaluator.protocol, run.result.base
     points = [record.point(done[name], one.described, protocol, base) for name, one in curve.items()]
     known = record.add_points(run.folder, points, run.digest).points
     names = {point.label: name for point, name in zip(known, sample_names(known), strict=True)}

@@ -131,6 +131,7 @@ def perform(cfg: DictConfig, out: Path) -> None:
     import torch
 
     from rdt.training import record
+    from rdt.training.progress import evaluating
     from rdt.training.silence import silence_libraries
 
     silence_libraries()
@@ -144,9 +145,10 @@ def perform(cfg: DictConfig, out: Path) -> None:
     curve = experiment.curve()
     views = {"base": experiment.base} | {label: one.denoiser for label, one in curve.items()}
     kept = record.KeptChunks(out / PARTIAL)
-    done = experiment.evaluator.to(device).run(
-        experiment.policy, views, experiment.base, experiment.sampling, rank=0, world=1, kept=kept
-    )
+    with evaluating(experiment.evaluator, len(views), rank=0, world=1):
+        done = experiment.evaluator.to(device).run(
+            experiment.policy, views, experiment.base, experiment.sampling, rank=0, world=1, kept=kept
+        )
     record.write_standalone(experiment, curve, done, label_of(cfg), time.time() - began, out)
     files.remove(out / PARTIAL)
 
