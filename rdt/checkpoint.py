@@ -126,12 +126,14 @@ def _variants() -> str:
 
 
 def lora_file(folder: Path) -> Path:
-    """Return the LoRA in a folder, which may be that of a finished run; ValueError if there is none."""
-    found = [folder / LORA, folder / "lora" / LORA]
-    for file in found:
+    """Return the LoRA in a folder, which may be a finished run's; ValueError if none or several could be meant."""
+    for file in (folder / LORA, folder / "lora" / LORA):
         if file.is_file():
             return file
-    raise ValueError(f"{folder} has no {LORA}, in it or in lora/ below it")
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ValueError(f"expected {LORA} or one .safetensors file in it, and it has {', '.join(found[:5]) or 'none'}")
+    return folder / found[0]
 
 
 def lora_ranks(file: Path) -> set[int]:

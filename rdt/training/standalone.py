@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import files, weights
+from rdt.checkpoint import LORA, check_whole, lora_file
 from rdt.config.recorded import read_recorded
 from rdt.errors import UsageError
 from rdt.result import FILE as RESULT
@@ -19,7 +20,6 @@ from rdt.result import FILE as RESULT
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:.+)?")  # owner/name, with a revision and a file
 INCIDENTAL = ("output_dir", "dry_run", "resume", "overrides", "cache")  # keys that do not decide what is measured
 PARTIAL = "partial"
@@ -49,7 +49,10 @@ def adapter_file(source: str) -> Path:
         if hub is None:
             raise UsageError(f"lora={source} is no file, no folder and no <owner>/<name> of the hub")
         path = weights.locate(hub, ("*.safetensors",))
-    return path if path.is_file() else _in_folder(source, path)
+    try:
+        return path if path.is_file() else lora_file(path)
+    except ValueError as error:
+        raise UsageError(f"lora={source}: {error}") from None
 
 
 def make_adapters_absolute(cfg: DictConfig) -> None:
@@ -62,8 +65,6 @@ def make_adapters_absolute(cfg: DictConfig) -> None:
 
 def check_adapters(cfg: DictConfig) -> None:
     """Raise UsageError or OSError unless every adapter is there, or might be fetched from the hub."""
-    from rdt import checkpoint
-
     for source, _ in adapters(cfg):
         path = Path(source).expanduser()
         if not path.exists() and ON_HUB.fullmatch(source.removeprefix("hub:")):
@@ -74,7 +75,7 @@ def check_adapters(cfg: DictConfig) -> None:
                 if not cfg.dry_run:
                     raise
         else:
-            checkpoint.check_whole(adapter_file(source))
+            check_whole(adapter_file(source))
 
 
 def check_rewards(cfg: DictConfig) -> None:
@@ -171,24 +172,12 @@ def begin_evaluation(cfg: DictConfig, out: Path) -> None:
         OmegaConf.save(cfg, unfinished, resolve=True)
 
 
-def _in_folder(source: str, folder: Path) -> Path:
-    """Return the one file of an adapter in a folder; UsageError if there is none or several could be meant."""
-    for here in (folder, folder / "lora"):
-        if (here / LORA_FILE).is_file():
-            return here / LORA_FILE
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
-    if len(found) != 1:
-        has = ", ".join(found[:5]) or "none"
-        raise UsageError(f"lora={source}: expected {LORA_FILE} or one .safetensors file in it, and it has {has}")
-    return folder / found[0]
-
-
 def _short(source: str) -> str:
     """Return a source as legends show it: a hub id as it is, of a path the last names that say which it is."""
     path = Path(source).expanduser()
     if not path.exists():
         return source.removeprefix("hub:")
-    names = [part for part in path.absolute().parts if part not in ("lora", LORA_FILE)]
+    names = [part for part in path.absolute().parts if part not in ("lora", LORA)]
     return "/".join(names[-2:]).removesuffix(".safetensors")
 
 

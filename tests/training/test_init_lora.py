@@ -81,7 +81,7 @@ def test_what_cannot_be_started_from_is_refused_in_one_line(first: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     cases = {
         f"init_lora={tmp_path / 'none'}": "no file",
-        f"init_lora={tmp_path / 'empty'}": f"has no {FILE}, in it or in lora/ below it",
+        f"init_lora={tmp_path / 'empty'}": f"expected {FILE} or one .safetensors file in it, and it has none",
         f"init_lora={first}": "has rank 2, model.lora.rank=8; take model.lora.rank=2",
         "method.kl_reference=init": "method.kl_reference=init needs init_lora, which is not set",
         "method.kl_reference=tuned": "method.kl_reference=tuned is not one of base, init",
