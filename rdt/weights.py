@@ -94,7 +94,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = _read(Path(path))
     except Exception as error:  # an unpickler raises errors of any type on a broken file
-        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {first_line(error)}") from None
+        safe = Path(path).suffix == ".safetensors"  # an unpickler's words are of its own working, or advise to run it
+        reason = first_line(error) if safe else "neither .safetensors nor a pickle of tensors alone"
+        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {reason}") from None
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
