@@ -41,6 +41,13 @@ def conf_dir() -> str:
     raise FileNotFoundError(f"no conf/config.yaml beside or inside {PACKAGE}; reinstall rdt")
 
 
+def options(group: str) -> list[str]:
+    """Return the names that a group of conf/ offers; those that begin with an underscore belong to others."""
+    folder = Path(conf_dir()) / group
+    files = sorted(file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
+    return [name.as_posix() for name in files if not name.name.startswith("_") and name.parts[0] != "checkpoints"]
+
+
 @cache
 def own_targets() -> frozenset[str]:
     """Return the targets that need no permission: those that the package's conf/ names."""

@@ -112,6 +112,9 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
         ("evaluation=[null]",): ["null is no name"],
         ("diversity=null",): ["diversity=null: null is no name"],
         ("reward=3",): ["reward=3: 3 is no name"],
+        ("guidance=[aig,cads]",): ["guidance=[aig,cads] lists choices, of which guidance takes one"],
+        ("diversity=[shapes,nosuch]",): ["diversity=nosuch is not one of clip, dino,"],
+        ("judges=[nosuch]",): ["judges=nosuch is not one of aesthetic,"],
         ("evaluation.judges=[gold]",): ["evaluation.judges=[gold] is no section"],
         ("reward.scale=0",): ["reward.scale=0 must be other than 0"],
         ("model.lora.targets=[]",): ["model.lora.targets=[] must be a non-empty list of texts"],
@@ -360,7 +363,8 @@ def test_a_corrupt_safetensors_file_is_one_line(command, tmp_path, key, damage):
 def test_a_corrupt_pickle_is_one_line(command, tmp_path):
     file = tmp_path / "damaged.pt"
     file.write_text("root:x:0:0\n")
-    refused(command(f"model.checkpoints.hps.checkpoint={file}"), str(file), "not a readable file of tensors")
+    reason = "not a readable file of tensors: neither .safetensors nor a pickle of tensors alone"
+    refused(command(f"model.checkpoints.hps.checkpoint={file}"), str(file), reason)
 
 
 def test_a_lora_of_another_model_is_one_line(command, tmp_path):

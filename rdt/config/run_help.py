@@ -1,10 +1,9 @@
 """The first lines of `rdt run --help`: examples, then what can be chosen, methods, rewards and models first."""
 
 import sys
-from pathlib import Path
 from textwrap import fill
 
-from rdt.targets import conf_dir
+from rdt.targets import options
 
 FLAGS = ("-h", "--help")
 GROUPS = {
@@ -43,10 +42,3 @@ def run_help() -> str:
         lines.append(fill(", ".join(options(group)), 100, initial_indent="  ", subsequent_indent="  "))
     lines += ["", "examples:", *(f"  {example}" for example in EXAMPLES), "", ""]
     return "\n".join(lines)
-
-
-def options(group: str) -> list[str]:
-    """Return the names that a group of conf/ offers; those that begin with an underscore belong to others."""
-    folder = Path(conf_dir()) / group
-    files = sorted(file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
-    return [name.as_posix() for name in files if not name.name.startswith("_") and name.parts[0] != "checkpoints"]
