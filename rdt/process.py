@@ -1,7 +1,8 @@
 """Noising processes x_t = alpha_t x_0 + sigma_t e, diffusion and rectified flow, and the sampler steps that undo them.
 
 Every sampler step is a Gaussian `Transition`. A `Step` says how much of the estimated noise it keeps and how much fresh
-noise it adds: DDIM (Song et al. 2010.02502), Flow-SDE (Liu et al. 2505.05470) or CPS (Wang and Yu 2509.05952).
+noise it adds: DDIM (Song et al. 2010.02502), Flow-SDE (Liu et al. 2505.05470), CPS (Wang and Yu 2509.05952), or the
+posterior, which is DDIM's rule in terms that hold for flows too.
 Consistency models use the scalings of LCM (Luo et al. 2310.04378).
 
 A time that all samples share is a () tensor on the host, so that no step waits for the device. Times per sample have
@@ -81,6 +82,16 @@ def cps(now: Scales, after: Scales, eta: float) -> Step:
     return Step(after.sigma * math.cos(eta * math.pi / 2), after.sigma * math.sin(eta * math.pi / 2))
 
 
+def posterior(now: Scales, after: Scales, eta: float) -> Step:
+    """Return the step that at eta 1 draws from q(x_{i+1} | x_i, x_0 = x0_hat); it equals `ddim` on a diffusion.
+
+    std = eta sigma_{i+1} sqrt(1 - (sigma_{i+1} alpha_i / (sigma_i alpha_{i+1}))^2), keep^2 + std^2 = sigma_{i+1}^2.
+    """
+    share = after.sigma * now.alpha / (now.sigma * after.alpha)
+    std = eta * after.sigma * (1 - share**2).sqrt()
+    return Step((after.sigma**2 - std**2).clamp(min=0).sqrt(), std)
+
+
 Split = tuple[Tensor, Tensor]  # (x0_hat, e_hat)
 
 SPLITS: dict[str, Callable[[Tensor, Tensor, Scales], Split]] = {  # (output, x, scales) -> (x0_hat, e_hat)
@@ -95,7 +106,7 @@ TARGETS: dict[str, Callable[[Tensor, Tensor, Scales], Tensor]] = {  # (x0, noise
     "sample": lambda x0, noise, at: x0,
     "velocity": lambda x0, noise, at: noise - x0,
 }
-SAMPLERS = {"sde": flow_sde, "cps": cps}  # of a flow
+SAMPLERS = {"sde": flow_sde, "cps": cps, "posterior": posterior}  # of a flow
 
 
 class Process(ABC):

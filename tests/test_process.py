@@ -8,7 +8,7 @@ import torch
 from diffusers.schedulers import DDIMScheduler, LCMScheduler
 from torch import Tensor
 
-from rdt.process import Diffusion, Flow, Process, Transition
+from rdt.process import Diffusion, Flow, Process, Transition, ddim, posterior
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 STABLE_DIFFUSION = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
@@ -26,7 +26,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-PROCESSES = [diffusion(), Flow(sampler="sde"), Flow(sampler="cps", shift=3.0)]
+PROCESSES = [diffusion(), Flow(sampler="sde"), Flow(sampler="cps", shift=3.0), Flow(sampler="posterior")]
 
 
 @pytest.mark.parametrize("num_steps", [7, 50])
@@ -178,9 +178,9 @@ def test_flow_times_run_from_one_to_zero_exactly(shift: float) -> None:
     torch.testing.assert_close(times, shift * plain / (1 + (shift - 1) * plain))
 
 
-@pytest.mark.parametrize("process", [diffusion(), Flow(sampler="cps")])
+@pytest.mark.parametrize("process", [diffusion(), Flow(sampler="cps"), Flow(sampler="posterior")])
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_ddim_and_cps_preserve_the_noise_coefficient(process: Process, eta: float) -> None:
+def test_ddim_cps_and_posterior_preserve_the_noise_coefficient(process: Process, eta: float) -> None:
     """With a perfect network the step's kept and fresh noise together have the variance sigma_{i+1}^2."""
     x0, e, times = torch.zeros(1, 1), torch.ones(1, 1), process.times(8)
     kind = "epsilon" if isinstance(process, Diffusion) else "velocity"
@@ -195,6 +195,32 @@ def test_cps_puts_the_stated_share_of_noise_in_std() -> None:
     process, x = Flow(sampler="cps"), normal(1, 4)
     step = process.transition(x, x, torch.tensor(0.8), torch.tensor(0.6), 0.5)
     torch.testing.assert_close(step.std.squeeze(), torch.tensor(0.6 * math.sin(math.pi / 4)))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_posterior_step_is_ddims_on_a_diffusion(eta: float) -> None:
+    process = diffusion()
+    for num_steps in (4, 50):
+        times = process.times(num_steps)
+        now, after = process._scales(times[:-1]), process._scales(times[1:])
+        found, expected = posterior(now, after, eta), ddim(now, after, eta)
+        torch.testing.assert_close(found.std, expected.std, atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(found.keep, expected.keep, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("t", "t_next"), [(1.0, 0.7), (0.7, 0.4), (0.2, 0.0)])
+def test_the_posterior_step_draws_from_q_of_the_next_state_given_this_one_and_the_clean_one(
+    t: float, t_next: float
+) -> None:
+    """q(x_{i+1} | x_i, x_0) is by Bayes' rule that of a Gaussian prior at x_{i+1} and a Gaussian step back to x_i."""
+    x0, x, process = normal(1, 4).double(), normal(1, 4, seed=1).double(), Flow(sampler="posterior")
+    a, s, a_next, s_next = 1 - t, t, 1 - t_next, t_next
+    back, variance = a / a_next, s**2 - (a / a_next * s_next) ** 2  # x_i = back x_{i+1} + N(0, variance)
+    precision = 1 / s_next**2 + back**2 / variance if s_next else math.inf
+    mean = a_next * x0 + back / variance / precision * (x - back * a_next * x0)
+    step = process.transition((x - x0) / t, x, torch.tensor(t), torch.tensor(t_next), 1.0)
+    torch.testing.assert_close(step.mean, mean, atol=1e-6, rtol=1e-5)
+    assert step.std.item() == pytest.approx(precision**-0.5, abs=1e-7)
 
 
 def test_flow_sde_equals_flow_grpos_formula() -> None:
@@ -213,7 +239,7 @@ def test_flow_sde_is_finite_at_pure_noise() -> None:
     torch.testing.assert_close(step.std, torch.full((2, 1), 0.7 * math.sqrt(1 / 0.25) * math.sqrt(0.25)))
 
 
-@pytest.mark.parametrize("sampler", ["sde", "cps"])
+@pytest.mark.parametrize("sampler", ["sde", "cps", "posterior"])
 def test_flow_samplers_keep_the_marginals_of_a_gaussian(sampler: str) -> None:
     """For data N(1.5, 0.5^2) and the exact velocity, x_t keeps the mean and std of (1 - t) x0 + t e."""
     process, mu, sd, count, num_steps = Flow(sampler=sampler), 1.5, 0.5, 40_000, 200

@@ -18,6 +18,7 @@ PROCESSES = [
     Diffusion(alphas_cumprod=torch.linspace(0.999, 0.005, 1000), prediction="epsilon"),
     Flow(sampler="sde"),
     Flow(sampler="cps", shift=3.0),
+    Flow(sampler="posterior"),
 ]
 
 

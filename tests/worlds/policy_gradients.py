@@ -15,6 +15,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "ddim": tiny_policy.policy,
     "flow_sde": tiny_policy.flow_policy,
     "cps": partial(tiny_policy.flow_policy, sampler="cps"),
+    "posterior": partial(tiny_policy.flow_policy, sampler="posterior"),
 }
 SHARED = {
     "batch_size": 8, "seed": 0, "lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1e9, "adam_eps": 1e-8, "clip": 1e9,
