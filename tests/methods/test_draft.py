@@ -11,7 +11,6 @@ steps contributes: all of x_T's except J_0 J_0^T, what x_0 leaves in it, which m
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from torch import Tensor
 from rdt.methods.base import Method
 from rdt.methods.draft import Draft, DraftLV
 from rdt.methods.draft_plus import DraftPlus
-from rdt.policy import Adapter, Denoiser, Policy
+from rdt.policy import Adapter, Policy
 from rdt.process import Diffusion
 from rdt.rollout import Sampling
 from rdt.training.launch import launch, work
 from worlds import gaussian, tiny_policy
-from worlds.gaussian import ALPHA, DIMS, B, Gaussian
+from worlds.gaussian import ALPHA, DIMS, B, affine
 from worlds.smallest_run import adapter, minimal
 
 T = 6
@@ -75,54 +74,6 @@ def late_diffusion() -> Policy:
     policy = Policy(dataclasses.replace(parts, process=process), Adapter(2, 2, tiny_policy.TARGETS))
     tiny_policy.disturb(policy)
     return policy
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Hold the coefficients of every step of a view, x_{i+1} = M x + offset + C shift_i + std noise."""
-
-    M: Tensor  # (T, 3, 3)
-    offset: Tensor  # (T, 3)
-    C: Tensor  # (T,)
-    std: Tensor  # (T,)
-
-    @property
-    def J(self) -> Tensor:
-        """Return d x_T / d x_{i+1}, (T, 3, 3)."""
-        found = [torch.eye(3)]
-        for M in self.M[1:].flip(0):
-            found.append(found[-1] @ M)
-        return torch.stack(found[::-1])
-
-    @property
-    def law(self) -> tuple[Tensor, Tensor]:
-        """Return the mean (3,) and covariance (3, 3) of x_T."""
-        mean, covariance = torch.zeros(3), torch.eye(3)
-        for M, offset, std in zip(self.M, self.offset, self.std, strict=True):
-            mean, covariance = M @ mean + offset, M @ covariance @ M.T + std**2 * torch.eye(3)
-        return mean, covariance
-
-
-@torch.no_grad()
-def affine(view: Denoiser, policy: Gaussian) -> Affine:
-    """Return the steps of a view of the Gaussian world."""
-    points = torch.cat([torch.zeros(1, 3), torch.eye(3)]).view(4, 3, 1, 1)  # 0 and the axes determine an affine map
-    rows: list[list[Tensor]] = [[], [], [], []]
-    for t, t_next in pairwise(policy.process.times(T)):
-        step, shifted = (
-            policy.process.transition(view(points, t, policy.encode([""] * 4)) + e, points, t, t_next, 1.0)
-            for e in (0.0, 1.0)
-        )
-        offset = step.mean[0].flatten()
-        found = (
-            (step.mean[1:].flatten(1) - offset).T,
-            offset,
-            (shifted.mean - step.mean)[0, 0, 0, 0],
-            step.std[0, 0, 0, 0],
-        )
-        for row, value in zip(rows, found, strict=True):
-            row.append(value)
-    return Affine(*map(torch.stack, rows))
 
 
 @both_processes
@@ -224,7 +175,7 @@ def test_with_every_step_the_kl_is_that_of_the_path_and_the_optimum_is_the_tilte
     trainer = tiny_policy.fit(draft_plus, 1, tiny_policy.Probe(lambda method, _: None))
     assert (flat(draft_plus).view(T, 3).norm(dim=1) < 1e-3 * start.norm(dim=1)).all()  # at every single step
     (mean, covariance), (base_mean, base_covariance) = affine(policy.tuned, policy).law, base.law
-    S = base_covariance - base.J[0] @ base.M[0] @ (base.J[0] @ base.M[0]).T
+    S = base_covariance - base.remembered
     torch.testing.assert_close(mean - base_mean, S @ B / ALPHA, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(covariance, base_covariance)
     nats = (B @ S @ B / (2 * ALPHA**2)).item()

@@ -12,13 +12,14 @@ where Sigma is the covariance of the sampler; DDIM's own is too small by O(1 / T
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from rdt.policy import Cond, Denoiser
-from rdt.process import Diffusion
+from rdt.process import TARGETS, Process
 from rdt.randomness import Noise
 from rdt.rewards.base import Reward
 from worlds import tiny_policy
@@ -33,35 +34,38 @@ TILT = SIGMA @ B / ALPHA
 class Gaussian(nn.Module):
     """Stand in for a policy whose data are N(mean, covariance) in (3, 1, 1), with exact base and consistency views.
 
-    epsilon(x, t) = s (a^2 Sigma + s^2)^-1 (x - a mean); tuned adds a trained shift per sampling step to it.
+    e_hat(x, t) = s (a^2 Sigma + s^2)^-1 (x - a mean) and x0_hat = mean + a Sigma (a^2 Sigma + s^2)^-1 (x - a mean) make
+    the output of the process, such as an epsilon or a velocity; tuned adds a trained shift per sampling step to it.
     """
 
     latent_shape = (3, 1, 1)
     width = 60.0  # decode maps latents in +-30 to [0, 1], so that a reward linear in the image is linear in the latent
     device = torch.device("cpu")
 
-    def __init__(self, *, mean: Tensor, covariance: Tensor, num_steps: int, process: Diffusion) -> None:
+    def __init__(self, *, mean: Tensor, covariance: Tensor, num_steps: int, process: Process) -> None:
         super().__init__()
         self.process, self.passes, self.backward_passes = process, 0, 0
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(covariance)
         self.shift = nn.Parameter(torch.zeros(num_steps, 3))
         self.base_shift = torch.zeros(3)  # an error of the base that a test may set
-        self.index = torch.zeros(1000, dtype=torch.long)
-        self.index[process.times(num_steps)[:-1]] = torch.arange(num_steps)
+        self.grid = process.times(num_steps)[:-1]
 
     def consistency(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Return the exact epsilon, (B, 3, 1, 1)."""
+        """Return the exact output, (B, 3, 1, 1)."""
         self.passes += len(x)
         a, s = scales(self.process, t)
         along = (x.flatten(1) - a * self.mean) @ self.axes / (a**2 * self.variances + s**2)
-        return (s * along @ self.axes.T).view_as(x)
+        noise = (s * along @ self.axes.T).view_as(x)
+        clean = (self.mean + a * self.variances * along @ self.axes.T).view_as(x)
+        return TARGETS[self.process.prediction](clean, noise, self.process._at(t, x))
 
     def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.consistency(x, t, cond) + self.base_shift.view(1, 3, 1, 1)
 
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.consistency(x, t, cond) + self.shift[self.index[t]].view(-1, 3, 1, 1)
+        row = (self.grid == t.view(-1, 1)).long().argmax(1)
+        return self.consistency(x, t, cond) + self.shift[row].view(-1, 3, 1, 1)
 
     def digest(self, name: str | None = None) -> str:
         """Return what distinguishes a base from another."""
@@ -88,12 +92,12 @@ class Linear(Reward):
         return (images.mean((2, 3)) - 0.5) @ self.b * Gaussian.width
 
 
-def world(num_steps: int, covariance: Tensor = SIGMA, process: Diffusion | None = None) -> Gaussian:
+def world(num_steps: int, covariance: Tensor = SIGMA, process: Process | None = None) -> Gaussian:
     """Return the Gaussian world on a grid of `num_steps`."""
     return Gaussian(mean=MU, covariance=covariance, num_steps=num_steps, process=process or tiny_policy.diffusion())
 
 
-def scales(process: Diffusion, t: Tensor) -> tuple[Tensor, Tensor]:
+def scales(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return a_t and s_t, (B, 1) or (1, 1)."""
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     return process.perturb(one, zero, t), process.perturb(zero, one, t)
@@ -128,6 +132,56 @@ def law(view: Denoiser, policy: Gaussian, eta: float = 1.0) -> tuple[Tensor, Ten
         mean = slope @ mean + offset
         covariance = slope @ covariance @ slope.T + step.std[0].square().view(1, 1) * torch.eye(3)
     return mean, covariance
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Hold the coefficients of every step of a view, x_{i+1} = M x + offset + C shift_i + std noise."""
+
+    M: Tensor  # (T, 3, 3)
+    offset: Tensor  # (T, 3)
+    C: Tensor  # (T,)
+    std: Tensor  # (T,)
+
+    @property
+    def J(self) -> Tensor:
+        """Return d x_T / d x_{i+1}, (T, 3, 3)."""
+        found = [torch.eye(3)]
+        for M in self.M[1:].flip(0):
+            found.append(found[-1] @ M)
+        return torch.stack(found[::-1])
+
+    @property
+    def law(self) -> tuple[Tensor, Tensor]:
+        """Return the mean (3,) and covariance (3, 3) of x_T."""
+        mean, covariance = torch.zeros(3), torch.eye(3)
+        for M, offset, std in zip(self.M, self.offset, self.std, strict=True):
+            mean, covariance = M @ mean + offset, M @ covariance @ M.T + std**2 * torch.eye(3)
+        return mean, covariance
+
+    @property
+    def remembered(self) -> Tensor:
+        """Return the covariance (3, 3) that x_0 leaves in x_T; the rest is that of the steps' noise."""
+        whole = self.J[0] @ self.M[0]
+        return whole @ whole.T
+
+
+@torch.no_grad()
+def affine(view: Denoiser, policy: Gaussian, eta: float = 1.0) -> Affine:
+    """Return the steps of a view of the Gaussian world."""
+    points = torch.cat([torch.zeros(1, 3), torch.eye(3)]).view(4, 3, 1, 1)  # 0 and the axes determine an affine map
+    rows: list[list[Tensor]] = [[], [], [], []]
+    for t, t_next in pairwise(policy.process.times(len(policy.shift))):
+        step, shifted = (
+            policy.process.transition(view(points, t, policy.encode([""] * 4)) + e, points, t, t_next, eta)
+            for e in (0.0, 1.0)
+        )
+        offset = step.mean[0].flatten()
+        slope = (step.mean[1:].flatten(1) - offset).T
+        found = (slope, offset, (shifted.mean - step.mean)[0, 0, 0, 0], step.std[0, 0, 0, 0])
+        for row, value in zip(rows, found, strict=True):
+            row.append(value)
+    return Affine(*map(torch.stack, rows))
 
 
 def error(found: Tensor, expected: Tensor) -> float:
