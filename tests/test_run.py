@@ -130,7 +130,7 @@ def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
     refused(command(*overrides), *words)
 
 
-CLIMBERS = ("sqdf", "aig", "draft", "draft_lv", "draft_plus", "alignprop", "refl")
+CLIMBERS = ("sqdf", "aig", "draft", "draft_lv", "draft_plus", "alignprop", "refl", "adjoint")
 
 
 @pytest.mark.parametrize("plan", ["dry_run=true", "dry_run=false"])

@@ -1,8 +1,9 @@
 """What a run needs and what it would cost: the plan that `dry_run=true` prints.
 
-A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not) and the `num_steps` of a training rollout
-(the model's if it does not). A method that samples images once instead, and keeps them on disk, states `images` of each
-of `prompts` training prompts, in each of `rounds`. The constructor does not get this section.
+A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not), and the `num_steps` and the
+`guidance_scale` of a training rollout (the model's if it does not). A method that samples images once instead, and
+keeps them on disk, states `images` of each of `prompts` training prompts, in each of `rounds`. The constructor does not
+get this section.
 """
 
 import math
@@ -91,7 +92,8 @@ def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any
 
 def _work(cfg: DictConfig) -> list[str]:
     """Return the lines on training and evaluation."""
-    passes = _passes(cfg)
+    scale = OmegaConf.select(cfg, "method.plan.guidance_scale")
+    passes = _passes(cfg.model.sampling.guidance_scale if scale is None else scale)
     return [
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         + (f" {cfg.micro_batch_size} at a time," if cfg.micro_batch_size else "")
@@ -111,13 +113,13 @@ def _evaluated(cfg: DictConfig) -> str:
     images = sampled * evaluation.prompts * evaluation.images_per_prompt
     return (
         f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
-        f" {images * cfg.model.sampling.num_steps * _passes(cfg):,} network passes"
+        f" {images * cfg.model.sampling.num_steps * _passes(cfg.model.sampling.guidance_scale):,} network passes"
     )
 
 
-def _passes(cfg: DictConfig) -> int:
+def _passes(guidance_scale: float) -> int:
     """Return the network passes of a sampling step."""
-    return 2 if cfg.model.sampling.guidance_scale != 1 else 1
+    return 2 if guidance_scale != 1 else 1
 
 
 def _rollouts(cfg: DictConfig) -> int:
