@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rdt.cond import Cond, Denoiser
+from rdt.particles import ParticleSampler
 from rdt.policy import Policy
 from rdt.process import Process, column
 from rdt.rewards.base import Reward
@@ -286,6 +287,35 @@ class BestOf(Guidance):
         if context.reward is None:
             raise ValueError("guidance=best_of needs a reward to choose by")
         return SoftBestOf(context.guided(context.base), context.reward, int(self.candidates), self.alpha)
+
+
+@dataclass(frozen=True)
+class SequentialMonteCarlo(Guidance):
+    """guidance=das: steers and weighs particles of the base by the run's reward; `rdt.particles` states how."""
+
+    candidates: int
+    alpha: float | None
+    gamma: float
+    gradient: bool
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or self.candidates != int(self.candidates):
+            raise ValueError(f"guidance.candidates={self.candidates} must be an integer of at least 1")
+        if self.alpha is not None and self.alpha <= 0:
+            raise ValueError(f"guidance.alpha={self.alpha} must be greater than 0; reward.scale=-1 minimises a reward")
+        if self.gamma < 0:
+            raise ValueError(f"guidance.gamma={self.gamma} must be at least 0")
+
+    def __call__(self, context: Context) -> Denoiser:
+        reward = context.reward
+        if reward is None or reward.missing == "skip":
+            raise ValueError("guidance=das needs a reward that scores every image")
+        if self.gradient and not reward.differentiable:
+            raise ValueError(
+                f"guidance=das follows the reward's gradient, and {reward} has none; guidance.gradient=false"
+            )
+        base = context.guided(context.policy.base)  # not the remembered one, whose outputs carry no gradient
+        return ParticleSampler(base, reward, int(self.candidates), self.alpha, self.gamma, self.gradient)
 
 
 def _pair(context: Context) -> Pair:

@@ -110,7 +110,14 @@ def test_every_command_has_an_entry_and_completes_the_keys_that_it_reads(name):
         ("rdt run method.kl", ["method.kl_coef=", "method.kl_min_std=", "method.kl_reference="]),
         (
             "rdt evaluate guidance=",
-            ["guidance=aig", "guidance=best_of", "guidance=cads", "guidance=cfg", "guidance=lora_scale"],
+            [
+                "guidance=aig",
+                "guidance=best_of",
+                "guidance=cads",
+                "guidance=cfg",
+                "guidance=das",
+                "guidance=lora_scale",
+            ],
         ),
         ("rdt report r", ["runs="]),
         ("rdt nosuch x", []),
