@@ -19,7 +19,9 @@ Law: let P_{i+1} = d x_T / d x_{i+1} of the base's chain. Where the base is line
 optimum is m_i = m_i^base + std_i^2 P_{i+1}^T b / alpha, alpha = kl_coef / dims: it maximises E[r] - alpha KL over
 paths, as DRaFT+ with K = T and SQDF do. The mean of the samples moves by (Cov - P_0 P_0^T) b / alpha, Cov being the
 sampler's own covariance, which is the tilt exp(r / alpha) of the base's samples as far as x_T forgets x_0. Hence eta
-is 1 in training. What was tuned on a chain that forgets can be sampled with any eta; after another eta, only with that.
+is 1 in training. After the memoryless schedule of the paper (DDIM and posterior at eta 1, Flow-SDE at sqrt 2) every
+eta samples the tilt as the steps grow. After Flow-SDE at eta 1 only that sampler does: the chain forgets as well, but
+on Gaussian data the ODE misses a third of the tilt, at any number of steps.
 
 Guidance: the paper's code knows three ways. Only rollouts are guided, while g and the regression are conditional
 (guided_adjoint=false); nothing is (guidance_scale=1), which is exact; everything is (guided_adjoint=true), which is

@@ -114,6 +114,30 @@ def test_on_a_diffusion_the_optimum_is_the_tilt_at_every_number_of_steps(num_ste
     assert error(optimum(base, base.J.mT @ B), gaussian.optimum(policy)) < 5e-3
 
 
+def missed(process: Process, num_steps: int, eta: float, sampled_with: float) -> float:
+    """Return by how much samples, drawn with another eta, of the optimum on the chain of `eta` miss the tilt."""
+    policy = gaussian.world(num_steps, process=process)
+    base = affine(policy.base, policy, eta)
+    policy.shift.data = torch.where(base.std[:, None] > 0, optimum(base, base.J.mT @ B), 0)
+    mean, base_mean = (affine(view, policy, sampled_with).law[0] for view in (policy.tuned, policy.base))
+    return error(mean - base_mean, gaussian.TILT)
+
+
+MEMORYLESS = [(tiny_policy.diffusion(), 1.0), (Flow(), 2**0.5), (Flow(sampler="posterior"), 1.0)]
+
+
+@pytest.mark.parametrize(("process", "eta"), MEMORYLESS, ids=["ddim", "flow_sde", "posterior"])
+def test_after_a_memoryless_chain_the_ode_samples_the_tilt_as_the_steps_grow(process: Process, eta: float) -> None:
+    few, many = (missed(process, num_steps, eta, 0.0) for num_steps in (40, 160))
+    assert many < 0.55 * few and many < 0.1
+
+
+def test_after_flow_sde_at_eta_1_its_own_samples_are_the_tilt_but_those_of_the_ode_are_not() -> None:
+    assert missed(Flow(), 160, 1.0, 1.0) < 0.01
+    few, many = (missed(Flow(), num_steps, 1.0, 0.0) for num_steps in (40, 160))
+    assert 0.2 < few < many  # more steps do not help: the chain forgets, but not by the schedule of the theorem
+
+
 @pytest.mark.parametrize(("num_steps", "lost"), [(10, 0.33), (50, 0.08)])
 def test_the_adjoint_at_the_state_itself_loses_part_of_the_tilt(num_steps: int, lost: float) -> None:
     policy = gaussian.world(num_steps)
