@@ -30,6 +30,7 @@ from rdt.policy import Policy
 from rdt.process import Transition
 from rdt.randomness import Noise
 from rdt.rewards.base import Reward
+from rdt.rewards.missing import Scored
 from rdt.rollout import Rollout, Sampling, Selection, Trajectory, conditioned, sampled
 from rdt.selection import gumbel
 
@@ -146,7 +147,7 @@ class ParticleSampler(Selection):
         """Return the next mean, the reward's gradient and the reward (B,) at states x (B, *latent)."""
         steps = task.sampling.num_steps
         if i == steps:
-            return x, torch.zeros_like(x), self.reward(task.policy.decode(x), task.prompts)
+            return x, torch.zeros_like(x), self.scores(task, x)
         follows = self.gradient and self.level(i + 1, steps) > 0 and task.std(i) > 0
         with torch.set_grad_enabled(follows):
             x = x.clone().requires_grad_(follows)
@@ -155,9 +156,15 @@ class ParticleSampler(Selection):
             step = task.policy.process.transition(output, x, t, t_next, task.sampling.etas[i])
             if not follows and not self.level(i, steps):
                 return step.mean, torch.zeros_like(x), x.new_zeros(len(x))
-            reward = self.reward(task.policy.decode(step.x0), task.prompts)
+            reward = self.scores(task, step.x0)
             slope = torch.autograd.grad(reward.sum(), x)[0] if follows else torch.zeros_like(x)
         return step.mean.detach(), slope, reward.detach()
+
+    def scores(self, task: Task, x0: Tensor) -> Tensor:
+        """Return the rewards (B,) of clean latents (B, *latent); Diverged if one is not finite, since no weight is."""
+        scores = self.reward(task.policy.decode(x0), task.prompts)
+        Scored(self.reward.title, self.reward.missing, scores, task.prompts).check_finite("guidance=das: ")
+        return scores
 
     def resampled(self, task: Task, now: Particles, i: int) -> tuple[Particles, Tensor]:
         """Return the particles, drawn again where few of them carry the weight, and what this adds to log Z^, (B,)."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rdt.errors import Diverged
 from rdt.guidance import Context, SequentialMonteCarlo
 from rdt.particles import Particles, ParticleSampler, Task
 from rdt.process import Flow
@@ -118,6 +119,18 @@ def test_the_reward_is_let_in_by_the_progress_and_whole_at_the_end() -> None:
     assert view.level(50, 100) == pytest.approx(1.008**50 - 1) == pytest.approx(view.level(25, 50))
     assert view.level(0, 50) == 0 and view.level(50, 50) == 1 and view.level(45, 50) == 1
     assert sampler(tiny_policy.policy(), 4, 0.1, gamma=0.0).level(3, 4) == 0
+
+
+class Broken(tiny_policy.Brightness):
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return super().forward(images, prompts) * torch.tensor([1.0, torch.nan])
+
+
+def test_a_score_that_is_not_finite_is_named_with_its_prompt() -> None:
+    policy = tiny_policy.policy()
+    view = ParticleSampler(policy.base, Broken(), 3, 0.1, FAST, True)
+    with pytest.raises(Diverged, match=r"^guidance=das: Broken scored image 1 of the prompt 'a circle' as nan"):
+        images(policy, view, rows=2)
 
 
 class Count(tiny_policy.Brightness):
