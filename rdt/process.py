@@ -108,6 +108,19 @@ TARGETS: dict[str, Callable[[Tensor, Tensor, Scales], Tensor]] = {  # (x0, noise
 }
 SAMPLERS = {"sde": flow_sde, "cps": cps, "posterior": posterior}  # of a flow
 
+Factor = Callable[[Scales], Tensor | float]
+SPACES: dict[str, Factor] = {  # what a difference of clean samples at one x_t is multiplied by, in magnitude
+    "x0": lambda at: 1.0,
+    "velocity": lambda at: 1 / at.sigma,
+    "noise": lambda at: at.alpha / at.sigma,
+}
+CLEAN: dict[str, tuple[str, Factor]] = {  # the space of outputs, and what makes their difference one of clean samples
+    "epsilon": ("noise", lambda at: at.sigma / at.alpha),
+    "v_prediction": ("velocity", lambda at: at.sigma),
+    "sample": ("x0", lambda at: 1.0),
+    "velocity": ("velocity", lambda at: at.sigma),
+}
+
 
 class Process(ABC):
     """Define what diffusion and flow share; a subclass defines its times and the coefficients at each time."""
@@ -134,6 +147,22 @@ class Process(ABC):
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the output, (B, *latent), that a network is trained to give at x_t = `perturb(x0, noise, t)`."""
         return TARGETS[self.prediction](x0, noise, self._at(t, x0))
+
+    def difference(self, output: Tensor, other: Tensor, t: Tensor, space: str | None = None) -> Tensor:
+        """Return two outputs' difference at one x_t, (B, *latent), in a space of SPACES up to its sign.
+
+        None is the network's own space. The `other` may be `target`: that is the network's error.
+        """
+        own, per_output = CLEAN[self.prediction]
+        difference = output - other
+        if space in (None, own):
+            return difference
+        at = self._at(t, difference)
+        return difference * (per_output(at) * SPACES[space](at))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the coefficient of the noise at each time, in the shape of t; it is t itself on a flow."""
+        return self._scales(t).sigma
 
     def transition(self, output: Tensor, x: Tensor, t: Tensor, t_next: Tensor, eta: float) -> Transition:
         """Return the sampler's step from t to t_next, given the network's output at (x, t)."""

@@ -1,8 +1,11 @@
 """What a run needs and what it would cost: the plan that `dry_run=true` prints.
 
 A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not), and the `num_steps` and the
-`guidance_scale` of a training rollout (the model's if it does not). A method that samples images once instead, and
-keeps them on disk, states `images` of each of `prompts` training prompts, in each of `rounds`. The constructor does not
+`guidance_scale` of a training rollout and the `evaluation_scale` of the tuned policy (the model's if it does not). A method that samples images once instead, and
+keeps them on disk, states `images` of each of `prompts` training prompts, in each of `rounds`. A method whose updates
+take a fixed number of passes states `times`, for each image, and the `views` that run at each of them: those whose
+value is not 0, false or null, and with them the `later_views` of all updates of a rollout but the first. `kl_nats` has
+such a value if the method logs the KL to its reference, so that constraint.kl may bound it. The constructor does not
 get this section.
 """
 
@@ -92,14 +95,15 @@ def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any
 
 def _work(cfg: DictConfig) -> list[str]:
     """Return the lines on training and evaluation."""
-    scale = OmegaConf.select(cfg, "method.plan.guidance_scale")
-    passes = _passes(cfg.model.sampling.guidance_scale if scale is None else scale)
+    passes, updating = _passes(_scale(cfg, "guidance_scale")), _update_passes(cfg)
     return [
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         + (f" {cfg.micro_batch_size} at a time," if cfg.micro_batch_size else "")
         + f" {_steps(cfg)} sampling steps"
         + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
-        f"sample for that: {_rollouts(cfg) * _steps(cfg) * passes:,} network passes, and those of gradients on top",
+        f"sample for that: {_rollouts(cfg) * _steps(cfg) * passes:,} network passes"
+        + ("" if updating else ", and those of gradients on top"),
+        *([f"learn from that: {updating * passes:,} network passes, and those backward on top"] if updating else []),
         *_kept_images(cfg),
         _evaluated(cfg),
     ]
@@ -107,19 +111,39 @@ def _work(cfg: DictConfig) -> list[str]:
 
 def _evaluated(cfg: DictConfig) -> str:
     """Return the line on the evaluation of the base and of the points of the guidance."""
-    evaluation = cfg.evaluation
+    evaluation, each = cfg.evaluation, cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
     curve = points(OmegaConf.to_container(cfg.guidance))
-    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
-    images = sampled * evaluation.prompts * evaluation.images_per_prompt
+    tuned = sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
+    passes = each * (_passes(cfg.model.sampling.guidance_scale) + tuned * _passes(_scale(cfg, "evaluation_scale")))
     return (
-        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
-        f" {images * cfg.model.sampling.num_steps * _passes(cfg.model.sampling.guidance_scale):,} network passes"
+        f"evaluate: {(1 + tuned) * each} images of {evaluation.prompts} held-out prompts,"
+        f" {passes * cfg.model.sampling.num_steps:,} network passes"
     )
+
+
+def _scale(cfg: DictConfig, key: str) -> float:
+    """Return the scale of classifier-free guidance that the method's `plan` states, or else the model's."""
+    scale = OmegaConf.select(cfg, f"method.plan.{key}")
+    return cfg.model.sampling.guidance_scale if scale is None else scale
 
 
 def _passes(guidance_scale: float) -> int:
     """Return the network passes of a sampling step."""
     return 2 if guidance_scale != 1 else 1
+
+
+def _update_passes(cfg: DictConfig) -> int:
+    """Return the conditional passes forward of all updates, as the method's `plan` states them; 0 if it does not."""
+    every = _stated(cfg, "updates_per_rollout", 1)
+    views, later = (_counted(OmegaConf.select(cfg, f"method.plan.{key}")) for key in ("views", "later_views"))
+    updates_after_the_first = cfg.iterations - math.ceil(cfg.iterations / every)
+    updates = cfg.iterations * views + updates_after_the_first * later
+    return updates * (cfg.batch_size // every) * _stated(cfg, "times", 0)
+
+
+def _counted(section: DictConfig | None) -> int:
+    """Return how many values of a section are not 0, false or null."""
+    return sum(map(bool, section.values())) if section else 0
 
 
 def _rollouts(cfg: DictConfig) -> int:
@@ -155,8 +179,9 @@ def _steps(cfg: DictConfig) -> int:
     return _stated(cfg, "num_steps", cfg.model.sampling.num_steps)
 
 
-def _stated(cfg: DictConfig, key: str, default: int) -> int:
-    return OmegaConf.select(cfg, f"method.plan.{key}") or default
+def _stated(cfg: DictConfig, key: str, default: Any) -> Any:
+    value = OmegaConf.select(cfg, f"method.plan.{key}")
+    return default if value is None else value
 
 
 def _state(source: str) -> str:

@@ -123,12 +123,12 @@ class Method(L.LightningModule):
         if self.needs_gradient and not reward.differentiable:
             raise ValueError(
                 f"{type(self).__name__} climbs the reward's gradient, and {reward} has none; take a"
-                " differentiable reward such as hps, or a method that needs none: tilt, ddpo, grpo, drift"
+                " differentiable reward such as hps, or a method that needs none: tilt, nft, awm, ddpo, grpo, drift"
             )
         if reward.grouped and images_per_prompt < 2:
             raise ValueError(
                 f"reward.normalise=group compares the images of a prompt, and {type(self).__name__} makes one of each;"
-                " take raw or zscore, or a method of groups: grpo, drift"
+                " take raw or zscore, or a method of groups: grpo, drift, nft, awm"
             )
 
     def setup(self, stage: str) -> None:
@@ -169,8 +169,13 @@ class Method(L.LightningModule):
         return self.policy.noise(self.seed, "train", [first + row for row in self.rows(batch)])
 
     def guided(self, view: Denoiser, scale: float | None = None) -> Denoiser:
-        """Return a view of the policy under classifier-free guidance, at the run's scale unless one is given."""
-        return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale if scale is None else scale)
+        """Return a view of the policy under classifier-free guidance, at the scale of training unless one is given."""
+        return guidance.cfg(view, self.policy.encode([""]), self.guidance_scale if scale is None else scale)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Return the scale of classifier-free guidance that the policy is trained and evaluated under."""
+        return self.sampling.guidance_scale
 
     @property
     def kl_view(self) -> Denoiser:

@@ -40,12 +40,15 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.cache import Piece, Samples, module_digest
+from rdt.errors import UsageError
 from rdt.methods.base import Loss, Method, named
+from rdt.methods.forward_process import Noised, mean_square
 from rdt.policy import INIT, Denoiser
 from rdt.randomness import generator
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored, stand_ins
 from rdt.stream import Batch, PromptStream, subset
+from rdt.weights import crc32
 
 ANCHOR = "anchor"  # the snapshot of the policy at the beginning of a round
 FOLDER = "rounds"  # of a run's folder: images of the rounds after the first
@@ -103,7 +106,7 @@ def pooled_spread(scores: Tensor, absent: Tensor) -> float:
 
 def regression(draws: ImageDraws, output: Tensor, target: Tensor, base: Tensor) -> Tensor:
     """Return the losses (B,) of outputs (B, *latent): towards the weighted target, and towards the base."""
-    fit, near = ((output - other).square().flatten(1).mean(1) for other in (target, base))
+    fit, near = (mean_square(output - other) for other in (target, base))
     return draws.excess.to(fit) * fit + draws.plain.to(fit) * near
 
 
@@ -130,6 +133,7 @@ class Tilt(Method):
         self.rescore = rescore
         self.charged = 0  # rounds whose images were counted
         self.spread = 0.0  # u
+        self.contents: dict[int, str] = {}  # by round, the digest of its scores
 
     def check_reward(self, reward: Reward, images_per_prompt: int) -> None:
         """Raise ValueError if this method cannot train on `reward`; it compares all images of a prompt."""
@@ -170,23 +174,15 @@ class Tilt(Method):
         """Return the losses of a micro-batch of the update's samples."""
         draws, process = draws[rows.start : rows.stop], self.policy.process
         cond, x0 = self.policy.encode(draws.prompts), self.opened.samples.latents(draws.prompts, draws.images)
-        t = self.times[draws.i].to(self.device, non_blocking=True)
-        noise = self.policy.noise(self.seed, f"update{self.iteration}", rows).initial()
-        x0 = x0.to(noise)
-        x, target = process.perturb(x0, noise, t), process.target(x0, noise, t)
-        output = self.detached(self.policy.tuned)(x, t, cond).to(x.dtype)
-        with torch.no_grad():
-            base = self.detached(self.anchor)(x, t, cond).to(x.dtype)
-        losses = regression(draws, output, target, base if self.controlled else target)
-        return Loss(losses, {"kl_nats": self.kl(draws, x, output.detach(), base)})
-
-    def kl(self, draws: ImageDraws, x: Tensor, output: Tensor, base: Tensor) -> Tensor:
-        """Return the path's KL of tuned to the round's base in nats, (B,), by weighted, noised images; 0 if eta is."""
         t, t_next = self.times[torch.stack([draws.i, draws.i + 1])].to(self.device, non_blocking=True)
-        ours, theirs = (
-            self.policy.process.transition(one, x, t, t_next, self.sampling.etas[0]) for one in (output, base)
-        )
-        return (draws.excess + draws.plain).to(x) * ours.kl(theirs) * self.sampling.num_steps
+        noise = self.policy.noise(self.seed, f"update{self.iteration}", rows).initial()
+        noised = Noised.of(process, x0.to(noise), noise, t, cond)
+        output = noised.output(self.detached(self.policy.tuned))
+        with torch.no_grad():
+            base = noised.output(self.detached(self.anchor))
+        losses = regression(draws, output, noised.target, base if self.controlled else noised.target)
+        nats = noised.nats(output.detach(), base, t_next, self.sampling.etas[0]) * self.sampling.num_steps
+        return Loss(losses, {"kl_nats": (draws.excess + draws.plain).to(nats) * nats})  # the path's, by weighted images
 
     def detached(self, view: Denoiser) -> Denoiser:
         """Return a view under the sampler's guidance, without gradient through the unconditional branch."""
@@ -208,7 +204,18 @@ class Tilt(Method):
         self.policy.passes = passes
         if self.charged <= number:
             self.charge()
-        return self.weighed(number, samples, samples.scores(digest))
+        scores = samples.scores(digest)
+        self.check_unchanged(number, samples, scores)
+        return self.weighed(number, samples, scores)
+
+    def check_unchanged(self, number: int, samples: Samples, scores: Tensor) -> None:
+        """Raise UsageError if a run that continues finds other scores than it began the round with."""
+        found = crc32([("scores", scores)])
+        if not self.rescore and self.contents.setdefault(number, found) != found:
+            raise UsageError(
+                f"{samples.folder} holds images of other scores than those that this run began with; take its cache="
+                " again, or resume=never to start over"
+            )
 
     def round_samples(self, number: int) -> Samples:
         """Return the images of a round, on disk or not: the first round's are shared by runs, others are the run's."""
@@ -293,8 +300,9 @@ class Tilt(Method):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["tilt"] = {"charged": self.charged, "spread": self.spread}
+        checkpoint["tilt"] = {"charged": self.charged, "spread": self.spread, "contents": self.contents}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.charged, self.spread = checkpoint["tilt"]["charged"], checkpoint["tilt"]["spread"]
+        saved = checkpoint["tilt"]
+        self.charged, self.spread, self.contents = saved["charged"], saved["spread"], saved["contents"]

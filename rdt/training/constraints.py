@@ -67,18 +67,25 @@ def _check_section(key: str, section: Mapping[str, Any]) -> None:
 def check_constraints(cfg: DictConfig) -> None:
     """Raise UsageError unless every constrained quantity is measured and every action is possible in this run."""
     for constraint in constraints_of(OmegaConf.to_container(cfg.constraint)):
-        kl_coef = OmegaConf.select(cfg, "method.kl_coef")
-        if not kl_coef and (constraint.name == "kl" or constraint.action == "adapt"):
-            missing = "no KL term" if constraint.name == "kl" else "no KL coefficient to adapt"
-            raise UsageError(
-                f"{constraint}: method={cfg.method.name} has {missing}: method.kl_coef={kl_coef}; it must be above 0"
-            )
+        _check_kl(constraint, cfg)
         if constraint.name != "kl" and not cfg.evaluation.every:
             raise UsageError(
                 f"{constraint} is checked at small evaluations, and evaluation.every=0 runs none; set evaluation.every"
             )
         if constraint.name == "gap":
             _check_judge(constraint, cfg)
+
+
+def _check_kl(constraint: Constraint, cfg: DictConfig) -> None:
+    """Raise UsageError unless the method logs the KL that is bounded, and has the coefficient that is adapted."""
+    kl_coef, name = OmegaConf.select(cfg, "method.kl_coef"), cfg.method.name
+    if constraint.action == "adapt" and not kl_coef:
+        raise UsageError(
+            f"{constraint}: method={name} has no KL coefficient to adapt: method.kl_coef={kl_coef}; it must be above 0"
+        )
+    if constraint.name == "kl" and not OmegaConf.select(cfg, "method.plan.kl_nats"):
+        cure = "its yaml states no plan.kl_nats" if kl_coef is None else f"method.kl_coef={kl_coef} must be above 0"
+        raise UsageError(f"{constraint}: method={name} does not log train/kl_nats: {cure}")
 
 
 def _check_judge(constraint: Constraint, cfg: DictConfig) -> None:

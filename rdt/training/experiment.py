@@ -159,11 +159,11 @@ class Experiment:
 
     @cached_property
     def base(self) -> Denoiser:
-        """Return the base under classifier-free guidance."""
-        return self.under_cfg(self._base)
+        """Return the base under classifier-free guidance, at the model's scale, whatever the method trains under."""
+        return self.under_cfg(self._base, self.sampling.guidance_scale)
 
     def under_cfg(self, view: Denoiser, scale: float | None = None) -> Denoiser:
-        """Return a view of the policy under classifier-free guidance, at the model's scale unless one is given."""
+        """Return a view of the policy under classifier-free guidance, at the scale of training unless one is given."""
         return self.method.guided(view, scale)
 
     def guided(self) -> Denoiser:

@@ -179,9 +179,17 @@ def _check_config(cfg: DictConfig, out: Path) -> None:
 
 
 def _fixed(cfg: Any) -> dict[str, Any]:
-    """Return the dotted keys and values that a run and its continuation must share."""
+    """Return the dotted keys and values that a run and its continuation must share; folders of the cache may move."""
     whole = OmegaConf.to_container(cfg, resolve=True)
-    return dict(_flat({key: value for key, value in whole.items() if key not in MAY_CHANGE}))
+    shared = dict(_flat({key: value for key, value in whole.items() if key not in MAY_CHANGE}))
+    return {key: _below_cache(value, str(whole.get("cache") or "")) for key, value in shared.items()}
+
+
+def _below_cache(value: Any, cache: str) -> Any:
+    """Return the path of a folder below the cache as the yaml writes it, and any other value as it is."""
+    if cache and isinstance(value, str) and value.startswith(f"{cache}/"):
+        return f"${{cache}}{value.removeprefix(cache)}"
+    return value
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -90,8 +90,10 @@ def test_every_guidance_composes_for_a_finished_run(command, guidance):
 
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_runs_on_the_embedded_model(method, tmp_path):
-    work(minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8"))  # one group
+    cfg = minimal(tmp_path / "out", "logger=csv", f"method={method}", "batch_size=8")  # one group
+    work(cfg)
     logged = rows(tmp_path / "out")
+    assert ("train/kl_nats" in logged[0]) == bool(OmegaConf.select(cfg, "method.plan.kl_nats"))
     assert [row["iteration"] for row in logged] == ["0", "1"]
     assert all(math.isfinite(float(row["train/reward"])) for row in logged)
     assert (tmp_path / "out" / "result.json").is_file()

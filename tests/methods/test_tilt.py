@@ -6,17 +6,19 @@ view has, the law's minimiser is the shift of epsilon that moves the denoiser's 
 whatever error the base has: that is added. For exact images and a reward b . x, m_w - m_u is Sigma b / alpha.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdt import run
 from rdt.cache import Samples
-from rdt.errors import Diverged
+from rdt.errors import Diverged, UsageError
 from rdt.methods import tilt
 from rdt.methods.tilt import ImageDraws, Tilt, effective, pooled_spread, regression, weighted
 from rdt.policy import Policy
@@ -343,6 +345,23 @@ def test_a_run_of_two_rounds_resumes_bit_for_bit_even_without_its_images(done: i
     assert states[0]["passes"] == states[1]["passes"] and states[0]["tilt"] == states[1]["tilt"]
     anchors = [state["snapshots"][tilt.ANCHOR] for state in states]
     assert all(tensor.equal(anchors[1][name]) for name, tensor in anchors[0].items())
+
+
+def test_a_run_continues_with_another_cache_of_equal_content_alone(tmp_path: Path) -> None:
+    whole, out, moved = tmp_path / "whole", tmp_path / "out", tmp_path / "moved"
+    work(config(whole))
+    work(config(out, "iterations=1"))
+    shutil.move(f"{out}-cache", moved)
+    continued = config(out, f"cache={moved}")
+    folder.check_output_dir(continued)
+    for file in [file for file in moved.rglob("*.safetensors") if re.search(r"\.\w+\.safetensors$", file.name)]:
+        scores = load_file(file)["values"]
+        save_file({"values": scores + 1}, file)
+    with pytest.raises(UsageError, match=rf"^{moved}/\S+ holds images of other scores than .* take its cache= again"):
+        work(continued)
+    shutil.rmtree(moved)
+    work(continued)
+    assert all(tensor.equal(adapter(out)[name]) for name, tensor in adapter(whole).items())
 
 
 @pytest.mark.slow

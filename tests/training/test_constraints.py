@@ -46,7 +46,8 @@ def test_the_shorthand_stands_for_a_bound_and_the_action_adapt():
 
 @pytest.mark.parametrize(
     "overrides, words",
-    [(("method=draft", "constraint.kl.max=1"), "method=draft has no KL term: method.kl_coef=None"),
+    [(("method=draft", "constraint.kl.max=1"), "does not log train/kl_nats: its yaml states no plan.kl_nats"),
+     (("method=grpo", "constraint.kl.max=1"), "does not log train/kl_nats: method.kl_coef=0.0 must be above 0"),
      (("method.kl_coef=0", "constraint.entropy.min=0.8", "constraint.entropy.action=adapt"), "coefficient to adapt"),
      (("constraint.entropy.min=0.8",), "evaluation.every=0"),
      (("constraint.gap.max=0.1", "constraint.judge=nobody", "evaluation.every=1"), "judges: gold, judge")],

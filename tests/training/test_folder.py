@@ -28,6 +28,20 @@ def test_a_run_continues_only_under_its_own_config(tmp_path):
     folder.check_folder(minimal(tmp_path, "method.lr=0.5", "resume=never"), tmp_path)
 
 
+@pytest.mark.parametrize("words", [("method=tilt",), ("model=sd15",)], ids=str)
+def test_a_run_continues_with_its_cache_in_another_place(words, tmp_path):
+    folder.begin(minimal(tmp_path, *words, "cache=/first"), tmp_path)
+    folder.check_folder(minimal(tmp_path, *words, "cache=/second"), tmp_path)
+    with pytest.raises(UsageError, match=r"method.lr=0.5 differs from"):
+        folder.check_folder(minimal(tmp_path, *words, "cache=/second", "method.lr=0.5"), tmp_path)
+
+
+def test_a_run_does_not_continue_with_a_folder_of_the_cache_that_lies_elsewhere(tmp_path):
+    folder.begin(minimal(tmp_path, "method=tilt", "cache=/first"), tmp_path)
+    with pytest.raises(UsageError, match=r"method.samples=/second differs from \S+/samples of the run"):
+        folder.check_folder(minimal(tmp_path, "method=tilt", "method.samples=/second"), tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"output_dir=\S+/file/out cannot be written: \S+/file is not a writable"):

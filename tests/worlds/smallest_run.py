@@ -13,7 +13,11 @@ OVERRIDES = (
     "evaluation.prompts=2", "evaluation.images_per_prompt=2", "evaluation.kl_images=1", "evaluation.every=0",
     "evaluation.small_prompts=1", "evaluation.limit=null",
 )  # fmt: skip
-OWN = {"method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3")}  # of some methods
+OWN = {  # of some methods
+    "method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3"),
+    "method=nft": ("method.group=2", "method.num_steps=3", "method.times.count=2"),
+    "method=awm": ("method.group=2", "method.num_steps=3", "method.times.count=2"),
+}
 OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 
 
