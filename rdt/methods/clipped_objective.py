@@ -26,7 +26,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class ClippedObjective:
-    """Compute the losses of one update at each trained step:
+    """Compute the losses of one update at each trained step, whose sum over the steps is their mean of
 
     - min(A rho, A clip(rho, 1 - clip, 1 + clip)) + kl_coef KL(tuned || base) / dims.
     """
@@ -47,7 +47,7 @@ class ClippedObjective:
             yield self.loss(batch, i) if len(batch.advantages) else self._logged(*torch.zeros(4, 0).unbind())
 
     def loss(self, batch: MicroBatch, i: int) -> Loss:
-        """Return the losses at step i."""
+        """Return the losses at step i, divided by the number of trained steps."""
         tuned, A = self._step(self.tuned, batch, i), batch.advantages[:, i]
         log_prob = tuned.log_prob(batch.trajectory.latents[:, i + 1])
         log_ratio = log_prob - batch.trajectory.log_probs[:, i]
@@ -55,7 +55,7 @@ class ClippedObjective:
         gain = torch.minimum(A * rho, A * rho.clamp(1 - self.clip, 1 + self.clip))
         kl = self._kl(tuned, batch, i) if self.kl_coef else torch.zeros_like(gain)
         loss = self.kl_coef * kl / tuned.mean[0].numel() - gain
-        return self._logged(loss, (log_ratio.exp() - 1).abs(), (gain < A * rho).float(), kl)
+        return self._logged(loss / len(self.steps), (log_ratio.exp() - 1).abs(), (gain < A * rho).float(), kl)
 
     def _logged(self, loss: Tensor, ratio_error: Tensor, clipped: Tensor, kl: Tensor) -> Loss:
         """Return the losses with their metrics.

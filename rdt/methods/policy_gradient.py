@@ -1,9 +1,9 @@
 """Policy gradients on sampler steps: what DDPO (Black et al. 2305.13301) and Flow-GRPO (Liu et al. 2505.05470) share.
 
 A stochastic step of a rollout is an action, its advantage A comes from the image's reward, and an update climbs
-    sum_i min(A rho_i, A clip(rho_i, 1 - clip, 1 + clip)) - kl_coef KL(tuned || base at x_i) / dims,
+    min(A rho_i, A clip(rho_i, 1 - clip, 1 + clip)) - kl_coef KL(tuned || base at x_i) / dims,
     rho_i = exp(log p(x_{i+1} | x_i) - log p_old(x_{i+1} | x_i)),
-in the mean over samples. Log-probabilities are means over latent dimensions, as the KL is here, so the optimum trades
+in the mean over samples and trained steps, as the official codes do: max_grad_norm is in their units. Log-probabilities are means over latent dimensions, as the KL is here, so the optimum trades
 kl_coef of advantage against a nat. As in Flow-GRPO, earlier steps get no credit for the KL of later ones.
 
 Departures: at the first update after a rollout the policy IS the old one and stands in for it, so rho is exactly 1

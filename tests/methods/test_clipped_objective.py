@@ -52,7 +52,7 @@ def test_losses_are_the_formula_at_each_trained_step(on_policy: bool) -> None:
         ratio = (ours.log_prob(batch.trajectory.latents[:, i + 1]) - batch.trajectory.log_probs[:, i]).exp()
         rho, A, kl = torch.ones(3) if on_policy else ratio, batch.advantages[:, i], ours.kl(theirs)
         gain = torch.minimum(A * rho, A * rho.clamp(1 - 1e-3, 1 + 1e-3))
-        torch.testing.assert_close(loss.losses, 0.5 * kl / 18 - gain)
+        torch.testing.assert_close(loss.losses, (0.5 * kl / 18 - gain) / 2)
         torch.testing.assert_close(loss.metrics["ratio_error"], (ratio - 1).abs() / 2)
         torch.testing.assert_close(loss.metrics["kl_nats"], kl * STEPS / 2)
         assert loss.metrics["clipped"].equal((gain < A * rho).float() / 2)

@@ -1,5 +1,6 @@
 """DDPO and GRPO share exact ratios, the true gradient, the tilted Gaussian, and no superfluous pass."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ def test_the_updates_of_a_rollout_split_its_samples() -> None:
     assert all(not a.allclose(b) for a, b in pairwise(parts))
 
 
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+def test_the_objective_is_a_mean_over_the_trained_steps(kl_coef: float) -> None:
+    """So the norm that is clipped does not grow with the number of steps; each step has a weight of its own here."""
+    whole, each = world(num_steps=STEPS), []
+    tiny_policy.fit(grpo(whole, Linear(), STEPS, lr=0.0, kl_coef=kl_coef), 1, prompts=["p"])
+    for k in range(STEPS):
+        policy = world(num_steps=STEPS)
+        method = grpo(policy, Linear(), STEPS, lr=0.0, kl_coef=kl_coef)
+        method.steps = replace(method.steps, stochastic=[k])
+        tiny_policy.fit(method, 1, prompts=["p"])
+        each.append(policy.shift.grad.clone())
+    torch.testing.assert_close(whole.shift.grad, torch.stack(each).mean(0))
+
+
 def slope(policy: Gaussian) -> Tensor:
     """Return the exact gradient (T, 3) of E[b . x_T] with respect to the shifts, in which it is linear."""
     found = torch.zeros_like(policy.shift)
@@ -101,7 +116,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(name: str) -> None:
     found: list[Tensor] = []
     method = gaussian(name, policy, samples, lr=0.0)
     tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: found.append(-policy.shift.grad.clone())), prompts=["p"])
-    estimates = torch.stack(found) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
+    estimates = torch.stack(found) * 3 * STEPS / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
     exact, errors = slope(policy), estimates.std(0) / len(estimates) ** 0.5
     z = (estimates.mean(0) - exact) / errors
     assert z.abs().max() < 4 and z.square().mean().sqrt() < 1.6
