@@ -46,6 +46,7 @@ class Gaussian(nn.Module):
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(covariance)
         self.shift = nn.Parameter(torch.zeros(num_steps, 3))
+        self.kept: dict[str, Tensor] = {}  # snapshots of the shift
         self.base_shift = torch.zeros(3)  # an error of the base that a test may set
         self.index = torch.zeros(1000, dtype=torch.long)
         self.index[process.times(num_steps)[:-1]] = torch.arange(num_steps)
@@ -62,6 +63,14 @@ class Gaussian(nn.Module):
 
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.consistency(x, t, cond) + self.shift[self.index[t]].view(-1, 3, 1, 1)
+
+    def keep(self, name: str) -> None:
+        """Copy the trained shift into the snapshot `name`."""
+        self.kept[name] = self.shift.detach().clone()
+
+    def view(self, name: str) -> Denoiser:
+        """Return the view of a snapshot."""
+        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self.index[t]].view(-1, 3, 1, 1)
 
     def digest(self, name: str | None = None) -> str:
         """Return what distinguishes a base from another."""
