@@ -240,6 +240,7 @@ KL = ("method.kl_coef=0.5", "method.last_step=true")
 OWN = {
     "ddpo": ("method.stat_min=1",),
     "grpo": ("method.group=2",),
+    "gardo": ("method.group=2", *KL, "method.gate_share=0.2", "method.reset_every=2"),
     "diverse_grpo": ("method.group=4", *KL, "method.kl_within=0.7", "method.initial=shared", "method.ratio=guard"),
 }
 
@@ -250,9 +251,9 @@ def config(out: Path, name: str, *overrides: str) -> DictConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddpo", "diverse_grpo"])
+@pytest.mark.parametrize("name", ["ddpo", "gardo", "diverse_grpo"])
 def test_a_run_resumes_in_the_middle_of_a_rollout_bit_for_bit(name: str, tmp_path: Path) -> None:
-    """DDPO also has to save the prompts' latest rewards."""
+    """DDPO also has to save the prompts' latest rewards, and GARDO its reference."""
     work(config(tmp_path / "whole", name))
     work(config(tmp_path / "resumed", name, f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
     whole, resumed = adapter(tmp_path / "whole"), adapter(tmp_path / "resumed")
@@ -260,7 +261,7 @@ def test_a_run_resumes_in_the_middle_of_a_rollout_bit_for_bit(name: str, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grpo", "diverse_grpo"])
+@pytest.mark.parametrize("name", ["grpo", "gardo", "diverse_grpo"])
 def test_two_ranks_train_what_one_does_and_one_resumes_from_them(name: str, tmp_path: Path) -> None:
     """Each update has one sample, so one rank has none; micro-batches of equal size give equal bits."""
     work(config(tmp_path / "alone", name, "micro_batch_size=2"))

@@ -13,7 +13,10 @@ OVERRIDES = (
     "evaluation.prompts=2", "evaluation.images_per_prompt=2", "evaluation.kl_images=1", "evaluation.every=0",
     "evaluation.small_prompts=1", "evaluation.limit=null",
 )  # fmt: skip
-OWN = {"method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3")}  # of some methods
+OWN = {  # of some methods
+    "method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3"),
+    "method=gardo": ("reward=mixture", "reward.parts.jpeg.weight=0"),
+}
 OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 
 
