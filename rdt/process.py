@@ -26,6 +26,9 @@ class Transition:
     std: Tensor  # (B, 1, ..., 1); 0 for an ODE step
     x0: Tensor  # (B, *latent), the clean estimate the step was built from
 
+    def __getitem__(self, rows: Tensor) -> "Transition":
+        return Transition(self.mean[rows], self.std[rows], self.x0[rows])
+
     def sample(self, noise: Tensor) -> Tensor:
         """Return the next latents, (B, *latent), for standard normal noise; differentiable in the mean."""
         return self.mean + self.std * noise

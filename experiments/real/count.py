@@ -47,10 +47,10 @@ def aig(cfg: DictConfig) -> Update:
 
 
 def grpo(cfg: DictConfig) -> Update:
-    """Count two rows per step of a kept sample, one with a gradient, and two of the base for a KL."""
+    """Count two rows per trained step of a kept sample, one with a gradient, and two of the base for a KL."""
     m, sampled = cfg.method, cfg.batch_size / cfg.method.updates_per_rollout
     kept = sampled * m.get("keep", m.group) / m.group
-    rows = kept * m.num_steps
+    rows = kept * (m.num_steps - (not m.last_step))
     return Update(forward=(4 if m.kl_coef else 2) * rows, back=rows, held=kept, decoded=sampled, climbed=0)
 
 

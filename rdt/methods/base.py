@@ -194,8 +194,8 @@ class Method(L.LightningModule):
         self.images += len(prompts)
         return sampled(self.policy, view, prompts, noise, sampling, stop)
 
-    def update(self, micro_batches: Iterable[Iterable[Loss]], count: int) -> None:
-        """Take one optimiser step down the mean loss over `count` samples of all ranks, and log its metrics.
+    def update(self, micro_batches: Iterable[Iterable[Loss]], count: int) -> dict[str, Tensor]:
+        """Take one optimiser step down the mean loss over `count` samples of all ranks; log its metrics, return them.
 
         Raise Diverged, before any weight changes, if the loss or its gradient is not finite.
         """
@@ -208,7 +208,9 @@ class Method(L.LightningModule):
             weight.grad = slope
         self.check_finite("gradient norm", torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
         self.optimizers().step()
-        self.log_train(**dict(zip(total.metrics, means[1:], strict=True)))
+        metrics = dict(zip(total.metrics, means[1:], strict=True))
+        self.log_train(**metrics)
+        return metrics
 
     def summed(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return each tensor summed over all ranks, in one all-reduce."""

@@ -7,7 +7,10 @@ candidate's image differs from the others of its group, stretched to [0, 1] with
 where u is what GRPO divides advantages by (method.std). The weight is thus in units of the group's standard deviation
 of rewards, or of the reward itself if std=none. `terminal` evaluates Phi at the end alone, so every step gets
 gamma^T Phi(x_T). `stepwise` evaluates it also on the clean estimates of a few states, holding each value until the
-next one, and step i then subtracts it.
+next one, and step i then subtracts it. With gate=median, as in the same group's DRIVE on robot policies, an image has a
+potential only if its reward is above the median of its group's, and d is stretched to [0, 1] among these: an image that
+fails its prompt earns nothing by being different. The potential then depends on how the rollout ends, so stepwise
+shaping with terminal_potential=zero is no longer a mere baseline.
 
 Departures: the paper fixes the ideas, the formulas are ours. Shaping leaves the optimal policy unchanged only if
 Phi(x_T) is 0 (Ng, Harada and Russell, ICML 1999; as a baseline: Wiewiora, JAIR 2003), here terminal_potential=zero.
@@ -64,10 +67,25 @@ def distinctness(features: Tensor) -> Tensor:
     return (1 - to_others / (features.shape[1] - 1)).to(features.dtype)
 
 
-def potential(d: Tensor) -> Tensor:
-    """Return d (P, K) stretched to [0, 1] within each group; if a group's values do not differ, all are 0."""
-    low, high = d.amin(1, keepdim=True), d.amax(1, keepdim=True)
-    return (d - low) / (high - low).clamp(min=RESOLUTION)
+def potential(d: Tensor, admitted: Tensor | None = None) -> Tensor:
+    """Return d (P, K) stretched to [0, 1] among the admitted of each group, 0 for the others, and 0 if all are alike.
+
+    `admitted` is a mask (P, K); None admits all.
+    """
+    admitted = torch.ones_like(d, dtype=torch.bool) if admitted is None else admitted
+    low = d.masked_fill(~admitted, torch.inf).amin(1, keepdim=True)
+    high = d.masked_fill(~admitted, -torch.inf).amax(1, keepdim=True)
+    return ((d - low) / (high - low).clamp(min=RESOLUTION)).masked_fill(~admitted, 0)
+
+
+def above_median(rewards: Tensor) -> Tensor:
+    """Return which rewards (P, K) exceed the median of their group, bool; with equal rewards none does."""
+    return rewards > rewards.quantile(0.5, dim=1, keepdim=True)
+
+
+def everyone(rewards: Tensor) -> Tensor:
+    """Return True for all rewards (P, K)."""
+    return torch.ones_like(rewards, dtype=torch.bool)
 
 
 def shaping(potentials: Tensor, gamma: float) -> Tensor:
@@ -91,7 +109,7 @@ class DRIFT(GRPO):
     def __init__(
         self, *, concentrate: str, keep: int, prompt_noise: float, tau1: float, tau2: float, psi: float,
         shaping: str, shaping_weight: float, shaping_gamma: float, terminal_potential: str, looks: int,
-        embedder: Callable[[Tensor], Tensor], **shared: Any,
+        gate: str = "none", **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         self.concentrate, self.keep = named("method.concentrate", concentrate, CONCENTRATIONS), keep
@@ -100,11 +118,13 @@ class DRIFT(GRPO):
         if prompt_noise < 0:
             raise ValueError(f"method.prompt_noise={prompt_noise} must not be below 0; 0 is off")
         self.annealing = Annealing(tau1=tau1, tau2=tau2, scale=prompt_noise, psi=psi)
-        self.weight, self.gamma, self.embedder = shaping_weight, shaping_gamma, embedder
+        self.weight, self.gamma, self.gate = shaping_weight, shaping_gamma, named("method.gate", gate, GATES)
         ends = named("method.terminal_potential", terminal_potential, {"diversity": [self.num_steps], "zero": []})
         between = [self.num_steps * k // (looks + 1) for k in range(1, looks + 1)]
         known = {"off": [], "terminal": ends, "stepwise": sorted({*between} - {0}) + ends}
         self.looks = named("method.shaping", shaping, known)
+        if self.looks:
+            self.check_embedder("method.shaping", shaping)
 
     def select(self, rewards: Tensor) -> Tensor:
         """Return the candidates whose rewards are concentrated, (P, N) -> (P, K)."""
@@ -115,27 +135,23 @@ class DRIFT(GRPO):
         return noised(view, self.policy.process, self.annealing) if self.annealing.scale else view
 
     def returns(self, rewards: Tensor, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
-        """Return the rewards (P, K), or (P, K, T) if they are shaped."""
+        """Return the rewards (P, K) with the bonus of rare clusters, or (P, K, T) if they are shaped."""
+        raised = super().returns(rewards, kept, rollouts, images)
         if not self.looks:
-            return rewards
-        to_come = to_go(shaping(self.potentials(kept, rollouts, images), self.gamma), self.gamma)
-        return rewards[..., None] + self.weight * self.divisor(rewards)[..., None] * to_come
+            return raised
+        phi = self.potentials(self.gate(rewards), kept, rollouts, images)
+        to_come = to_go(shaping(phi, self.gamma), self.gamma)
+        return raised[..., None] + self.weight * self.divisor(rewards)[..., None] * to_come
 
-    def potentials(self, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
-        """Return Phi at every state of the kept candidates, (P, K, T + 1)."""
+    def potentials(self, admitted: Tensor, kept: Tensor, rollouts: list[Rollout], images: list[Tensor]) -> Tensor:
+        """Return Phi at every state of the kept candidates, (P, K, T + 1); `admitted` (P, K) may have one."""
         phi = torch.zeros(*kept.shape, self.num_steps + 1)
         for i in self.looks:
             pictures = images if i == self.num_steps else [self.estimates(i, rollout) for rollout in rollouts]
             d = distinctness(self.features(pictures, kept))
-            phi[..., i : max(i + 1, self.num_steps)] = potential(d)[..., None]
+            phi[..., i : max(i + 1, self.num_steps)] = potential(d, admitted)[..., None]
         self.log_train(distinctness=d.mean())
         return phi
-
-    @torch.no_grad()
-    def features(self, images: list[Tensor], kept: Tensor) -> Tensor:
-        """Return the features (P, K, D) of the kept (P, K) among the images of all micro-batches and ranks."""
-        every = self.all_gather(torch.cat([self.embedder(part) for part in images])).flatten(0, -2).cpu()
-        return every.view(len(kept), -1, every.shape[-1])[torch.arange(len(kept))[:, None], kept]
 
     @torch.no_grad()
     def estimates(self, i: int, rollout: Rollout) -> Tensor:
@@ -146,3 +162,4 @@ class DRIFT(GRPO):
 
 
 CONCENTRATIONS: dict[str, Concentration] = {"off": everything, "window": window, "sigma": sigma, "trim": trim}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"none": everyone, "median": above_median}  # rewards -> may have Phi

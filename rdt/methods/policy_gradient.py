@@ -1,10 +1,21 @@
 """Policy gradients on sampler steps: what DDPO (Black et al. 2305.13301) and Flow-GRPO (Liu et al. 2505.05470) share.
 
 A stochastic step of a rollout is an action, its advantage A comes from the image's reward, and an update climbs
-    sum_i min(A rho_i, A clip(rho_i, 1 - clip, 1 + clip)) - kl_coef KL(tuned || base at x_i) / dims,
+    min(A rho_i, A clip(rho_i, 1 - clip, 1 + clip)) - kl_coef KL(tuned || base at x_i) / dims,
     rho_i = exp(log p(x_{i+1} | x_i) - log p_old(x_{i+1} | x_i)),
-in the mean over samples. Log-probabilities are means over latent dimensions, as the KL is here, so the optimum trades
-kl_coef of advantage against a nat. As in Flow-GRPO, earlier steps get no credit for the KL of later ones.
+in the mean over samples and trained steps, as in the official codes, so that max_grad_norm is in their units.
+Log-probabilities are means over latent dimensions, as the KL is here, so the optimum trades kl_coef of advantage
+against a nat. As in Flow-GRPO, earlier steps get no credit for the KL of later ones.
+
+Options of the GRPO family, off by default:
+    kl_within      the KL is charged at this first share of the T steps only, and the others cost no pass of the base
+    kl_divide      none: ||m - m_base||^2 / 2 takes the KL's place, without its 1 / std_i^2
+    ratio          guard: GRPO-Guard's (Wang et al. 2510.22319),
+                   log rho' = std_i (log rho + ||m - m_old||^2 / (2 std_i^2 dims)) = (m - m_old) . e / dims,
+                   e being the rollout's noise. For one move of the means it has mean zero and one variance at every
+                   step. m_old is not kept: it is x_{i+1} - std_i e, and e is drawn again
+    step_weight    what a step's advantage is multiplied by (`rdt.methods.step_choice`)
+On policy, the gradient under guard is that of the plain ratio with A std_i.
 
 Departures: at the first update after a rollout the policy IS the old one and stands in for it, so rho is exactly 1
 even if batching changes last bits (train/ratio_error logs by how much). Samples of advantage 0 are not run again,
@@ -13,7 +24,6 @@ unless for their KL.
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,12 +31,12 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.buffer import gathered
-from rdt.methods.base import Method
-from rdt.methods.clipped_objective import ClippedObjective, MicroBatch
-from rdt.policy import Denoiser, Policy
-from rdt.randomness import generator
+from rdt.methods.base import Method, named
+from rdt.methods.clipped_objective import RATIOS, ClippedObjective, MicroBatch, Penalty
+from rdt.methods.step_choice import Noisy, StepChoice, stochastic_steps
+from rdt.policy import Denoiser
 from rdt.rewards.missing import stand_ins, without_absent
-from rdt.rollout import Rollout, Sampling, Trajectory, conditioned
+from rdt.rollout import Rollout, Trajectory, conditioned
 from rdt.stream import Batch
 
 
@@ -41,17 +51,20 @@ class Rollouts:
     rewards: Tensor  # (R,)
     kept: Tensor  # (R,) bool
     advantages: Tensor  # (R, T), 0 if a sample was not kept
+    held: Tensor  # (R,) bool, whether a kept sample is held to the reference by the KL
     trajectory: Trajectory  # of R / world samples
 
     @staticmethod
-    def of(batch: Batch, rewards: Tensor, kept: Tensor, advantages: Tensor, trajectory: Trajectory) -> "Rollouts":
-        """Build from rewards (P, G), the kept candidates (P, K) and their advantages (P, K) or (P, K, T)."""
+    def of(
+        batch: Batch, rewards: Tensor, kept: Tensor, advantages: Tensor, held: Tensor, trajectory: Trajectory
+    ) -> "Rollouts":
+        """Build from rewards (P, G), kept candidates (P, K), their advantages (P, K) or (P, K, T) and held (P, K)."""
         rows = (kept + torch.arange(len(kept))[:, None] * rewards.shape[1]).flatten()
-        mask, num_steps = torch.zeros(rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
-        mask[rows] = True
+        mask, num_steps = torch.zeros(2, rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
+        mask[0, rows], mask[1, rows] = True, held.flatten()
         per_step = torch.zeros(rewards.numel(), num_steps)
         per_step[rows] = advantages.reshape(len(rows), -1).expand(-1, num_steps).float()
-        return Rollouts(batch, rewards.flatten(), mask, per_step, trajectory)
+        return Rollouts(batch, rewards.flatten(), mask[0], per_step, mask[1], trajectory)
 
     @property
     def zero_advantage(self) -> Tensor:
@@ -72,7 +85,7 @@ class Rollouts:
         latents, log_probs = self.trajectory.latents, self.trajectory.log_probs
         return {
             "iteration": self.batch.iteration, "prompts": self.batch.prompts, "rewards": self.rewards,
-            "kept": self.kept, "advantages": self.advantages, "times": self.trajectory.times,
+            "kept": self.kept, "advantages": self.advantages, "held": self.held, "times": self.trajectory.times,
             "latents": gathered(latents, rank, world), "log_probs": gathered(log_probs, rank, world),
         }  # fmt: skip
 
@@ -82,96 +95,46 @@ class Rollouts:
         latents, log_probs = (state[key][share.start : share.stop].to(device) for key in ("latents", "log_probs"))
         trajectory = Trajectory(latents, log_probs, state["times"])
         batch = Batch(state["iteration"], state["prompts"])
-        return Rollouts(batch, state["rewards"], state["kept"], state["advantages"], trajectory)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepChoice:
-    """Choose the stochastic steps of each rollout, and which of them each update learns from."""
-
-    sampling: Sampling  # of training rollouts
-    stochastic: list[int]  # the steps with more noise than method.min_std
-    seed: int
-    updates_per_rollout: int
-    window: int | None  # how many consecutive stochastic steps a rollout has among ODE steps; None: all
-    window_within: float  # the share of the stochastic steps, from the first one on, that the window lies in
-    fraction: float  # of a rollout's stochastic steps, drawn for every update
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"method.step_fraction={self.fraction} must be above 0 and at most 1")
-        if self.window is not None and not 1 <= self.window <= self._within:
-            limit = f"the {self._within} stochastic steps that method.window_within={self.window_within} leaves it"
-            raise ValueError(f"method.window={self.window} must be from 1 to {limit}")
-
-    def rollout_sampling(self, iteration: int) -> Sampling:
-        """Return the sampler of the rollout that this iteration learns from: outside its window, eta is 0."""
-        if self.window is None:
-            return self.sampling
-        rollout = iteration - iteration % self.updates_per_rollout
-        starts = self._within - self.window + 1
-        start = torch.randint(starts, (), generator=generator(self.seed, "window", rollout))
-        inside = self.stochastic[start : start + self.window]
-        return replace(self.sampling, eta=[eta if i in inside else 0.0 for i, eta in enumerate(self.sampling.etas)])
-
-    def candidates(self, iteration: int) -> list[int]:
-        """Return the stochastic steps of the rollout that this iteration learns from."""
-        etas = self.rollout_sampling(iteration).etas
-        return [i for i in self.stochastic if etas[i]]
-
-    def trained(self, iteration: int) -> list[int]:
-        """Return the steps that this iteration's update learns from: a fraction of the candidates, at least one."""
-        steps = self.candidates(iteration)
-        drawn = torch.randperm(len(steps), generator=generator(self.seed, "steps", iteration))
-        return sorted(steps[k] for k in drawn[: max(round(self.fraction * len(steps)), 1)].tolist())
-
-    @property
-    def _within(self) -> int:
-        return round(self.window_within * len(self.stochastic))
-
-
-def stochastic_steps(policy: Policy, sampling: Sampling, min_std: float) -> list[int]:
-    """Return the sampler's steps with more noise than `min_std`; ValueError if there are none."""
-    x, times = torch.zeros(1, *policy.latent_shape), policy.process.times(sampling.num_steps)
-    steps = [
-        policy.process.transition(x, x, t, t_next, eta)
-        for (t, t_next), eta in zip(pairwise(times), sampling.etas, strict=True)
-    ]
-    found = [i for i, step in enumerate(steps) if step.std.item() > min_std]
-    if not found:
-        raise ValueError(
-            f"model.sampling.eta={sampling.eta} and method.min_std={min_std} leave no stochastic step to learn from"
-        )
-    return found
+        return Rollouts(batch, state["rewards"], state["kept"], state["advantages"], state["held"], trajectory)
 
 
 class PolicyGradient(Method):
     """Train by policy gradients: every k = `updates_per_rollout` updates it rolls out `batch_size` images.
 
-    The j-th update learns from samples j, j + k, ... A subclass writes `advantages`, and may replace three more hooks:
-    `select`, `condition` and `returns`.
+    The j-th update learns from samples j, j + k, ... A subclass writes `advantages`, and may replace further hooks:
+    `select`, `condition`, `returns`, `credited`, `held` and `updated`.
     """
 
     rollouts: Rollouts
 
     def __init__(
         self, *, clip: float, kl_coef: float, min_std: float, uncond_grad: bool, updates_per_rollout: int,
-        num_steps: int | None, window: int | None = None, window_within: float = 1.0, step_fraction: float = 1.0,
+        num_steps: int | None, last_step: bool = True, window: int | None = None, window_within: float = 1.0,
+        window_moves: str = "random", window_iterations: int = 25, step_fraction: float = 1.0,
+        step_weight: str = "none", ratio: str = "plain", kl_within: float = 1.0, kl_divide: str = "variance",
         **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         self.clip, self.kl_coef, self.uncond_grad = clip, kl_coef, uncond_grad
+        self.score = named("method.ratio", ratio, RATIOS)
+        self.check_batch(updates_per_rollout)
         self.updates_per_rollout = updates_per_rollout
+        sampling = replace(self.sampling, num_steps=num_steps or self.sampling.num_steps)
+        self.num_steps, self.times = sampling.num_steps, self.policy.process.times(sampling.num_steps)
+        noisy = Noisy.of(self.policy, sampling)
+        self.steps = StepChoice(
+            sampling=sampling, noisy=noisy, stochastic=stochastic_steps(noisy.stds, sampling.eta, min_std, last_step),
+            seed=self.seed, updates_per_rollout=updates_per_rollout, window=window, window_within=window_within,
+            window_moves=window_moves, window_iterations=window_iterations, fraction=step_fraction, weight=step_weight,
+        )  # fmt: skip
+        self.penalty = Penalty(kl_coef, first_steps(self.num_steps, kl_within), divided(kl_divide))
+        self.restored: dict[str, Any] | None = None
+
+    def check_batch(self, updates_per_rollout: int) -> None:
+        """Raise ValueError unless `batch_size` holds whole groups and divides over the updates of a rollout."""
         for key, divisor in {"updates_per_rollout": updates_per_rollout, "group": self.images_per_prompt}.items():
             if divisor < 1 or self.batch_size % divisor:
                 raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
-        sampling = replace(self.sampling, num_steps=num_steps or self.sampling.num_steps)
-        self.steps = StepChoice(
-            sampling=sampling, stochastic=stochastic_steps(self.policy, sampling, min_std), seed=self.seed,
-            updates_per_rollout=updates_per_rollout, window=window, window_within=window_within, fraction=step_fraction,
-        )  # fmt: skip
-        self.num_steps, self.times = sampling.num_steps, self.policy.process.times(sampling.num_steps)
-        self.restored: dict[str, Any] | None = None
 
     @property
     def prompts_per_iteration(self) -> int:
@@ -193,6 +156,17 @@ class PolicyGradient(Method):
         """
         return rewards
 
+    def credited(self, advantages: Tensor, kept: Tensor, images: list[Tensor]) -> Tensor:
+        """Return what the kept candidates' advantages (P, K) or (P, K, T) become in view of this rank's images."""
+        return advantages
+
+    def held(self, parts: Tensor) -> Tensor:
+        """Return which kept candidates the KL holds to the reference, by the reward's parts, (P, K, R) -> (P, K)."""
+        return torch.ones(parts.shape[:2], dtype=torch.bool)
+
+    def updated(self, metrics: dict[str, Tensor]) -> None:
+        """Follow an update, whose metrics are the same on every rank."""
+
     @abstractmethod
     def advantages(self, returns: Tensor, prompts: list[str]) -> Tensor:
         """Return the advantages in the shape of the returns, (P, K), or (P, K, T) per step; prompts (P,)."""
@@ -210,10 +184,10 @@ class PolicyGradient(Method):
             self.rollouts = self.collect(batch)
         self.log_train(**self.rollouts.metrics())
         samples = self.rollouts.of_update(phase, self.updates_per_rollout)
-        informative = samples if self.kl_coef else samples & ~self.rollouts.zero_advantage
-        objective = self.objective(batch.iteration, on_policy=phase == 0)
-        micro_batches = (self.micro_batch(part, informative) for part in self.micro_batches(self.rollouts.batch))
-        self.update(map(objective.losses, micro_batches), max(int(samples.sum()), 1))
+        objective = self.objective(batch.iteration, samples, on_policy=phase == 0)
+        signal = ~self.rollouts.zero_advantage | (self.rollouts.held if objective.charges else False)
+        micro_batches = (self.micro_batch(part, samples & signal) for part in self.micro_batches(self.rollouts.batch))
+        self.updated(self.update(map(objective.losses, micro_batches), max(int(samples.sum()), 1)))
 
     def collect(self, batch: Batch) -> Rollouts:
         """Roll out the tuned policy, score its images, and turn the scores of all ranks into advantages."""
@@ -224,25 +198,33 @@ class PolicyGradient(Method):
         ]
         with torch.no_grad():
             images = [self.policy.decode(rollout.clean) for rollout in rollouts]
-            scored = torch.cat([self.reward.parts(x, r.prompts) for x, r in zip(images, rollouts, strict=True)])
-        scores = self.all_gather(scored).flatten(0, -2).cpu()
-        self.check_scores("reward", self.reward, scores, batch.prompts)
-        parts, absent = stand_ins(scores.view(len(batch.prompts), -1, scores.shape[-1]))  # (P, G, R), (P, G)
+        parts, absent = stand_ins(self.scores(rollouts, images, batch))  # (P, G, R), (P, G)
         rewards = self.reward.total(parts)
         kept = self.select(rewards)
-        compared = self.reward.relative(parts[torch.arange(len(kept))[:, None], kept])
-        advantages = self.advantages(self.returns(compared, kept, rollouts, images), batch.prompts)
+        parts = parts[torch.arange(len(kept))[:, None], kept]
+        returns = self.returns(self.reward.relative(parts), kept, rollouts, images)
+        advantages = self.credited(self.advantages(returns, batch.prompts), kept, images)
         advantages = without_absent(advantages, absent.gather(1, kept))
         trajectory = Trajectory.cat([rollout.trajectory for rollout in rollouts])
-        return Rollouts.of(batch, rewards, kept, advantages, trajectory)
+        return Rollouts.of(batch, rewards, kept, advantages, self.held(parts), trajectory)
 
-    def objective(self, iteration: int, on_policy: bool) -> ClippedObjective:
-        """Return the objective of this iteration's update."""
+    @torch.no_grad()
+    def scores(self, rollouts: list[Rollout], images: list[Tensor], batch: Batch) -> Tensor:
+        """Return the scores of all ranks' images by the reward's parts, (P, G, R), NaN if one may be missing."""
+        scored = torch.cat([self.reward.parts(x, r.prompts) for x, r in zip(images, rollouts, strict=True)])
+        scores = self.all_gather(scored).flatten(0, -2).cpu()
+        self.check_scores("reward", self.reward, scores, batch.prompts)
+        return scores.view(len(batch.prompts), -1, scores.shape[-1])
+
+    def objective(self, iteration: int, samples: Tensor, on_policy: bool) -> ClippedObjective:
+        """Return the objective of this iteration's update on `samples`, a mask (R,)."""
+        held = self.rollouts.held[samples].float().mean().item()  # the KL is logged as a mean over the held samples
         return ClippedObjective(
             process=self.policy.process, tuned=self.acting(self.policy.tuned), base=self.acting(self.kl_view),
-            clip=self.clip, kl_coef=self.kl_coef, etas=self.steps.rollout_sampling(iteration).etas,
-            steps=self.steps.trained(iteration), stochastic_steps=len(self.steps.candidates(iteration)),
-            on_policy=on_policy,
+            clip=self.clip, penalty=replace(self.penalty, coef=self.kl_coef),
+            etas=self.steps.rollout_sampling(iteration).etas, weights=self.steps.weights(iteration),
+            logged_steps=len(self.steps.candidates(iteration)) / held if held else 0.0, on_policy=on_policy,
+            score=self.score,
         )  # fmt: skip
 
     def micro_batch(self, batch: Batch, chosen: Tensor) -> MicroBatch:
@@ -253,6 +235,7 @@ class PolicyGradient(Method):
             cond=conditioned(self.policy, self.prompts(batch), self.noise(batch))[own],
             trajectory=self.rollouts.trajectory[own + rows.start - first],
             advantages=self.rollouts.advantages[own + rows.start].to(self.device),
+            held=self.rollouts.held[own + rows.start].to(self.device),
         )
 
     def on_fit_start(self) -> None:
@@ -268,3 +251,15 @@ class PolicyGradient(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.restored = checkpoint.get("rollouts")
+
+
+def first_steps(num_steps: int, share: float) -> frozenset[int]:
+    """Return the first share of T steps; ValueError unless the share is from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"method.kl_within={share} must be from 0 to 1")
+    return frozenset(range(round(share * num_steps)))
+
+
+def divided(kl_divide: str) -> bool:
+    """Return whether a KL is divided by the variances of the steps; ValueError if `kl_divide` names neither way."""
+    return named("method.kl_divide", kl_divide, {"variance": True, "none": False})

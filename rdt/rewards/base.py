@@ -44,6 +44,11 @@ class Reward(nn.Module):
         """Return the rewards that this one combines, by name; none for a plain reward."""
         return {}
 
+    @property
+    def unweighted(self) -> list[int]:
+        """Return the columns of `parts` that do not enter the score; none for a plain reward."""
+        return []
+
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Return the scores of the R components, (B, R); R = 1 for a plain reward."""
         return self(images, prompts).unsqueeze(-1)
@@ -98,6 +103,10 @@ class Affine(Reward):
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.scale * self.reward(images, prompts) + self.offset
+
+    @property
+    def unweighted(self) -> list[int]:
+        return self.reward.unweighted
 
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Return the components' raw scores, (B, R): the scale applies to what they make."""

@@ -72,6 +72,10 @@ class Mixture(Reward):
     def components(self) -> dict[str, Reward]:
         return dict(self.rewards.items())
 
+    @property
+    def unweighted(self) -> list[int]:
+        return (self.weights == 0).nonzero().flatten().tolist()
+
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.total(self.parts(images, prompts))
 

@@ -19,12 +19,15 @@ GROUPS = (
     "experiment", "without", "judges",
 )  # fmt: skip
 LISTED = "judges"  # a group that is chosen as a list
+JUDGED = ["reward=mixture", "reward.parts.jpeg.weight=0"]
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
     "prompts=list": ["prompts.file=list.txt"],
     "judges=[remote]": ["evaluation.judges.remote.url=http://127.0.0.1:8000"],
     "prompts=hub": ["prompts.data=dataset:owner/name:prompts.jsonl", "prompts.key=prompt"],
     **{f"without=drift/{part}": ["method=drift"] for part in ("concentration", "prompt_noise", "shaping")},
+    **{f"without=gardo/{part}": ["method=gardo", *JUDGED] for part in ("gate", "reset", "isolation")},
+    "method=gardo": JUDGED,
     "reward=remote": ["reward.url=http://127.0.0.1:8000"],
 }
 

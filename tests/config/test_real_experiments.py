@@ -61,7 +61,7 @@ def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
     assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
 
 
-@pytest.mark.parametrize("method", ["grpo", "drift"])
+@pytest.mark.parametrize("method", ["grpo", "drift", "gardo", "diverse_grpo"])
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "sd3", "flux"])
 def test_groups_fit_into_the_batch_of_every_model(model, method, tmp_path, monkeypatch):
     monkeypatch.setattr("worlds.smallest_run.OVERRIDES", ())

@@ -97,7 +97,7 @@ def test_selected_rows_keep_the_text_before_their_table():
     assert list(inserts.selected(blocks, ())) == blocks[1:]
 
 
-@pytest.mark.parametrize("method", ["sqdf", "bbo", "drift", "aig"])
+@pytest.mark.parametrize("method", ["sqdf", "bbo", "drift", "gardo", "diverse_grpo", "aig"])
 def test_default_tables_state_what_a_run_composes(method):
     """An empty column means the default; interpolations are shown as the yaml writes them."""
     shown = inserts.defaults(method).partition("\n\n")[0].splitlines()[2:]

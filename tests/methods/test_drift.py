@@ -254,6 +254,31 @@ def test_stepwise_shaping_subtracts_the_potential_of_the_state(end: str) -> None
     torch.testing.assert_close(run.kept(method.rollouts.advantages), expected.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shaping", ["terminal", "stepwise"])
+def test_behind_the_gate_only_images_above_the_median_reward_have_a_potential(shaping: str) -> None:
+    changed = {"shaping": shaping, "concentrate": "off", "std": "none", "shaping_weight": 3.0, "shaping_gamma": 1.0}
+    run, plain = (still(tiny_policy.flow_policy(), gate=gate, **changed) for gate in ("median", "none"))
+    rewards = run.kept(run.method.rollouts.rewards).double()
+    successful = rewards > rewards.quantile(0.5, dim=1, keepdim=True)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    added = run.kept(run.method.rollouts.advantages)[..., 0] - centred  # at the start, where Phi is 0: the last Phi
+    bonus = added - added.masked_fill(successful, torch.inf).amin(1, keepdim=True)
+    assert successful.sum(1).tolist() == [2, 2]  # of five
+    torch.testing.assert_close(bonus.masked_fill(successful, 0), torch.zeros_like(bonus), rtol=0, atol=1e-4)
+    d = distinctness(run.kept(embedder(run.method.policy.decode(run.latents[:, -1])))).double()
+    for p in range(P):
+        low, high = d[p][successful[p]].min(), d[p][successful[p]].max()
+        expected = 3.0 * (d[p][successful[p]] - low) / (high - low).clamp(min=1e-4)
+        torch.testing.assert_close(bonus[p][successful[p]].double(), expected, rtol=1e-2, atol=1e-3)
+    assert not run.method.rollouts.advantages.equal(plain.method.rollouts.advantages)
+
+
+def test_of_equal_rewards_none_passes_the_gate() -> None:
+    assert not still(
+        tiny_policy.flow_policy(), Count(0.0), shaping="terminal", gate="median"
+    ).method.rollouts.advantages.any()
+
+
 def test_the_weight_of_shaping_does_not_depend_on_the_scale_of_the_reward() -> None:
     a, b = (still(tiny_policy.flow_policy(), Count(scale), shaping="terminal").method.rollouts for scale in (1e3, 1e6))
     torch.testing.assert_close(a.advantages, b.advantages, rtol=1e-3, atol=1e-3)
@@ -272,6 +297,8 @@ def test_a_group_of_equal_rewards_still_has_advantages_under_shaping() -> None:
         ({"concentrate": "trim", "keep": 1}, r"method\.keep=1 must be from 2 to method\.group=5"),
         ({"concentrate": "best"}, r"method\.concentrate=best is not one of off, window, sigma, trim"),
         ({"shaping": "dense"}, r"method\.shaping=dense is not one of off, terminal, stepwise"),
+        ({"gate": "mean"}, r"method\.gate=mean is not one of none, median"),
+        ({"shaping": "terminal", "embedder": None}, r"method\.shaping=terminal compares images; add .*"),
         ({"terminal_potential": "one"}, r"method\.terminal_potential=one is not one of diversity, zero"),
         ({"prompt_noise": -0.1}, r"method\.prompt_noise=-0\.1 must not be below 0; 0 is off"),
     ],

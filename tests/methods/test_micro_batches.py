@@ -40,7 +40,10 @@ def updated(
     given += [word if "=" in word else f"{word}={size or SAMPLES}" for word in own.get(method, [])]
     experiment = Experiment(minimal(out, f"method={method}", f"model={model}", f"batch_size={SAMPLES}", *given))
     tiny_policy.disturb(experiment.policy)
-    network, reward = Rows(experiment.policy.network), Rows(experiment.method.reward, experiment.reward)
+    network, reward = (
+        Rows(experiment.policy.network),
+        Rows(*experiment.reward.components.values() or [experiment.reward]),
+    )
     logged = tiny_policy.fit(experiment.method, 1).callback_metrics
     return experiment, {name: float(value) for name, value in logged.items()}, network.sizes, reward.sizes
 

@@ -1,5 +1,6 @@
 """DDPO and GRPO share exact ratios, the true gradient, the tilted Gaussian, and no superfluous pass."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ def test_the_updates_of_a_rollout_split_its_samples() -> None:
     assert all(not a.allclose(b) for a, b in pairwise(parts))
 
 
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+def test_the_objective_is_a_mean_over_the_trained_steps(kl_coef: float) -> None:
+    """So the norm that is clipped does not grow with the number of steps; the steps share no weight here."""
+    whole, each = world(num_steps=STEPS), []
+    tiny_policy.fit(grpo(whole, Linear(), STEPS, lr=0.0, kl_coef=kl_coef), 1, prompts=["p"])
+    for k in range(STEPS):
+        policy = world(num_steps=STEPS)
+        method = grpo(policy, Linear(), STEPS, lr=0.0, kl_coef=kl_coef)
+        method.steps = replace(method.steps, stochastic=[k])
+        tiny_policy.fit(method, 1, prompts=["p"])
+        each.append(policy.shift.grad.clone())
+    torch.testing.assert_close(whole.shift.grad, torch.stack(each).mean(0))
+
+
 def slope(policy: Gaussian) -> Tensor:
     """Return the exact gradient (T, 3) of E[b . x_T] with respect to the shifts, in which it is linear."""
     found = torch.zeros_like(policy.shift)
@@ -101,7 +116,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(name: str) -> None:
     found: list[Tensor] = []
     method = gaussian(name, policy, samples, lr=0.0)
     tiny_policy.fit(method, 40, tiny_policy.Probe(lambda *_: found.append(-policy.shift.grad.clone())), prompts=["p"])
-    estimates = torch.stack(found) * 3 / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
+    estimates = torch.stack(found) * 3 * STEPS / (1 - 1 / samples)  # log-probabilities are means over 3 dimensions
     exact, errors = slope(policy), estimates.std(0) / len(estimates) ** 0.5
     z = (estimates.mean(0) - exact) / errors
     assert z.abs().max() < 4 and z.square().mean().sqrt() < 1.6
@@ -200,14 +215,19 @@ def test_saved_rollouts_load_on_any_number_of_ranks() -> None:
     trajectory = Trajectory(tiny_policy.normal(8, 3, 2), tiny_policy.normal(8, 2, seed=1), torch.arange(3))
     kept = torch.tensor([[0, 3], [1, 2]])
     rollouts = Rollouts.of(
-        Batch(4, ["a", "b"]), tiny_policy.normal(2, 4), kept, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), trajectory
-    )
+        Batch(4, ["a", "b"]), tiny_policy.normal(2, 4), kept, torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        torch.tensor([[False, True], [True, False]]), trajectory,
+    )  # fmt: skip
     assert rollouts.kept.nonzero().flatten().tolist() == [0, 3, 5, 6]
+    assert rollouts.held.nonzero().flatten().tolist() == [3, 5]
     assert rollouts.advantages[:, 1].tolist() == [1, 0, 0, 2, 0, 3, 4, 0]
     state = rollouts.state_dict(rank=0, world=1)
     halves = [Rollouts.restored(state, range(first, first + 4), torch.device("cpu")) for first in (0, 4)]
     assert torch.cat([half.trajectory.latents for half in halves]).equal(trajectory.latents)
-    assert all(half.batch == rollouts.batch and half.advantages.equal(rollouts.advantages) for half in halves)
+    assert all(
+        half.batch == rollouts.batch and half.advantages.equal(rollouts.advantages) and half.held.equal(rollouts.held)
+        for half in halves
+    )
 
 
 RUN = (
@@ -216,28 +236,38 @@ RUN = (
 )  # fmt: skip
 
 
+KL = ("method.kl_coef=0.5", "method.last_step=true")
+OWN = {
+    "ddpo": ("method.stat_min=1",),
+    "grpo": ("method.group=2",),
+    "gardo": ("method.group=2", *KL, "method.gate_share=0.2", "method.reset_every=2"),
+    "diverse_grpo": ("method.group=4", *KL, "method.kl_within=0.7", "method.initial=shared", "method.ratio=guard"),
+}
+
+
 def config(out: Path, name: str, *overrides: str) -> DictConfig:
     """Return a run of six updates, four per rollout: its checkpoint after three lies within a rollout."""
-    own = ("method.group=2",) if name == "grpo" else ("method.stat_min=1",)
-    return minimal(out, f"method={name}", *RUN, *own, *overrides)
+    return minimal(out, f"method={name}", *RUN, *OWN[name], *overrides)
 
 
 @pytest.mark.slow
-def test_a_run_resumes_in_the_middle_of_a_rollout_bit_for_bit(tmp_path: Path) -> None:
-    """DDPO also has to save the prompts' latest rewards."""
-    work(config(tmp_path / "whole", "ddpo"))
-    work(config(tmp_path / "resumed", "ddpo", f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
+@pytest.mark.parametrize("name", ["ddpo", "gardo", "diverse_grpo"])
+def test_a_run_resumes_in_the_middle_of_a_rollout_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """DDPO also has to save the prompts' latest rewards, and GARDO its reference."""
+    work(config(tmp_path / "whole", name))
+    work(config(tmp_path / "resumed", name, f"resume={tmp_path / 'whole' / 'checkpoints' / '000003'}"))
     whole, resumed = adapter(tmp_path / "whole"), adapter(tmp_path / "resumed")
     assert all(tensor.equal(whole[key]) for key, tensor in resumed.items())
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_does_and_one_resumes_from_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["grpo", "gardo", "diverse_grpo"])
+def test_two_ranks_train_what_one_does_and_one_resumes_from_them(name: str, tmp_path: Path) -> None:
     """Each update has one sample, so one rank has none; micro-batches of equal size give equal bits."""
-    work(config(tmp_path / "alone", "grpo", "micro_batch_size=2"))
-    launch(config(tmp_path / "two_ranks", "grpo", "devices=2"))
+    work(config(tmp_path / "alone", name, "micro_batch_size=2"))
+    launch(config(tmp_path / "two_ranks", name, "devices=2"))
     checkpoint = tmp_path / "two_ranks" / "checkpoints" / "000003"
-    work(config(tmp_path / "resumed", "grpo", "micro_batch_size=2", f"resume={checkpoint}"))
+    work(config(tmp_path / "resumed", name, "micro_batch_size=2", f"resume={checkpoint}"))
     alone = adapter(tmp_path / "alone")
     assert max(tensor.abs().max() for key, tensor in alone.items() if "lora.up" in key) > 1e-3  # from 0
     for other in ("two_ranks", "resumed"):

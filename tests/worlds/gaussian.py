@@ -48,6 +48,7 @@ class Gaussian(nn.Module):
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(covariance)
         self.shift = nn.Parameter(torch.zeros(num_steps, 3))
+        self.kept: dict[str, Tensor] = {}  # snapshots of the shift
         self.base_shift = torch.zeros(3)  # an error of the base that a test may set
         self.grid = process.times(num_steps)[:-1]
 
@@ -66,6 +67,14 @@ class Gaussian(nn.Module):
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         row = (self.grid == t.view(-1, 1)).long().argmax(1)
         return self.consistency(x, t, cond) + self.shift[row].view(-1, 3, 1, 1)
+
+    def keep(self, name: str) -> None:
+        """Copy the trained shift into the snapshot `name`."""
+        self.kept[name] = self.shift.detach().clone()
+
+    def view(self, name: str) -> Denoiser:
+        """Return the view of a snapshot."""
+        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self.index[t]].view(-1, 3, 1, 1)
 
     def digest(self, name: str | None = None) -> str:
         """Return what distinguishes a base from another."""

@@ -17,6 +17,7 @@ OWN = {  # of some methods
     "method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3"),
     "method=nft": ("method.group=2", "method.num_steps=3", "method.times.count=2"),
     "method=awm": ("method.group=2", "method.num_steps=3", "method.times.count=2"),
+    "method=gardo": ("reward=mixture", "reward.parts.jpeg.weight=0"),
 }
 OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 
