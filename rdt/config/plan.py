@@ -1,12 +1,12 @@
 """What a run needs and what it would cost: the plan that `dry_run=true` prints.
 
-A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not), the `num_steps` and `guidance_scale` of a
-training rollout, and the `evaluation_scale` of guidance for the tuned policy (the model's if it does not). A method that
-samples images once instead, and keeps them on disk, states `images` of each of `prompts` training prompts, in each of
-`rounds`. A method whose updates take a fixed number of passes states `times`, for each image, and the `views` that run
-at each of them: those whose value is not 0, false or null, and with them the `later_views` of all updates of a rollout
-but the first. `kl_nats` has such a value if the method logs the KL to its reference, so that constraint.kl may bound it.
-The constructor does not get this section.
+A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not), the `num_steps` and `guidance_scale`
+of a training rollout, and the `evaluation_scale` of guidance for the tuned policy (the model's if it does not). A
+method that samples images once instead, and keeps them on disk, states `images` of each of `prompts` training
+prompts, in each of `rounds`. A method whose updates take a fixed number of passes states `times`, for each image, and
+the `views` that run at each of them: those whose value is not 0, false or null, and with them the `later_views` of
+all updates of a rollout but the first. `kl_nats` has such a value if the method logs the KL to its reference, so that
+constraint.kl may bound it. The constructor does not get this section.
 """
 
 import math
