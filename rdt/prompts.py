@@ -43,39 +43,33 @@ def from_file(*, path: str, key: str | None = None) -> list[str]:
     .parquet give the column `key`, every other file one prompt per line. Rows but those of .parquet keep their other
     fields, as `Prompt`. ValueError or FileNotFoundError, naming the file, if it has no prompts.
     """
-    file = locate(path) if path.startswith("dataset:") else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; {CURE}")
-    suffix, key = file.suffix.lower(), None if key is None else str(key)
-    if key is not None and suffix not in READERS:
-        raise ValueError(
-            f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns"
-            " (prompts.train_key and prompts.held_out_key give each of two files its own key, null for none)"
-        )
-    try:
-        prompts = [_row(*row) for row in READERS.get(suffix, _lines)(file, key)]
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{file} ")
-        raise ValueError(f"{path} {reason}{f'; {CURE}' * (reason != str(error))}") from None  # if it is no text at all
-    prompts = [prompt for prompt in prompts if prompt]
-    if not prompts:
-        raise ValueError(f"{path} is empty; {CURE}")
-    return _unique(prompts)
+    return _unique(_read(path, key))
 
 
-def benchmark(*, path: str, key: str | None, count: int | None, sha256: str | None) -> list[str]:
-    """Return the prompts of a benchmark's published file; ValueError if it is not the file that count and digest tell.
+def benchmark(
+    *, path: str | None, key: str | None, count: int | None, sha256: str | None, rows: int | None = None,
+    published: str = "the file",
+) -> list[str]:  # fmt: skip
+    """Return the prompts of a benchmark's published file, each once; `published` says in words which file that is.
 
-    Its prompts are counted each once.
+    ValueError if no file is given, or if it has another number of different prompts (`count`), of prompts (`rows`), or
+    another digest.
     """
-    prompts = from_file(path=path, key=key)
-    if count is not None and len(prompts) != count:
-        raise ValueError(f"{path} has {len(prompts)} different prompts, expected prompts.count={count}")
+    if path is None:
+        given = "prompts.file=<its path, or dataset:<owner>/<name>:<file>>"
+        raise ValueError(f"{published} is not part of rdt; fetch it and give {given}")
+    every = _read(path, key)
+    prompts = _unique(every)
+    for name, wanted, found in (("count", count, prompts), ("rows", rows, every)):
+        if wanted is not None and len(found) != wanted:
+            kind = "different prompts" if name == "count" else "prompts"
+            expected = f"expected prompts.{name}={wanted} of {published.rstrip(',')}"
+            raise ValueError(f"{path} has {len(found)} {kind}, {expected}")
     if sha256 is not None:
         file = locate(path) if path.startswith("dataset:") else Path(path)
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != sha256.lower():
-            raise ValueError(f"{path} has sha256={found}, expected prompts.sha256={sha256}: it is another file")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != sha256.lower():
+            raise ValueError(f"{path} has sha256={digest}, expected prompts.sha256={sha256}: it is another file")
     return prompts
 
 
@@ -136,6 +130,28 @@ def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         for name, count in counts.items()
         if count["overlong"]
     ]
+
+
+def _read(path: str, key: str | None) -> list[str]:
+    """Return the prompts of a file, of every row, as `from_file` reads them."""
+    file = locate(path) if path.startswith("dataset:") else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; {CURE}")
+    suffix, key = file.suffix.lower(), None if key is None else str(key)
+    if key is not None and suffix not in READERS:
+        raise ValueError(
+            f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns"
+            " (prompts.train_key and prompts.held_out_key give each of two files its own key, null for none)"
+        )
+    try:
+        prompts = [_row(*row) for row in READERS.get(suffix, _lines)(file, key)]
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{file} ")
+        raise ValueError(f"{path} {reason}{f'; {CURE}' * (reason != str(error))}") from None  # if it is no text at all
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise ValueError(f"{path} is empty; {CURE}")
+    return prompts
 
 
 Row = tuple[str, str, Mapping[str, Any]]  # where in the file, the text there, and the other fields
