@@ -57,13 +57,13 @@ def benchmark(
     """
     if path is None:
         given = "prompts.file=<its path, or dataset:<owner>/<name>:<file>>"
-        raise ValueError(f"{published} is not part of rdt; fetch it and give {given}")
+        raise ValueError(f"rdt does not bring these prompts; fetch {published}, and give {given}")
     every = _read(path, key)
     prompts = _unique(every)
     for name, wanted, found in (("count", count, prompts), ("rows", rows, every)):
         if wanted is not None and len(found) != wanted:
             kind = "different prompts" if name == "count" else "prompts"
-            expected = f"expected prompts.{name}={wanted} of {published.rstrip(',')}"
+            expected = f"expected prompts.{name}={wanted} of {published}"
             raise ValueError(f"{path} has {len(found)} {kind}, {expected}")
     if sha256 is not None:
         file = locate(path) if path.startswith("dataset:") else Path(path)

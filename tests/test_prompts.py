@@ -295,5 +295,7 @@ def test_a_benchmark_is_its_published_file(name, tmp_path):
         ValueError, match=f"has {rows} prompts, expected prompts.rows={rows + 1}, as {section.published[:8]}"
     ):
         benchmark(path=file, **given | {"rows": rows + 1})
-    with pytest.raises(ValueError, match=r"is not part of rdt; fetch it and give prompts.file=<its path"):
+    with pytest.raises(
+        ValueError, match=r"rdt does not bring these prompts; fetch .*, and give prompts.file=<its path"
+    ):
         benchmark(path=None, **given)

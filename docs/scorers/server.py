@@ -39,46 +39,50 @@ def number(score):
     return value if value - value == 0 else None
 
 
-def handler(score):
-    """Return the class that answers requests by the function `score`, one request at a time."""
-    lock = Lock()
+class Handler(BaseHTTPRequestHandler):
+    """Answers a request by the scores of the server's function, one request at a time."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            length = int(self.headers.get("Content-Length", 0))
-            kind = self.headers.get("Content-Type", "").partition(";")[0].strip()
-            if self.headers.get("Host", "").partition(":")[0] not in HOSTS or kind != "application/json":
-                return self.reply(415, {"error": "expected application/json, sent to this machine"})
-            if length > LARGEST:
-                return self.reply(413, {"error": f"{length} bytes, expected at most {LARGEST}"})
-            try:
-                query = decoded(self.rfile.read(length))
-            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-                return self.reply(400, {"error": repr(error)})
-            try:
-                with lock:
-                    scores = [number(one) for one in score(*query)]
-            except Exception as error:
-                return self.reply(500, {"error": repr(error)})
-            self.reply(200, {"scores": scores})
+    def do_POST(self):
+        """Answer with scores, or with what is wrong."""
+        status, content = self.refusal() or self.scored(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def reply(self, status, content):
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def refusal(self):
+        """Return the status and the error of a request whose head is not wanted, else None."""
+        length = self.headers.get("Content-Length", "")
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip()
+        if self.headers.get("Host", "").partition(":")[0] not in HOSTS or kind != "application/json":
+            return 415, {"error": "expected application/json, sent to this machine"}
+        if not length.isdecimal() or int(length) > LARGEST:
+            return 413, {"error": f"Content-Length={length}, expected at most {LARGEST} bytes"}
+        return None
 
-        def log_message(self, *words):
-            """Print no line per request."""
+    def scored(self, body):
+        """Return the status and the content of the answer to a body."""
+        try:
+            query = decoded(body)
+        except Exception as error:  # what a stranger sends may fail in any way
+            return 400, {"error": repr(error)}
+        try:
+            with self.server.lock:
+                return 200, {"scores": [number(one) for one in self.server.score(*query)]}
+        except Exception as error:
+            return 500, {"error": repr(error)}
 
-    return Handler
+    def log_message(self, *words):
+        """Print no line per request."""
 
 
 def main(file, port):
     """Answer requests until interrupted."""
-    server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler(run_path(file)["score"]))
+    score = run_path(file)["score"]
+    server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    server.score, server.lock = score, Lock()
     print(f"{file} answers at http://127.0.0.1:{server.server_address[1]} until Ctrl-C", flush=True)
     server.serve_forever()
 

@@ -2,7 +2,7 @@
 
     VLM_URL=http://127.0.0.1:8001/v1/chat/completions VLM_MODEL=Qwen/Qwen2.5-VL-7B-Instruct python server.py vlm.py 8000
 
-The model is asked for a number from 0 to 10; an answer without one is no score. VLM_KEY, if set, is sent as a bearer.
+The model gives a number from 0 to 10; an answer without one is no score. VLM_KEY, if set, is sent as a bearer.
 """
 
 import base64
@@ -19,7 +19,7 @@ QUESTION = (
 
 
 def score(images, prompts, metadata):
-    """Return the model's numbers over 10, None where it gave none."""
+    """Return the model's numbers over 10, None if it gave none."""
     return [asked(*one) for one in zip(images, prompts, strict=True)]
 
 

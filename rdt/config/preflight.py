@@ -224,13 +224,9 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
     local = {name: part.path for name, part in parts.items() if part.get("path") and not _remote(part.path)}
     faults = [fault for name, path in local.items() for fault in _unreadable(cfg.prompts, name, path, parts[name])]
     yield from faults
-    paths = [part.path for part in parts.values() if "path" in part and "published" not in part]
-    if (
-        faults
-        or None in paths
-        or any(map(_remote, [*paths, *local.values()]))
-        or not all(map(_packaged, parts.values()))
-    ):
+    paths = [part.path for part in parts.values() if "path" in part]
+    unread = any(map(_remote, paths)) or (None in paths and "published" not in cfg.prompts)
+    if faults or unread or not all(map(_packaged, parts.values())):
         return
     try:
         sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out") if name in cfg.prompts}

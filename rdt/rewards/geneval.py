@@ -11,7 +11,7 @@ them are looked at for colour and position.
 
 score = 1 if every entry is met, else 0; with strict=false the share of entries that are met, as Flow-GRPO (2505.05470)
 trains on. Departure: the detector is Mask2Former with its authors' weights for Swin-S, as transformers has it, in place
-of mmdetection's training of the same network, which needs an environment of its own.
+of mmdetection's training of the same network, whose package needs another environment.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

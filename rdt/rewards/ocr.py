@@ -45,19 +45,19 @@ class OcrReward(Reward):
         """Return the text that an image should show; ValueError if the prompt and its row name none."""
         quoted = QUOTED.search(prompt)
         text = fields.get(self.field, quoted[1] if quoted else None)
-        if not isinstance(text, str) or not plain(text):
+        if not isinstance(text, str) or not compared(text):
             raise ValueError(f"the prompt {prompt!r} has no text in quotation marks, and its row no field {self.field}")
         return text
 
 
-def plain(text: str) -> str:
+def compared(text: str) -> str:
     """Return a text as it is compared: in lower case and without blanks."""
     return "".join(text.lower().split())
 
 
 def likeness(wanted: str, found: str) -> float:
     """Return the score of a text that was found for the one that was wanted, in [0, 1]."""
-    wanted, found = plain(wanted), plain(found)
+    wanted, found = compared(wanted), compared(found)
     return 1.0 if wanted in found else 1 - min(levenshtein(wanted, found), len(wanted)) / len(wanted)
 
 

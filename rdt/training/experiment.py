@@ -131,7 +131,7 @@ class Experiment:
 
     @cached_property
     def metadata(self) -> dict[str, Mapping[str, Any]]:
-        """By prompt, the other fields of its row in its file."""
+        """Return, by prompt, the other fields of its row in its file."""
         return metadata(prompt for rows in self._rows.values() for prompt in rows)
 
     @cached_property

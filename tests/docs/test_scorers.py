@@ -1,4 +1,4 @@
-"""The scorers of docs/scorers/ answer rdt: the server as a process of its own, and a model behind a chat interface."""
+"""The scorers of docs/scorers/ answer rdt: the server runs as a process, and one asks a model behind an interface."""
 
 import base64
 import io
