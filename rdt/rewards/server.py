@@ -104,7 +104,7 @@ class Desk:
         try:
             query = requested(body, self.limits)
             batches = query.batches(self.limits.pixels)
-            parts = [self.scored(images.to(self.device), *texts) for images, *texts in batches]
+            parts = [self.scored(images.to(self.device), prompts, rows) for images, prompts, rows in batches]
         except TooLarge as error:
             raise HTTPException(413, str(error)) from None
         except ValueError as error:
