@@ -292,7 +292,7 @@ def test_a_benchmark_is_its_published_file(name, tmp_path):
     given = {key: section[key] for key in ("key", "count", "rows", "sha256", "published")}
     assert len(benchmark(path=file, **given)) == rows - 1
     with pytest.raises(
-        ValueError, match=f"has {rows} prompts, expected prompts.rows={rows + 1}, as {section.published[:8]}"
+        ValueError, match=f"has {rows} prompts, expected prompts.rows={rows + 1} of {section.published[:8]}"
     ):
         benchmark(path=file, **given | {"rows": rows + 1})
     with pytest.raises(
