@@ -90,12 +90,30 @@ def coverage(features: Tensor, base: Tensor, k: int = 5) -> Tensor:
     return (_distances(base, features).amin(1) < _radii(base, k)).double().mean()
 
 
+def spectral_distance(features: Tensor, base: Tensor) -> Tensor:
+    """Return the Euclidean distance of the eigenvalues of the two covariances, sorted.
+
+    It and `log10_spectral_distance` are those of the public experiment code of AIG's first author (NeMo-Aligner,
+    branch `multicrop_rm`), on Inception's features; there the eigenvalues are not sorted.
+    """
+    return (_spectrum(features) - _spectrum(base)).norm()
+
+
+def log10_spectral_distance(features: Tensor, base: Tensor) -> Tensor:
+    """Return the Euclidean distance of log10(l_i + 1e-10) of the sorted eigenvalues of the two covariances.
+
+    With fewer images than dimensions the smallest eigenvalues are 0; they cancel if both have equally many images.
+    """
+    return ((_spectrum(features) + FLOOR).log10() - (_spectrum(base) + FLOOR).log10()).norm()
+
+
 def log_spectral_distance(features: Tensor, base: Tensor) -> Tensor:
     """Return the sum over i of (ln l_i - ln l_i^base)^2 of the sorted eigenvalues of the covariances plus 1e-10.
 
-    Provenance: class `LSCD` of a public fork of ImageReFL, on Inception's features. It may be the spectral distance
-    that AIG (arXiv 2409.06493) reports, whose formula we have not seen. It measures spread alone: rotating or shifting
-    the features does not change it. ValueError unless there are more images than dimensions: 1e-10 would dominate.
+    Provenance: class `LSCD` of a public fork of ImageReFL, on Inception's features. Up to the covariance's divisor, N
+    in place of N - 1, it is (ln 10)^2 times the square of `log10_spectral_distance`. It measures spread alone: rotating
+    or shifting the features does not change it. ValueError unless there are more images than dimensions: 1e-10 would
+    dominate.
     """
     spectra = [_log_spectrum(x) for x in (features, base)]
     return (spectra[0] - spectra[1]).square().sum()
@@ -137,6 +155,12 @@ def _radii(x: Tensor, k: int) -> Tensor:
     if k >= len(x):
         raise ValueError(f"k={k} neighbours among N={len(x)} images; want k < N")
     return _distances(x, x).kthvalue(k + 1, dim=1).values  # the first is the distance to itself, 0
+
+
+def _spectrum(features: Tensor) -> Tensor:
+    """Return the eigenvalues (D,) of the unbiased covariance, the largest first; beyond the rank they are 0."""
+    found = torch.linalg.svdvals(_triangle(_centred(features)[1])).square()
+    return F.pad(found, (0, features.shape[1] - len(found)))
 
 
 def _log_spectrum(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +20,56 @@ CURE = "give a text file, one prompt per line"
 ROWS = "prompts.json"  # beside pictures of samples: the prompts of their rows
 
 
+class Prompt(str):
+    """A prompt with the other fields of its row in a file, by name; it equals its text."""
+
+    fields: Mapping[str, Any]
+
+    def __new__(cls, text: str, fields: Mapping[str, Any]) -> "Prompt":
+        prompt = super().__new__(cls, text)
+        prompt.fields = fields
+        return prompt
+
+
+def metadata(prompts: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """Return, by prompt, the other fields of its row, of the prompts that have any."""
+    return {str(prompt): prompt.fields for prompt in prompts if isinstance(prompt, Prompt)}
+
+
 def from_file(*, path: str, key: str | None = None) -> list[str]:
     """Return the prompts of a file or of dataset:<owner>/<name>[@revision]:<file>, each once, in order.
 
     The ending decides how it is read: .jsonl (one object per line), .json (a list), .csv and .tsv (with a header) and
-    .parquet give the column `key`, every other file one prompt per line. ValueError or FileNotFoundError, naming the
-    file, if it has no prompts.
+    .parquet give the column `key`, every other file one prompt per line. Rows but those of .parquet keep their other
+    fields, as `Prompt`. ValueError or FileNotFoundError, naming the file, if it has no prompts.
     """
-    file = locate(path) if path.startswith("dataset:") else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; {CURE}")
-    suffix, key = file.suffix.lower(), None if key is None else str(key)
-    if key is not None and suffix not in READERS:
-        raise ValueError(
-            f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns"
-            " (prompts.train_key and prompts.held_out_key give each of two files its own key, null for none)"
-        )
-    try:
-        prompts = [_whole(place, text.strip()) for place, text in READERS.get(suffix, _lines)(file, key)]
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{file} ")
-        raise ValueError(f"{path} {reason}{f'; {CURE}' * (reason != str(error))}") from None  # if it is no text at all
-    prompts = [prompt for prompt in prompts if prompt]
-    if not prompts:
-        raise ValueError(f"{path} is empty; {CURE}")
-    return list(dict.fromkeys(prompts))
+    return _unique(_read(path, key))
 
 
-def benchmark(*, path: str, key: str | None, count: int | None, sha256: str | None) -> list[str]:
-    """Return the prompts of a benchmark's published file; ValueError if it is not the file that count and digest tell.
+def benchmark(
+    *, path: str | None, key: str | None, count: int | None, sha256: str | None, rows: int | None = None,
+    published: str = "the file",
+) -> list[str]:  # fmt: skip
+    """Return the prompts of a benchmark's published file, each once; `published` says in words which file that is.
 
-    Its prompts are counted each once.
+    ValueError if no file is given, or if it has another number of different prompts (`count`), of prompts (`rows`), or
+    another digest.
     """
-    prompts = from_file(path=path, key=key)
-    if count is not None and len(prompts) != count:
-        raise ValueError(f"{path} has {len(prompts)} different prompts, expected prompts.count={count}")
+    if path is None:
+        given = "prompts.file=<its path, or dataset:<owner>/<name>:<file>>"
+        raise ValueError(f"rdt does not bring these prompts; fetch {published}, and give {given}")
+    every = _read(path, key)
+    prompts = _unique(every)
+    for name, wanted, found in (("count", count, prompts), ("rows", rows, every)):
+        if wanted is not None and len(found) != wanted:
+            kind = "different prompts" if name == "count" else "prompts"
+            expected = f"expected prompts.{name}={wanted} of {published}"
+            raise ValueError(f"{path} has {len(found)} {kind}, {expected}")
     if sha256 is not None:
         file = locate(path) if path.startswith("dataset:") else Path(path)
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != sha256.lower():
-            raise ValueError(f"{path} has sha256={found}, expected prompts.sha256={sha256}: it is another file")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != sha256.lower():
+            raise ValueError(f"{path} has sha256={digest}, expected prompts.sha256={sha256}: it is another file")
     return prompts
 
 
@@ -83,7 +93,7 @@ def packaged(*, name: str) -> list[str]:
 
 def joined(*, sets: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the prompts of all sets, each once."""
-    return list(dict.fromkeys(prompt for prompts in sets.values() for prompt in prompts))
+    return _unique(prompt for prompts in sets.values() for prompt in prompts)
 
 
 def without(*, prompts: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -122,43 +132,66 @@ def notices(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     ]
 
 
-Texts = Iterator[tuple[str, str]]  # where in the file, and the text there
+def _read(path: str, key: str | None) -> list[str]:
+    """Return the prompts of a file, of every row, as `from_file` reads them."""
+    file = locate(path) if path.startswith("dataset:") else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; {CURE}")
+    suffix, key = file.suffix.lower(), None if key is None else str(key)
+    if key is not None and suffix not in READERS:
+        raise ValueError(
+            f"{path} has no columns, so no key={key}; only {', '.join(READERS)} files have columns"
+            " (prompts.train_key and prompts.held_out_key give each of two files its own key, null for none)"
+        )
+    try:
+        prompts = [_row(*row) for row in READERS.get(suffix, _lines)(file, key)]
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{file} ")
+        raise ValueError(f"{path} {reason}{f'; {CURE}' * (reason != str(error))}") from None  # if it is no text at all
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise ValueError(f"{path} is empty; {CURE}")
+    return prompts
 
 
-def _lines(file: Path, key: str | None) -> Texts:
+Row = tuple[str, str, Mapping[str, Any]]  # where in the file, the text there, and the other fields
+Rows = Iterator[Row]
+
+
+def _lines(file: Path, key: str | None) -> Rows:
     for number, line in enumerate(lines_of(read_text(file)), start=1):
-        yield f"line {number}", line
+        yield f"line {number}", line, {}
 
 
-def _jsonl(file: Path, key: str | None) -> Texts:
+def _jsonl(file: Path, key: str | None) -> Rows:
     for number, line in enumerate(lines_of(read_text(file)), start=1):
         if line.strip():
-            yield f"line {number}", _prompt(_parsed(line, f"line {number}"), key, f"line {number}")
+            yield _entry(_parsed(line, f"line {number}"), key, f"line {number}")
 
 
-def _json(file: Path, key: str | None) -> Texts:
+def _json(file: Path, key: str | None) -> Rows:
     entries = parse_json(read_text(file))
     if not isinstance(entries, list):
         raise ValueError(f"holds {type(entries).__name__}, expected a list")
     for number, entry in enumerate(entries, start=1):
-        yield f"entry {number}", _prompt(entry, key, f"entry {number}")
+        yield _entry(entry, key, f"entry {number}")
 
 
-def _csv(file: Path, key: str | None) -> Texts:
-    yield from _column(_rows(read_text(file), delimiter=","), key)
+def _csv(file: Path, key: str | None) -> Rows:
+    yield from _column(_table(read_text(file), delimiter=","), key)
 
 
-def _tsv(file: Path, key: str | None) -> Texts:
+def _tsv(file: Path, key: str | None) -> Rows:
     """Yield a column; quotation marks that do not enclose whole fields are part of the text, as in "Hi" she said."""
     text = read_text(file)
     try:
-        rows = _rows(text, delimiter="\t")
+        rows = _table(text, delimiter="\t")
     except ValueError:
-        rows = _rows(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = _table(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     yield from _column(rows, key)
 
 
-def _rows(text: str, **dialect: Any) -> list[tuple[int, list[str]]]:
+def _table(text: str, **dialect: Any) -> list[tuple[int, list[str]]]:
     """Return a table's rows that are not blank, each with the number of its last line; ValueError if it is broken."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
     try:
@@ -167,8 +200,8 @@ def _rows(text: str, **dialect: Any) -> list[tuple[int, list[str]]]:
         raise ValueError(f"line {reader.line_num} is not a row of a table: {error}") from None
 
 
-def _column(rows: list[tuple[int, list[str]]], key: str | None) -> Texts:
-    """Yield the fields below the head `key`."""
+def _column(rows: list[tuple[int, list[str]]], key: str | None) -> Rows:
+    """Yield the texts below the head `key`, with the other fields of their rows."""
     names = [name.strip() for name in rows[0][1]] if rows else []
     if names and (key is None or names.count(key) != 1):
         count = f"{len(names)} column{'s' * (len(names) > 1)}, {', '.join(folded(name, 40) for name in names[:20])}"
@@ -177,10 +210,11 @@ def _column(rows: list[tuple[int, list[str]]], key: str | None) -> Texts:
     for number, row in rows[1:]:
         if not names.index(str(key)) < len(row) <= len(names):
             raise ValueError(f"line {number} has {len(row)} fields and the header has {len(names)}; quote every comma")
-        yield f"line {number}", row[names.index(str(key))]
+        cells = dict(zip(names, row, strict=False))
+        yield f"line {number}", cells.pop(str(key)), cells
 
 
-def _parquet(file: Path, key: str | None) -> Texts:
+def _parquet(file: Path, key: str | None) -> Rows:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -196,12 +230,29 @@ def _parquet(file: Path, key: str | None) -> Texts:
         raise ValueError(f"is not a readable Parquet file: {first_line(error)}") from None
     for number, value in enumerate(values, start=1):
         if value is not None:
-            yield f"row {number}", _prompt(value, None, f"row {number}")
+            yield _entry(value, None, f"row {number}")
 
 
-READERS: dict[str, Callable[[Path, str | None], Texts]] = {
+READERS: dict[str, Callable[[Path, str | None], Rows]] = {
     ".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet,
 }  # fmt: skip
+
+
+def _row(place: str, text: str, fields: Mapping[str, Any]) -> str:
+    """Return the prompt of a row, with the row's other fields if it has any."""
+    text = _whole(place, text.strip())
+    return Prompt(text, fields) if fields else text
+
+
+def _unique(prompts: Iterable[str]) -> list[str]:
+    """Return prompts each once, in order; one of several rows keeps the fields in which these rows agree."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for prompt in prompts:
+        fields = prompt.fields if isinstance(prompt, Prompt) else {}
+        known = found.setdefault(str(prompt), fields)
+        if known != fields:
+            found[str(prompt)] = {name: known[name] for name in known if name in fields and known[name] == fields[name]}
+    return [Prompt(text, fields) if fields else text for text, fields in found.items()]
 
 
 def _whole(place: str, text: str) -> str:
@@ -221,8 +272,8 @@ def _parsed(text: str, place: str) -> Any:
         raise ValueError(f"{place} {error}") from None
 
 
-def _prompt(entry: Any, key: str | None, place: str) -> str:
-    """Return the text of an entry, read at `key` if the entry is an object."""
+def _entry(entry: Any, key: str | None, place: str) -> Row:
+    """Return the text of an entry, read at `key` if the entry is an object, which has other fields then."""
     if isinstance(entry, dict) and key is None:
         raise ValueError(f"{place} is an object; give the key of its prompt: one of {', '.join(entry)}")
     if isinstance(entry, dict) and key not in entry:
@@ -230,4 +281,5 @@ def _prompt(entry: Any, key: str | None, place: str) -> str:
     text = entry[key] if isinstance(entry, dict) else entry
     if not isinstance(text, str):
         raise ValueError(f"{place} is {type(text).__name__}, expected a string")
-    return text
+    others = {name: value for name, value in entry.items() if name != key} if isinstance(entry, dict) else {}
+    return place, text, others

@@ -2,13 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from rdt import fidelity
-from rdt.fidelity import Overall, cmmd, coverage, density, fid, kid, log_spectral_distance, precision, recall
+from rdt.fidelity import (
+    Overall,
+    cmmd,
+    coverage,
+    density,
+    fid,
+    kid,
+    log10_spectral_distance,
+    log_spectral_distance,
+    precision,
+    recall,
+    spectral_distance,
+)
 
 DISTANCES = [fid, kid, cmmd, precision, recall, density, coverage]
 
@@ -147,6 +160,30 @@ def test_log_spectral_distance_depends_on_spread_alone():
     assert float(log_spectral_distance(x @ rotation + 5, x)) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="D=2 features needs more than N=2 images"):
         log_spectral_distance(x[:2], y)
+
+
+def test_spectral_distances_are_those_of_the_eigenvalues_of_covariances():
+    x, y = normal(40, 6, 1) * torch.arange(1, 7), normal(40, 6, 2)
+    spectra = [np.sort(np.linalg.eigvals(np.cov(one.numpy(), rowvar=False)).real) for one in (x, y)]
+    plain = np.linalg.norm(spectra[0] - spectra[1])
+    logarithmic = np.linalg.norm(np.log10(spectra[0] + 1e-10) - np.log10(spectra[1] + 1e-10))
+    assert float(spectral_distance(x, y)) == pytest.approx(plain, rel=1e-9)
+    assert float(log10_spectral_distance(x, y)) == pytest.approx(logarithmic, rel=1e-9)
+    rotation = torch.linalg.qr(normal(6, 6)).Q
+    for distance in (spectral_distance, log10_spectral_distance):
+        assert float(distance(x @ rotation + 3, x)) == pytest.approx(0, abs=1e-9)
+        assert float(distance(x, y)) == pytest.approx(float(distance(y, x)))
+    scale = (len(x) - 1) / len(x)  # the third one divides by N
+    spread = [one * math.sqrt(1 / scale) for one in (x, y)]
+    third = float(log_spectral_distance(*spread))
+    assert third == pytest.approx((math.log(10) * logarithmic) ** 2, rel=1e-6)
+
+
+def test_eigenvalues_beyond_the_rank_cancel_between_equally_many_images():
+    x, y = normal(5, 9, 1), normal(5, 9, 2)
+    few = [np.sort(np.linalg.eigvalsh(np.cov(one.numpy(), rowvar=False)))[-4:] for one in (x, y)]
+    expected = np.linalg.norm(np.log10(few[0]) - np.log10(few[1]))
+    assert float(log10_spectral_distance(x, y)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_too_few_images_are_refused():

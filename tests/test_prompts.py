@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from rdt import weights
 from rdt.config.compose import composed
-from rdt.prompts import check_disjoint, from_file, joined, packaged, random_split, read_rows, without, write_rows
+from rdt.prompts import (
+    benchmark,
+    check_disjoint,
+    from_file,
+    joined,
+    packaged,
+    random_split,
+    read_rows,
+    without,
+    write_rows,
+)
 from rdt.stream import subset
 from rdt.text import LINE
 from rdt.weights import MissingCheckpoint, Place
@@ -258,3 +268,34 @@ def test_each_file_has_its_own_key():
     assert (cfg.prompts.train.key, cfg.prompts.held_out.key) == ("prompt", None)
     cfg = composed("config", *files, "prompts.key=text", "prompts.held_out_key=null")
     assert (cfg.prompts.train.key, cfg.prompts.held_out.key) == ("text", None)
+
+
+# benchmarks
+
+BENCHMARKS = ("drawbench", "partiprompts", "geneval", "ocr", "dpg")
+TEXTS = {  # of the published layouts, with one prompt that stands twice
+    "drawbench": (".csv", "Prompts,Category\n{}", '"{}, red",Colors'),
+    "partiprompts": (".tsv", "Prompt\tCategory\n{}", "{}\tA"),
+    "geneval": (".jsonl", "{}", '{{"tag": "colors", "include": [], "prompt": "{}"}}'),
+    "ocr": (".txt", "{}", 'a sign "{}"'),
+    "dpg": (".csv", "item_id,text,keywords\n{}", "0,{},k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_is_its_published_file(name, tmp_path):
+    section = composed("evaluate_model", f"prompts={name}").prompts
+    suffix, whole, row = TEXTS[name]
+    rows = section.rows or 4
+    lines = [row.format(f"p{k}") for k in [*range(rows - 1), 0]]
+    file = written(tmp_path / f"p{suffix}", whole.format("\n".join(lines)))
+    given = {key: section[key] for key in ("key", "count", "rows", "sha256", "published")}
+    assert len(benchmark(path=file, **given)) == rows - 1
+    with pytest.raises(
+        ValueError, match=f"has {rows} prompts, expected prompts.rows={rows + 1} of {section.published[:8]}"
+    ):
+        benchmark(path=file, **given | {"rows": rows + 1})
+    with pytest.raises(
+        ValueError, match=r"rdt does not bring these prompts; fetch .*, and give prompts.file=<its path"
+    ):
+        benchmark(path=None, **given)

@@ -225,7 +225,8 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
     faults = [fault for name, path in local.items() for fault in _unreadable(cfg.prompts, name, path, parts[name])]
     yield from faults
     paths = [part.path for part in parts.values() if "path" in part]
-    if faults or None in paths or any(map(_remote, paths)) or not all(map(_packaged, parts.values())):
+    unread = any(map(_remote, paths)) or (None in paths and "published" not in cfg.prompts)
+    if faults or unread or not all(map(_packaged, parts.values())):
         return
     try:
         sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out") if name in cfg.prompts}

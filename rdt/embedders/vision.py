@@ -1,7 +1,8 @@
-"""The base class of all embedders, and CLIP (Radford et al. 2021) and DINOv2 (Oquab et al. 2023) as embedders.
+"""The base class of all embedders, and CLIP (Radford et al. 2021) and DINOv2 and v3 (Oquab et al. 2023, Simeoni et al.
+2025) as embedders.
 
-Every embedder is frozen, in evaluation mode and in float32, and embeds a bounded number of images at a time. CLIP and
-DINOv2 are read from folders or hub ids in transformers' format.
+Every embedder is frozen, in evaluation mode and in float32, and embeds a bounded number of images at a time. These are
+read from folders or hub ids in transformers' format.
 """
 
 import json
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, Dinov2Model
+from transformers import CLIPModel, Dinov2Model, DINOv3ViTModel
 
 from rdt.rewards.base import check_images
 from rdt.weights import MissingCheckpoint, locate, pretrained
 
 BATCH = 32  # images at a time
 PREPROCESSOR = "preprocessor_config.json"
+FILTERS = {2: "bilinear", 3: "bicubic"}  # by Pillow's number
 
 
 class Embedder(nn.Module, ABC):
@@ -44,12 +46,16 @@ class Embedder(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shortest side, crop the centre and normalise, as a published preprocessor config defines it."""
+    """Resize the shortest side, crop the centre and normalise, as a published preprocessor config defines it.
 
-    resize: int
+    Without a shortest side both sides are resized to `crop`.
+    """
+
+    resize: int | None
     crop: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
 
     @staticmethod
     def read(folder: Path) -> "Preprocessing":
@@ -59,17 +65,21 @@ class Preprocessing:
             raise MissingCheckpoint(f"no file {file}; it is published beside the weights: how images are preprocessed")
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-            sizes = _side(config["size"], "shortest_edge"), _side(config["crop_size"], "height")
-            return Preprocessing(*sizes, tuple(config["image_mean"]), tuple(config["image_std"]))
+            mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
+            return Preprocessing(*_sizes(config), mean, std, FILTERS[config.get("resample", 3)])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} does not define how images are preprocessed: {error!r}") from None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return images (B, 3, H, W) in [0, 1] as (B, 3, crop, crop), resized as PIL does."""
         h, w = images.shape[-2:]
-        height, width = (int(self.resize * side / min(h, w)) for side in (h, w))
+        height = width = self.crop
+        if self.resize is not None:
+            height, width = (int(self.resize * side / min(h, w)) for side in (h, w))
         if (height, width) != (h, w):
-            images = F.interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True)
+            images = F.interpolate(
+                images, (height, width), mode=self.interpolation, align_corners=False, antialias=True
+            )
         top, left = (height - self.crop) // 2, (width - self.crop) // 2
         square = images[..., top : top + self.crop, left : left + self.crop].clamp(0, 1)
         mean, std = (square.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
@@ -91,10 +101,10 @@ class Clip(Embedder):
         return self.model.get_image_features(pixel_values=self.preprocessing(images)).pooler_output
 
 
-class Dinov2(Embedder):
-    """Return DINOv2's class token after the last norm."""
+class Dino(Embedder):
+    """Return the class token of DINOv2 or v3 after the last norm."""
 
-    def __init__(self, model: Dinov2Model, preprocessing: Preprocessing) -> None:
+    def __init__(self, model: Dinov2Model | DINOv3ViTModel, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model, self.preprocessing = model, preprocessing
 
@@ -109,15 +119,29 @@ def clip(*, checkpoint: str) -> Clip:
 
 
 @lru_cache
-def dinov2(*, checkpoint: str) -> Dinov2:
+def dinov2(*, checkpoint: str) -> Dino:
     """Return the embedder of a Dinov2Model folder or hub id."""
-    return Dinov2(*_loaded(Dinov2Model, checkpoint))
+    return Dino(*_loaded(Dinov2Model, checkpoint))
+
+
+@lru_cache
+def dinov3(*, checkpoint: str) -> Dino:
+    """Return the embedder of a DINOv3ViTModel folder or hub id."""
+    return Dino(*_loaded(DINOv3ViTModel, checkpoint))
 
 
 def _loaded(kind: Any, checkpoint: str) -> tuple[Any, Preprocessing]:
     """Return the frozen model and its preprocessing."""
     preprocessing = Preprocessing.read(locate(checkpoint, (PREPROCESSOR,)))
     return pretrained(kind, checkpoint, None).eval().requires_grad_(False), preprocessing
+
+
+def _sizes(config: dict[str, Any]) -> tuple[int | None, int]:
+    """Return the shortest side that images are resized to, None for both sides, and the side that is cropped."""
+    size = config["size"]
+    if "crop_size" not in config and isinstance(size, dict) and size["height"] == size["width"]:
+        return None, size["height"]
+    return _side(size, "shortest_edge"), _side(config["crop_size"], "height")
 
 
 def _side(size: int | dict[str, int], key: str) -> int:

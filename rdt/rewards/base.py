@@ -1,6 +1,7 @@
 """The contract of every reward, the scale on which methods see it, and the preprocessing that learned rewards share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,27 +11,33 @@ from torch import Tensor, nn
 from rdt.rewards.contract import check_scores, named_failure
 
 TOLERANCE = 1e-3  # how far outside [0, 1] rounding may carry a decoded image
+Metadata = Mapping[str, Any]  # the other fields of a prompt's row in its file, by name
 
 
 class Reward(nn.Module):
     """Scores images (B, 3, H, W) in [0, 1] for B prompts: forward returns the raw published scores, (B,).
 
-    A reward is frozen, stays in evaluation mode, and checks the inputs and the scores of every call.
+    A reward is frozen, stays in evaluation mode, and checks the inputs and the scores of every call. One with
+    `reads_metadata` has forward(images, prompts, metadata): B mappings, empty where a prompt has no other fields.
     """
 
     differentiable: bool = True
     reads_prompts: bool = True  # False: an image has the same score under every prompt
+    reads_metadata: bool = False  # True: forward takes the other fields of the prompts' rows, too
+    metadata: Mapping[str, Metadata] = MappingProxyType({})  # by prompt, of the run's prompt sets
     grouped: bool = False  # True: `relative` compares several images of one prompt
     missing: str = ""  # what NaN in place of a score means: "stop" or "skip" the image; "": a score is never missing
     key: str = ""  # of the config, such as reward=hps; messages name the reward by it
     settings: str = ""  # the config's section, for a digest of what scores depend on
 
-    def __call__(self, images: Tensor, prompts: list[str]) -> Any:
+    def __call__(self, images: Tensor, prompts: list[str], metadata: Sequence[Metadata] | None = None) -> Any:
+        """Score images; without `metadata`, one mapping per image, it is looked up by prompt."""
         check_images(images)
         if len(prompts) != len(images):
             raise ValueError(f"prompts={len(prompts)} for images={len(images)}: expected one prompt per image")
+        further = [self._fields(prompts, metadata)] if self.reads_metadata else []
         with named_failure(self.title, prompts):
-            scores = super().__call__(images, prompts)
+            scores = super().__call__(images, prompts, *further)
         check_scores(self.title, scores, images, differentiable=self.differentiable)
         return scores
 
@@ -48,6 +55,14 @@ class Reward(nn.Module):
     def unweighted(self) -> list[int]:
         """Return the columns of `parts` that do not enter the score; none for a plain reward."""
         return []
+
+    def _fields(self, prompts: list[str], metadata: Sequence[Metadata] | None) -> list[Metadata]:
+        """Return one mapping per image; ValueError if some are given and not as many."""
+        if metadata is None:
+            return [self.metadata.get(prompt, {}) for prompt in prompts]
+        if len(metadata) != len(prompts):
+            raise ValueError(f"metadata={len(metadata)} for images={len(prompts)}: expected one mapping per image")
+        return list(metadata)
 
     def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Return the scores of the R components, (B, R); R = 1 for a plain reward."""
@@ -67,6 +82,15 @@ class Reward(nn.Module):
     def train(self, mode: bool = True) -> "Reward":
         """Stay in evaluation mode whatever `mode` is: the module that holds a reward may be in training."""
         return super().train(False)
+
+
+def with_metadata(reward: Reward, metadata: Callable[[], Mapping[str, Metadata]]) -> Reward:
+    """Give a reward that reads it, and those inside it, the metadata by prompt; return the reward."""
+    if reward.reads_metadata:
+        for one in reward.modules():
+            if isinstance(one, Reward):
+                one.metadata = metadata()
+    return reward
 
 
 @torch.no_grad()

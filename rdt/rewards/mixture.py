@@ -7,14 +7,14 @@ group    GDPO (Liu et al. 2601.05242): each part becomes (r_k - mean) / (std + 1
          step. A single image, as in evaluation and in the limit, is scored by zscore.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rdt.rewards.base import Reward
+from rdt.rewards.base import Metadata, Reward
 from rdt.rewards.missing import Scored
 from rdt.targets import instantiate
 
@@ -66,6 +66,7 @@ class Mixture(Reward):
         self.grouped = normalise == "group"
         self.differentiable = all(reward.differentiable for reward in self.rewards.values())
         self.reads_prompts = any(reward.reads_prompts for reward in self.rewards.values())
+        self.reads_metadata = any(reward.reads_metadata for reward in self.rewards.values())
         self.missing = next((choice for choice in ("skip", "stop") if choice in _choices(self.rewards.values())), "")
 
     @property
@@ -76,12 +77,12 @@ class Mixture(Reward):
     def unweighted(self) -> list[int]:
         return (self.weights == 0).nonzero().flatten().tolist()
 
-    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        return self.total(self.parts(images, prompts))
+    def forward(self, images: Tensor, prompts: list[str], metadata: Sequence[Metadata] | None = None) -> Tensor:
+        return self.total(self.parts(images, prompts, metadata))
 
-    def parts(self, images: Tensor, prompts: list[str]) -> Tensor:
+    def parts(self, images: Tensor, prompts: list[str], metadata: Sequence[Metadata] | None = None) -> Tensor:
         """Return the raw score of each part, (B, R); Diverged names a part that is not finite."""
-        scores = {name: reward(images, prompts) for name, reward in self.rewards.items()}
+        scores = {name: reward(images, prompts, metadata) for name, reward in self.rewards.items()}
         for name, score in scores.items():
             Scored(f"{name}, a part of the reward,", self.rewards[name].missing, score, prompts).check_finite()
         return torch.stack(list(scores.values()), -1)

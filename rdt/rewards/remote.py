@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rdt.credentials import check_recorded
 from rdt.errors import Diverged
-from rdt.rewards.base import Reward, blank
-from rdt.rewards.client import Endpoint
+from rdt.rewards.base import Metadata, Reward, blank
+from rdt.rewards.client import Endpoint, Request
 from rdt.rewards.endpoint import check_url, token
 from rdt.rewards.missing import MISSING
 from rdt.rewards.wire import FORMATS, request
@@ -21,10 +21,12 @@ class RemoteReward(Reward):
     """Scores images on a server, in several requests at a time; it has no gradient."""
 
     differentiable = False
+    reads_metadata = True
 
     def __init__(
-        self, *, url: str, format: str, batch_size: int, parallel: int, timeout: float, retries: int, missing: str
-    ) -> None:
+        self, *, url: str, format: str, batch_size: int, parallel: int, timeout: float, retries: int, missing: str,
+        metadata: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_recorded({"reward.url": url})
         check_url("reward.url", url)
@@ -37,16 +39,24 @@ class RemoteReward(Reward):
             raise ValueError(f"reward.{numbers}: the first three must be greater than 0, retries at least 0")
         self.endpoint = Endpoint(url, parallel, timeout, retries)
         self.format, self.batch_size, self.missing = format, batch_size, missing
+        self.sends_metadata = metadata
 
     @torch.no_grad()
-    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+    def forward(self, images: Tensor, prompts: list[str], metadata: list[Metadata]) -> Tensor:
         """Return the scores, (B,), in the order of the images; RemoteFailed if every try failed."""
         if self.missing == "skip" and not images.isfinite().all():
             raise Diverged("an image is not finite, which is no missing score that reward.missing=skip leaves out")
         size = self.request_size(images)
-        parts = [(images[k : k + size], prompts[k : k + size]) for k in range(0, len(prompts), size)]
-        scores = self.endpoint.scores([(partial(request, *part, self.format), len(part[1])) for part in parts])
+        scores = self.endpoint.scores([
+            self._request(images[k : k + size], prompts[k : k + size], metadata[k : k + size])
+            for k in range(0, len(prompts), size)
+        ])  # fmt: skip
         return blank(torch.tensor(scores, dtype=torch.float32).to(images.device), images)
+
+    def _request(self, images: Tensor, prompts: list[str], metadata: list[Metadata]) -> Request:
+        """Return a request; it says nothing of metadata if no prompt has any, or the scorer is not to get it."""
+        sent = metadata if self.sends_metadata and any(metadata) else None
+        return partial(request, images, prompts, self.format, sent), len(prompts)
 
     def request_size(self, images: Tensor) -> int:
         """Return how many images a request has: `batch_size`, or as many as BODY and PIXELS hold."""

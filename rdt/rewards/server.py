@@ -104,17 +104,17 @@ class Desk:
         try:
             query = requested(body, self.limits)
             batches = query.batches(self.limits.pixels)
-            parts = [self.scored(images.to(self.device), prompts) for images, prompts in batches]
+            parts = [self.scored(images.to(self.device), prompts, rows) for images, prompts, rows in batches]
         except TooLarge as error:
             raise HTTPException(413, str(error)) from None
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
         return reply(torch.cat(parts))
 
-    def scored(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def scored(self, images: torch.Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> torch.Tensor:
         """Return the scores, (B,), on the host; HTTPException 422 if the reward refuses the images, 500 if it fails."""
         try:
-            return self.reward(images, prompts).float().cpu()
+            return self.reward(images, prompts, metadata).float().cpu()
         except Exception as error:
             cause = error.__cause__ if isinstance(error, RewardError) and error.__cause__ else error
             refused = isinstance(cause, ValueError) and not isinstance(cause, RewardError)

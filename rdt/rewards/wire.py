@@ -8,6 +8,9 @@ Both sides are JSON:
     4xx  {"error": "what is wrong with the request"}
     5xx  {"error": "what is wrong on the server"}, after which the client tries again; so it does after 408 and 429
 
+Either request may have "metadata": [B objects], the other fields of the prompts' rows in their file; without it, they
+have none. A server that does not read them ignores the key.
+
 A png image is a PNG file, 8 bits per channel. A float32 image is its 3 H W values in [0, 1], little-endian, channel by
 channel and row by row. All images of a request have one size.
 
@@ -22,7 +25,7 @@ import json
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,25 +63,30 @@ class Query:
     images: list[str]  # in base64
     format: str
     size: tuple[int, int]  # height and width in pixels
+    metadata: list[dict[str, Any]]  # of the prompts
 
-    def batches(self, pixels: int) -> Iterator[tuple[Tensor, list[str]]]:
-        """Yield images (B, 3, H, W) in [0, 1] and their prompts, as many as `pixels` hold but at least one."""
+    def batches(self, pixels: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, Any]]]]:
+        """Yield images (B, 3, H, W) in [0, 1], their prompts and metadata, as many as `pixels` hold, at least one."""
         count = max(1, pixels // (self.size[0] * self.size[1]))
         for first in range(0, len(self.images), count):
             part = slice(first, first + count)
-            yield torch.stack([self._decoded(text) for text in self.images[part]]), self.prompts[part]
+            images = torch.stack([self._decoded(text) for text in self.images[part]])
+            yield images, self.prompts[part], self.metadata[part]
 
     def _decoded(self, text: str) -> Tensor:
         file = _unbase64(text)
         return _values(file, self.size) if self.format == "float32" else _pixels(file, self.size)
 
 
-def request(images: Tensor, prompts: list[str], form: str) -> bytes:
-    """Write images (B, 3, H, W) in [0, 1] and their prompts as the body of a request."""
+def request(
+    images: Tensor, prompts: list[str], form: str, metadata: Sequence[Mapping[str, Any]] | None = None
+) -> bytes:
+    """Write images (B, 3, H, W) in [0, 1], their prompts and, if they have any, metadata as the body of a request."""
     write = {"png": _png, "float32": _raw}[form]
     coded = [base64.b64encode(write(image)).decode("ascii") for image in images.detach().float().cpu()]
     shape = {"shape": list(images.shape[1:])} if form == "float32" else {}
-    return json.dumps({"prompts": list(prompts), "images": coded, "format": form, **shape}).encode()
+    fields = {} if metadata is None else {"metadata": [dict(one) for one in metadata]}
+    return json.dumps({"prompts": list(prompts), "images": coded, "format": form, **shape, **fields}).encode()
 
 
 def requested(body: bytes | bytearray, limits: Limits) -> Query:
@@ -100,7 +108,7 @@ def requested(body: bytes | bytearray, limits: Limits) -> Query:
         _check_size(size, len(images), limits)
     if len(sizes) > 1:
         raise ValueError(f"images of {len(sizes)} sizes, such as {sizes[0]} and {sizes[1]}: expected one size")
-    return Query(prompts, images, form, sizes[0])
+    return Query(prompts, images, form, sizes[0], _metadata(content.get("metadata"), len(prompts)))
 
 
 def reply(scores: Tensor) -> bytes:
@@ -180,6 +188,17 @@ def _texts(content: dict[str, Any], key: str) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{key} is not a list of texts")
     return texts
+
+
+def _metadata(given: Any, count: int) -> list[dict[str, Any]]:
+    """Return the metadata of a request, one object per prompt; ValueError if it is anything else."""
+    if given is None:
+        return [{} for _ in range(count)]
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise ValueError("metadata is not a list of objects")
+    if len(given) != count:
+        raise ValueError(f"{len(given)} objects of metadata for {count} prompts: expected one per prompt")
+    return given
 
 
 def _check_size(size: tuple[int, int], count: int, limits: Limits) -> None:

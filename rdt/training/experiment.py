@@ -1,6 +1,7 @@
 """Builds the objects of a run from its resolved config."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,9 +18,9 @@ from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.policy import Adapter, Denoiser, Policy
-from rdt.prompts import check_disjoint, notices
+from rdt.prompts import check_disjoint, metadata, notices
 from rdt.result import label
-from rdt.rewards.base import Affine, Reward
+from rdt.rewards.base import Affine, Reward, with_metadata
 from rdt.rollout import Sampling
 from rdt.stream import PromptData, PromptStream, subset
 
@@ -76,8 +77,11 @@ class Experiment:
         reward = built(self.cfg.reward, "name", "scale", "offset")
         reward.key = f"reward={self.cfg.reward.name}"
         keys = OmegaConf.to_container(self.cfg.reward, resolve=True).items()
-        reward.settings = json.dumps({k: v for k, v in keys if k not in ("scale", "offset")}, sort_keys=True)
-        return reward
+        settings = {k: v for k, v in keys if k not in ("scale", "offset")}
+        if reward.reads_metadata and self.metadata:
+            settings |= {"metadata": self.metadata}
+        reward.settings = json.dumps(settings, sort_keys=True)
+        return with_metadata(reward, lambda: self.metadata)
 
     @cached_property
     def scaled_reward(self) -> Affine:
@@ -96,6 +100,7 @@ class Experiment:
         found = {name: built(judge, "name") for name, judge in judges.items() if name not in self.trained}
         for name, judge in found.items():
             judge.key = f"evaluation.judges.{name}"
+            with_metadata(judge, lambda: self.metadata)
         return self.trained | found
 
     @property
@@ -121,9 +126,18 @@ class Experiment:
     @cached_property
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError if they share one."""
-        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out") if name in self.cfg.prompts}
-        check_disjoint(sets.get("train", ()), sets["held_out"])
-        return sets
+        check_disjoint(self._rows.get("train", ()), self._rows["held_out"])
+        return {name: list(map(str, rows)) for name, rows in self._rows.items()}
+
+    @cached_property
+    def metadata(self) -> dict[str, Mapping[str, Any]]:
+        """Return, by prompt, the other fields of its row in its file."""
+        return metadata(prompt for rows in self._rows.values() for prompt in rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[str]]:
+        """The prompts as their files give them, by split."""
+        return {name: built(self.cfg.prompts[name]) for name in ("train", "held_out") if name in self.cfg.prompts}
 
     @cached_property
     def prompt_counts(self) -> dict[str, dict[str, int]]:

@@ -52,12 +52,12 @@ def test_the_costs_are_what_the_script_counts():
 def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
     status, out, err, requests = dry(f"experiment=real/{name}", "dry_run=true")
     assert status == 0 and err == "" and requests == 1
-    method, model, reward = name.split("_", 2)
-    notes, _, plan = out.partition("method=")
-    assert all("judge " in line for line in notes.splitlines())  # that of a reward whose files are not here
-    assert plan.startswith(f"{method} reward={reward} model={model} ")
+    method, reward, model = re.match(r"method=(\w+) reward=(\w+) model=(\w+) ", out).groups()
+    assert f"{name}_".startswith(f"{method}_{model}_{reward}_")
+    judges = re.findall(r"needs evaluation\.judges\.(\w+)\.", out)
+    assert judges and "judge " not in out.partition("method=")[0]  # every judge is named, none is left out
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
-    assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
+    assert len(needs) >= 5 and all("(not here: the first run fetches it" in line for line in needs)
     assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
 
 

@@ -34,6 +34,7 @@ COMPOSED = (  # printed runs that are composed and not planned
     "sweep=pareto",  # a search needs the results of its jobs
     "source=/data/sdxl",  # a folder that stands for the reader's
     "init_lora=/data/lora",
+    "train_file=train.jsonl",
 )
 EXTERNAL = {"make", "pip", "python", "hf", "wandb"}
 REAL = re.compile(r"model=(sd15|sdxl|sd3|flux)|experiment=real/|reward=remote")

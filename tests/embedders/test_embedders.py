@@ -12,17 +12,22 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BitImageProcessor, CLIPModel, Dinov2Model
+from transformers import BitImageProcessor, CLIPModel, Dinov2Model, DINOv3ViTModel
 
 from rdt.diversity import mean_pairwise_squared_distance
 from rdt.embedders import lpips, vision
 from rdt.embedders.dreamsim import dreamsim
-from rdt.embedders.vision import Preprocessing, clip, dinov2
+from rdt.embedders.vision import Preprocessing, clip, dinov2, dinov3
 from rdt.weights import MissingCheckpoint
 from worlds import feature_checkpoints
 
-MAKERS = {"clip": feature_checkpoints.clip_folder, "dinov2": feature_checkpoints.dinov2_folder}
-LOADERS = {"clip": clip, "dinov2": dinov2}
+MAKERS = {
+    "clip": feature_checkpoints.clip_folder,
+    "dinov2": feature_checkpoints.dinov2_folder,
+    "dinov3": feature_checkpoints.dinov3_folder,
+}
+LOADERS = {"clip": clip, "dinov2": dinov2, "dinov3": dinov3}
+MODELS = {"clip": CLIPModel, "dinov2": Dinov2Model, "dinov3": DINOv3ViTModel}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +50,13 @@ def expected(name, folder, pictures):
     config = json.loads((folder / "preprocessor_config.json").read_text())
     size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
     sides = dict.fromkeys(("height", "width"), config["size"])
-    crop = config["crop_size"] if isinstance(config["crop_size"], dict) else sides
-    processor = BitImageProcessor(**(config | {"size": size, "crop_size": crop}))
+    crop = config["crop_size"] if isinstance(config.get("crop_size"), dict) else sides
+    cropped = {"crop_size": crop} if "crop_size" in config else {"do_center_crop": False}
+    processor = BitImageProcessor(**(config | {"size": size} | cropped))
     pixels = processor(
         [Image.fromarray(np.asarray((x * 255).round().byte().permute(1, 2, 0))) for x in pictures], return_tensors="pt"
     ).pixel_values
-    model = {"clip": CLIPModel, "dinov2": Dinov2Model}[name].from_pretrained(folder).eval()
+    model = MODELS[name].from_pretrained(folder).eval()
     with torch.no_grad():
         if name == "clip":
             return pixels, model.get_image_features(pixel_values=pixels).pooler_output
@@ -87,7 +93,7 @@ def test_embedders_are_frozen_shared_and_independent_of_batches(folders, name, m
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_wrong_folder_is_refused_in_one_line(folders, name, tmp_path):
     other = next(folder for key, folder in folders.items() if key != name)
-    with pytest.raises(ValueError, match=r"CLIPModel|Dinov2Model") as error:
+    with pytest.raises(ValueError, match="|".join(kind.__name__ for kind in MODELS.values())) as error:
         LOADERS[name](checkpoint=str(other))
     assert "\n" not in str(error.value)
     with pytest.raises(MissingCheckpoint, match="no file"):

@@ -5,46 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from rdt.embedders import inception
-
-WIDTH = 2  # of every convolution here
-SIDES = {
-    "5x5_2": (5, 5), "7x7_2": (1, 7), "7x7_3": (7, 1), "dbl_4": (7, 1), "dbl_5": (1, 7), "7x7dbl_2": (7, 1),
-    "7x7dbl_3": (1, 7), "7x7x3_2": (1, 7), "7x7x3_3": (7, 1), "_2a": (1, 3), "_2b": (3, 1), "3a": (1, 3), "3b": (3, 1),
-}  # fmt: skip
-ONE = ("1x1", "_1", "pool")  # names of convolutions with a kernel of one pixel end in these
-
-
-def side(name):
-    found = next((sides for end, sides in SIDES.items() if name.endswith(end)), None)
-    return found or ((1, 1) if name.endswith(ONE) else (3, 3))
+from worlds import feature_checkpoints
 
 
 @pytest.fixture(scope="module")
 def published():
-    """Return random weights under the file's names; a block's input is as wide as the previous branches together."""
-    noise, tensors, into = torch.Generator().manual_seed(0), {"fc.weight": torch.zeros(3, 3)}, 3
-
-    def add(name, into):
-        weight = torch.randn(WIDTH, into, *side(name), generator=noise)
-        tensors[f"{name}.conv.weight"] = 2 * weight / weight[0].numel() ** 0.5  # so that ReLU leaves something
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            value = torch.rand(WIDTH, generator=noise)
-            tensors[f"{name}.bn.{key}"] = 0.5 + value if key in ("weight", "running_var") else value - 0.5
-
-    for name in (name for name in inception.STEM if name != "max"):
-        add(name, into)
-        into = WIDTH
-    for block, branches in inception.BLOCKS.items():
-        width = 0
-        for branch in branches:
-            now = into
-            for step in branch.split():
-                for name in (name for name in step.split("|") if name.startswith("branch")):
-                    add(f"{block}.{name}", now)
-                now = WIDTH * len(step.split("|")) if step.startswith("branch") else now
-            width += now
-        into = width
-    return tensors
+    """Return random weights under the file's names."""
+    return feature_checkpoints.inception_tensors()
 
 
 def test_features_are_finite_and_of_the_last_blocks_width(published):
@@ -52,7 +19,7 @@ def test_features_are_finite_and_of_the_last_blocks_width(published):
         2, 1, 1, 1
     )
     features = inception.Inception(published)(pictures)
-    assert features.shape == (2, 6 * WIDTH) and features.isfinite().all()
+    assert features.shape == (2, 6 * feature_checkpoints.INCEPTION_WIDTH) and features.isfinite().all()
     assert (features[0] - features[1]).abs().max() > 0.01
 
 

@@ -27,7 +27,7 @@ quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 def read(body: bytes) -> tuple[torch.Tensor, list[str]]:
     """Return the images and the prompts of a request."""
     batches = list(requested(bytearray(body), ACCEPTED).batches(ACCEPTED.pixels))
-    return torch.cat([images for images, _ in batches]), [prompt for _, prompts in batches for prompt in prompts]
+    return torch.cat([images for images, _, _ in batches]), [prompt for _, prompts, _ in batches for prompt in prompts]
 
 
 @quick
@@ -135,8 +135,8 @@ def test_a_png_that_states_two_sizes_is_refused():
 
 def test_a_large_request_is_decoded_a_few_images_at_a_time():
     query = requested(wire.request(torch.rand(5, 3, 128, 128), PROMPTS[:5], "png"), ACCEPTED)
-    assert [len(images) for images, _ in query.batches(2 * 128 * 128)] == [2, 2, 1]
-    assert [len(images) for images, _ in query.batches(1)] == [1] * 5
+    assert [len(images) for images, _, _ in query.batches(2 * 128 * 128)] == [2, 2, 1]
+    assert [len(images) for images, _, _ in query.batches(1)] == [1] * 5
 
 
 def test_a_body_is_not_kept_beside_its_text():

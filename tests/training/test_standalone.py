@@ -108,7 +108,10 @@ def test_what_is_wrong_is_one_line_before_anything_is_loaded(run_folder, command
     refused(answer(f"lora={run_folder}", "judges=[]", "trained_on=null"), "no judge is left that scores the images")
     refused(answer(f"lora={run_folder}", "trained_on=[x]"), "trained_on=['x'] names x, which is none of hps, gold")
     refused(answer(f"lora={run_folder}", "guidance=aig", "guidance.power=-1"), "guidance.power=-1")
-    refused(answer(f"lora={run_folder}", "prompts=list"), "prompts.file=???")
+    refused(answer(f"lora={run_folder}", "prompts=list"), "fetch the list to evaluate on", "prompts.file=<its path")
+    refused(
+        answer(f"lora={run_folder}", "prompts=drawbench"), "fetch DrawBench (Saharia", "give prompts.file=<its path"
+    )
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no tensors")
     refused(answer(f"lora={broken}"), str(broken))
@@ -130,7 +133,10 @@ def test_a_list_of_prompts_is_recognised_by_count_and_digest(run_folder, command
     ]
     assert command(*words, "prompts.count=2", f"prompts.sha256={digest}")[0] == 0
     assert read(tmp_path / "here" / "out").base.prompts == ("a red ring", "a blue cross")
-    refused(command(*words, "prompts.count=3", "output_dir=b"), "has 2 different prompts, expected prompts.count=3")
+    refused(
+        command(*words, "prompts.count=3", "output_dir=b"),
+        "has 2 different prompts, expected prompts.count=3 of the list",
+    )
     refused(command(*words, f"prompts.sha256={'0' * 64}", "output_dir=b"), "it is another file")
 
 

@@ -1,15 +1,21 @@
-"""Makes tiny random CLIP, DINOv2 and LPIPS checkpoints in the layout of the published files."""
+"""Makes tiny random CLIP, DINOv2, DINOv3, Inception and LPIPS checkpoints in the layout of the published files."""
 
 import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
-from rdt.embedders import lpips
+from rdt.embedders import inception, lpips
 
 CLIP_SIDE, DINO_SIDE, DINO_RESIZE, WIDTH = 20, 16, 18, 12
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+INCEPTION_WIDTH = 2  # of every convolution of Inception
+SIDES = {
+    "5x5_2": (5, 5), "7x7_2": (1, 7), "7x7_3": (7, 1), "dbl_4": (7, 1), "dbl_5": (1, 7), "7x7dbl_2": (7, 1),
+    "7x7dbl_3": (1, 7), "7x7x3_2": (1, 7), "7x7x3_3": (7, 1), "_2a": (1, 3), "_2b": (3, 1), "3a": (1, 3), "3b": (3, 1),
+}  # fmt: skip
+ONE = ("1x1", "_1", "pool")  # names of convolutions with a kernel of one pixel end in these
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -31,6 +37,50 @@ def dinov2_folder(folder: Path) -> Path:
     _save(Dinov2Model(config), folder)
     sizes = {"size": {"shortest_edge": DINO_RESIZE}, "crop_size": {"height": DINO_SIDE, "width": DINO_SIDE}}
     return _preprocessor(folder, sizes | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "resample": 3})
+
+
+def dinov3_folder(folder: Path) -> Path:
+    """Write a DINOv3ViTModel with a preprocessor config like Meta's, which resizes both sides and crops nothing."""
+    config = DINOv3ViTConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4,
+        num_register_tokens=2,
+    )  # fmt: skip
+    _save(DINOv3ViTModel(config), folder)
+    sizes = {"size": {"height": DINO_SIDE, "width": DINO_SIDE}, "resample": 2}
+    return _preprocessor(folder, sizes | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD})
+
+
+def inception_tensors() -> dict[str, torch.Tensor]:
+    """Return random weights under the names of FID's file; a block's input is as wide as the branches before it."""
+    noise, tensors, into = torch.Generator().manual_seed(0), {"fc.weight": torch.zeros(3, 3)}, 3
+
+    def add(name, into):
+        weight = torch.randn(INCEPTION_WIDTH, into, *kernel(name), generator=noise)
+        tensors[f"{name}.conv.weight"] = 2 * weight / weight[0].numel() ** 0.5  # so that ReLU leaves something
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            value = torch.rand(INCEPTION_WIDTH, generator=noise)
+            tensors[f"{name}.bn.{key}"] = 0.5 + value if key in ("weight", "running_var") else value - 0.5
+
+    for name in (name for name in inception.STEM if name != "max"):
+        add(name, into)
+        into = INCEPTION_WIDTH
+    for block, branches in inception.BLOCKS.items():
+        width = 0
+        for branch in branches:
+            now = into
+            for step in branch.split():
+                for name in (name for name in step.split("|") if name.startswith("branch")):
+                    add(f"{block}.{name}", now)
+                now = INCEPTION_WIDTH * len(step.split("|")) if step.startswith("branch") else now
+            width += now
+        into = width
+    return tensors
+
+
+def kernel(name: str) -> tuple[int, int]:
+    """Return the kernel of one of Inception's convolutions."""
+    found = next((sides for end, sides in SIDES.items() if name.endswith(end)), None)
+    return found or ((1, 1) if name.endswith(ONE) else (3, 3))
 
 
 def lpips_files(folder: Path) -> dict[str, dict[str, str | None]]:

@@ -20,7 +20,9 @@ JSON = st.recursive(
 def mutated(draw: st.DrawFn) -> bytes:
     """Draw a request of which keys hold something else, or bytes were changed."""
     content = json.loads(wire.request(PICTURES, ["a ring", "a circle"], draw(st.sampled_from(wire.FORMATS))))
-    content |= draw(st.dictionaries(st.sampled_from(["prompts", "images", "format", "shape"]), JSON, max_size=2))
+    content |= draw(
+        st.dictionaries(st.sampled_from(["prompts", "images", "format", "shape", "metadata"]), JSON, max_size=2)
+    )
     body = bytearray(json.dumps(content).encode())
     for _ in range(draw(st.integers(0, 4))):
         body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))

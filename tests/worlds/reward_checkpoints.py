@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertTokenizer, CLIPConfig, CLIPModel
+from transformers import (
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
 
 from rdt.shapes.tokenizer import LENGTH, build
 
@@ -324,6 +331,20 @@ def bert(folder: Path) -> BertTokenizer:
     return BertTokenizer.from_pretrained(folder)
 
 
+def mask2former() -> Mask2FormerForUniversalSegmentation:
+    """Return a tiny random Mask2Former of 80 classes, in transformers' own class."""
+    torch.manual_seed(0)
+    swin = SwinConfig(
+        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = Mask2FormerConfig(
+        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=5, num_labels=80,
+    )  # fmt: skip
+    return Mask2FormerForUniversalSegmentation(config)
+
+
 def write(folder: Path) -> dict[str, list[str]]:
     """Write tiny versions of all published files; return, by reward, the overrides with which a run finds them."""
     clip, words = folder / "clip", folder / "words"
@@ -333,6 +354,7 @@ def write(folder: Path) -> dict[str, list[str]]:
     torch.save({"state_dict": {k: v.half() for k, v in random(open_clip()).items()}}, folder / "HPS_v2_compressed.pt")
     torch.save(random(imagereward()), folder / "ImageReward.pt")
     torch.save(random(affine(JOINT)), folder / "aesthetic-model.pth")
+    mask2former().save_pretrained(folder / "mask2former")
     heads = [f"{key}={value}" for key, value in HEADS.items()]
     given = {
         "hps_v2": [f"checkpoint={folder / 'HPS_v2_compressed.pt'}", f"tokenizer={clip}", *heads],
@@ -340,5 +362,6 @@ def write(folder: Path) -> dict[str, list[str]]:
         "clipscore": [f"checkpoint={clip}", f"tokenizer={clip}"],
         "aesthetic": [f"checkpoint={folder / 'aesthetic-model.pth'}", f"backbone={clip}"],
         "imagereward": [f"checkpoint={folder / 'ImageReward.pt'}", f"tokenizer={words}", *heads],
+        "geneval": [f"checkpoint={folder / 'mask2former'}", f"backbone={clip}", f"tokenizer={clip}"],
     }
     return {name: [f"model.checkpoints.{name}.{item}" for item in items] for name, items in given.items()}
