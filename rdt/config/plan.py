@@ -2,7 +2,8 @@
 
 A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not) and the `num_steps` of a training rollout
 (the model's if it does not). A method that samples images once instead, and keeps them on disk, states `images` of each
-of `prompts` training prompts, in each of `rounds`. The constructor does not get this section.
+of `prompts` training prompts, in each of `rounds`. `update` names what an update computes (rdt/config/work.py), from
+which hours and memory are reckoned. The constructor does not get this section.
 """
 
 import math
@@ -16,6 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import weights
 from rdt.config import compose
 from rdt.config.curve import points
+from rdt.config.hardware import Passes, lines, update_of
+from rdt.config.passes import Evaluated, foreseen
+from rdt.config.published import download
 
 SECTIONS = ("model.policy", "reward", "method", "evaluation.judges", "diversity", "prompts")  # may name files
 FILE_KEYS = (  # the names of keys whose values are files or repositories: a local path has no mark of its own
@@ -29,8 +33,10 @@ def plan(cfg: DictConfig) -> str:
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",
         *_work(cfg),
+        *lines(cfg, passes_in_all(cfg), update_of(cfg)),
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
-        *(f"not here: {missing}" for missing in missing_devices(cfg)),
+        *_to_fetch(cfg),
+        *([] if cfg.get("hardware") else (f"not here: {missing}" for missing in missing_devices(cfg))),
         "dry run: nothing was loaded or written",
     ])  # fmt: skip
 
@@ -42,6 +48,7 @@ def evaluation_plan(cfg: DictConfig) -> str:
         f"output_dir={cfg.output_dir}",
         _evaluated(cfg),
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
+        *_to_fetch(cfg),
         "dry run: nothing was loaded or written",
     ])  # fmt: skip
 
@@ -105,14 +112,48 @@ def _work(cfg: DictConfig) -> list[str]:
 
 def _evaluated(cfg: DictConfig) -> str:
     """Return the line on the evaluation of the base and of the points of the guidance."""
-    evaluation = cfg.evaluation
-    curve = points(OmegaConf.to_container(cfg.guidance))
-    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
-    images = sampled * evaluation.prompts * evaluation.images_per_prompt
     return (
-        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
-        f" {images * cfg.model.sampling.num_steps * _passes(cfg):,} network passes"
+        f"evaluate: {evaluated_images(cfg)} images of {cfg.evaluation.prompts} held-out prompts,"
+        f" {evaluation_passes(cfg):,} network passes"
     )
+
+
+def evaluation_passes(cfg: DictConfig) -> int:
+    """Return the network passes of the evaluation of the base and of every point, KL included."""
+    evaluation, sampling = cfg.evaluation, cfg.model.sampling
+    etas = sampling.eta if OmegaConf.is_list(sampling.eta) else [sampling.eta]
+    what = Evaluated(
+        evaluation.prompts, evaluation.images_per_prompt, evaluation.kl_images if any(etas) else 0,
+        evaluation.batch_size, sampling.num_steps, _passes(cfg),
+    )  # fmt: skip
+    curve = points(OmegaConf.to_container(cfg.guidance))
+    return what.passes(list(foreseen(curve, cfg.guidance.get("passes") or "tuned", sampling.num_steps)))
+
+
+def evaluated_images(cfg: DictConfig) -> int:
+    """Return how many images the evaluation keeps, of the base and of every point of the guidance."""
+    count = 1 + len(points(OmegaConf.to_container(cfg.guidance)))
+    return count * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
+
+
+def passes_in_all(cfg: DictConfig) -> Passes:
+    """Return what training and all evaluations sample, the small ones during training included."""
+    evaluation, each = cfg.evaluation, cfg.model.sampling.num_steps * _passes(cfg)
+    small = cfg.iterations // evaluation.every * evaluation.small_prompts if evaluation.every else 0
+    few, evaluated = small * evaluation.images_per_prompt, evaluated_images(cfg)
+    rolled = _rollouts(cfg) * _steps(cfg) * _passes(cfg)
+    return Passes(rolled, evaluation_passes(cfg) + few * each, evaluated + few)
+
+
+def _to_fetch(cfg: DictConfig) -> Iterator[str]:
+    """Yield how many GB the first run downloads, and which sources have a size that is not known."""
+    missing = {source: key for key, source in sources(cfg) if not weights.is_local(source)}
+    sizes = {source: download(key, source) for source, key in missing.items() if not source.startswith("dataset:")}
+    if not sizes:
+        return
+    unknown = [source for source, size in sizes.items() if size is None]
+    more = f", and {', '.join(unknown)}, of unknown size" if unknown else ""
+    yield f"fetch: {sum(size or 0 for size in sizes.values()):.3g} GB of weights{more}"
 
 
 def _passes(cfg: DictConfig) -> int:
