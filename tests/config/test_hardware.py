@@ -132,5 +132,6 @@ def test_the_table_is_what_the_script_counts():
     """This recounts the smallest of the models; `python experiments/real/count.py write` counts all."""
     script = "import json, count; print(json.dumps(count.counted_model('sd15', (512,))))"
     command = [sys.executable, "-c", script]
-    done = children.run(command, cwd=ROOT / "experiments/real", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = children.run(command, cwd=ROOT / "experiments/real", env=environment, timeout=3600)
     assert json.loads(done.stdout) == json.loads(hardware.COUNTED.read_text("utf-8"))["models"]["sd15"], done.stderr
