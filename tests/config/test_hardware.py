@@ -1,4 +1,4 @@
-"""A dry run reckons what a real model costs on given GPUs from counted operations, without torch or files."""
+"""What a real model costs on given GPUs is known from counted operations, without torch or files."""
 
 import csv
 import json
@@ -129,7 +129,7 @@ def test_updates_are_foreseen_as_they_are_counted(row):
 
 @pytest.mark.slow
 def test_the_table_is_what_the_script_counts():
-    """This recounts the smallest of the models; `python experiments/real/count.py write` counts all."""
+    """The smallest of the models is counted again; `python experiments/real/count.py write` counts all."""
     script = "import json, count; print(json.dumps(count.counted_model('sd15', (512,))))"
     command = [sys.executable, "-c", script]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
