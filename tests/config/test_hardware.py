@@ -1,4 +1,4 @@
-"""What a real model costs on given GPUs is known from counted operations, without torch or files."""
+"""The cost of a real model on given GPUs is known before a run, from counted operations, without torch or files."""
 
 import csv
 import json
