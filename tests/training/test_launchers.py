@@ -33,7 +33,9 @@ def test_two_jobs_end_as_they_do_alone(package, tmp_path):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     own |= {"HOME": str(tmp_path)} if package == "ray" else {}  # it writes there
-    done = children.run([*command, f"hydra.sweep.dir={tmp_path}/sweep"], cwd=tmp_path, env=os.environ | own)
+    done = children.run(
+        [*command, f"hydra.sweep.dir={tmp_path}/sweep"], cwd=tmp_path, env=os.environ | own, timeout=3600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = tmp_path / "sweep"
     assert (sweep / FINISHED).exists() and (sweep / "report.html").is_file()
