@@ -24,12 +24,12 @@ SCHEDULES = {
     "power 2": aig("power", power=2), "linear": aig("linear"), "constant 0.5": aig("constant", constant=0.5),
     "step 0.5": aig("step", fraction=0.5),
 }  # fmt: skip
-TARGETS = {"power 2": 2.05, "step 0.5": 1.02, "six steps": 4.0}
+TARGETS = {"power 2": 2.05, "step 0.5": 1.02, "six steps": 3.5}
 SWEEPS = {
     "three powers, three steps": [
         *(aig("power", power=p) for p in (1, 2, 4)), *(aig("step", fraction=f) for f in (0.25, 0.5, 0.75)),
     ],
-    "six steps": [aig("step", fraction=k / 7) for k in range(1, 7)],
+    "six steps": [aig("step", fraction=k / 10) for k in range(3, 9)],
 }  # fmt: skip
 ROUNDS, ROWS = 3, (4, 16, 24, 96)
 

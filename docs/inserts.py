@@ -58,7 +58,7 @@ def guidance(name: str) -> str:
     file = CONF / "guidance" / f"{name}.yaml"
     explained, keys = comments(file), OmegaConf.to_container(OmegaConf.load(file))
     allowed = keys.get("rules", {})
-    shown = {k: v for k, v in keys.items() if k not in ("name", "knob", "rules", "_target_")}
+    shown = {k: v for k, v in keys.items() if k not in ("name", "knob", "rules", "passes", "_target_")}
     rows = ([code(f"guidance.{k}"), code(v), allowed.get(k, ""), explained.get(k, "")] for k, v in shown.items())
     return table(["key", "default", "may be", ""], rows)
 

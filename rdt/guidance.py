@@ -15,43 +15,19 @@ no sample depends on its batch.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rdt.annealing import Schedule, schedule_of, weights
 from rdt.cond import Cond, Denoiser
 from rdt.particles import ParticleSampler
 from rdt.policy import Policy
 from rdt.process import Process, column
 from rdt.rewards.base import Reward
-from rdt.selection import SoftBestOf
-
-Schedule = Callable[[float], float]  # progress i / T -> g, the weight of the tuned output
-
-
-def linear() -> Schedule:
-    """Return g = i / T."""
-    return power(1)
-
-
-def power(exponent: float) -> Schedule:
-    """Return g = (i / T)^exponent: the larger, the later the tuned model takes over; 0 is the tuned model."""
-    if exponent < 0:
-        raise ValueError(f"guidance.power: exponent={exponent} must not be below 0; g would exceed 1")
-    return lambda progress: progress**exponent
-
-
-def step(fraction: float) -> Schedule:
-    """Return g = 1 from `fraction` of the steps on, 0 before: no step costs two passes."""
-    return lambda progress: float(progress >= fraction)
-
-
-def constant(weight: float) -> Schedule:
-    """Return g = weight at every step."""
-    return lambda progress: weight
-
+from rdt.selection import LastDrawn, SoftBestOf
 
 Pair = Callable[[Tensor, Tensor, Cond], tuple[Tensor, Tensor]]  # (x, t, cond) -> outputs of base and tuned
 
@@ -85,11 +61,11 @@ def anneal(base: Denoiser, tuned: Denoiser, schedule: Schedule, times: Tensor, *
     `pair` returns both outputs at one state, if that is faster than one after the other. The sampler's shared time is
     a () tensor on the host, so reading it does not wait for the device.
     """
-    grid = times.tolist()
-    weights = {t: schedule(i / (len(grid) - 1)) for i, t in enumerate(grid[:-1])}
+    grid = times.tolist()[:-1]
+    by_time = dict(zip(grid, weights(schedule, len(grid)), strict=True))
 
     def annealed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        weight = _at(t, weights)
+        weight = _at(t, by_time)
         if weight in (0, 1):
             return (tuned if weight else base)(x, t, cond)
         from_base, from_tuned = pair(x, t, cond) if pair else (base(x, t, cond), tuned(x, t, cond))
@@ -188,6 +164,7 @@ class Context:
     guided: Callable[..., Denoiser]  # (denoiser, scale=None) -> the denoiser under classifier-free guidance
     num_steps: int  # of the sampler
     reward: Reward | None = None  # the run's, for guidance that scores images
+    candidates: LastDrawn = field(default_factory=LastDrawn)  # of best-of-N, which the points of one curve share
 
 
 class Guidance(ABC):
@@ -223,27 +200,18 @@ class AnnealedImportance(Guidance):
     constant: float = 0.5
 
     def __call__(self, context: Context) -> Denoiser:
-        make, numbers = self._choice
         times = context.policy.process.times(context.num_steps)
-        mixed = anneal(context.base, context.policy.tuned, make(**numbers), times, pair=_pair(context))
+        mixed = anneal(context.base, context.policy.tuned, self._chosen[0], times, pair=_pair(context))
         return context.guided(mixed)
 
     @property
     def described(self) -> dict[str, Any]:
-        return {"schedule": self.schedule} | {name: float(number) for name, number in self._choice[1].items()}
+        return {"schedule": self.schedule} | {name: float(number) for name, number in self._chosen[1].items()}
 
     @property
-    def _choice(self) -> tuple[Callable[..., Schedule], dict[str, float]]:
-        """Return the function of the schedule and its argument."""
-        choices: dict[str, tuple[Callable[..., Schedule], dict[str, float]]] = {
-            "linear": (linear, {}),
-            "power": (power, {"exponent": self.power}),
-            "step": (step, {"fraction": self.fraction}),
-            "constant": (constant, {"weight": self.constant}),
-        }
-        if self.schedule not in choices:
-            raise ValueError(f"guidance.schedule={self.schedule} is not one of {', '.join(choices)}")
-        return choices[self.schedule]
+    def _chosen(self) -> tuple[Schedule, dict[str, float]]:
+        """Return the schedule and its argument."""
+        return schedule_of(self.schedule, power=self.power, fraction=self.fraction, constant=self.constant)
 
 
 @dataclass(frozen=True)
@@ -286,7 +254,8 @@ class BestOf(Guidance):
     def __call__(self, context: Context) -> Denoiser:
         if context.reward is None:
             raise ValueError("guidance=best_of needs a reward to choose by")
-        return SoftBestOf(context.guided(context.base), context.reward, int(self.candidates), self.alpha)
+        base = context.guided(context.base)
+        return SoftBestOf(base, context.reward, int(self.candidates), self.alpha, context.candidates)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rdt import guidance
+from rdt.config.passes import Evaluated, foreseen
 from rdt.evaluation import Evaluation, Evaluator, Protocol
 from rdt.policy import Denoiser, Policy
 from rdt.rollout import Sampling
@@ -113,3 +114,47 @@ def test_ranks_split_the_prompts_and_their_scores_add_up_to_the_whole() -> None:
         assert torch.cat([share.scores[name] for share in shares]).equal(values)
     with pytest.raises(ValueError, match="prompts=2 is fewer than devices=3"):
         evaluator(1).run(policy, view, base, sampling, rank=0, world=3)
+
+
+AIG = {"schedule": "step", "power": 2.0, "fraction": 0.5, "constant": 0.5}
+CURVES = {  # kind of passes, class and arguments of the points
+    "steps": ("annealed", guidance.AnnealedImportance, [AIG | {"fraction": f} for f in (0.25, 0.5, 0.75, 1.0)]),
+    "powers": ("annealed", guidance.AnnealedImportance, [AIG | {"schedule": "power", "power": p} for p in (0, 1, 4)]),
+    "constants": ("annealed", guidance.AnnealedImportance, [
+        AIG | {"schedule": "constant", "constant": c} for c in (0, 0.5)
+    ]),
+    "scales": ("scaled", guidance.AdapterScale, [{"scale": s} for s in (0.0, 0.5, 1.0)]),
+    "guidances": ("rescaled", guidance.ClassifierFree, [{"scale": s} for s in (None, 1.0, 5.0)]),
+    "conditions": ("tuned", guidance.ConditionAnnealing, [
+        {"tau1": 0.6, "tau2": 0.9, "scale": s, "psi": 1.0} for s in (0.0, 0.2)
+    ]),
+    "choices": ("chosen", guidance.BestOf, [{"candidates": n, "alpha": 0.1} for n in (1, 2, 5, 3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(("kl_images", "batch_size"), [(0, 6), (1, 6), (IMAGES, 6), (1, 2)])
+def test_the_passes_of_a_curve_are_foreseen_exactly(name: str, kl_images: int, batch_size: int) -> None:
+    policy, (kind, make, arguments) = tiny_policy.policy(), CURVES[name]
+    empty, base = policy.encode([""]), guidance.remembered(policy.base)
+
+    def guided(view: Denoiser, scale: float | None = None) -> Denoiser:
+        return guidance.cfg(view, empty, 3.0 if scale is None else scale)
+
+    context = guidance.Context(policy, base, guided, T, tiny_policy.Brightness())
+    under = guided(base)
+    views = {"base": under} | {str(k): make(**one)(context) for k, one in enumerate(arguments)}
+    before = policy.passes
+    evaluator(kl_images, batch_size).run(policy, views, under, Sampling(T, 1.0, 3.0), rank=0, world=1)
+    what = Evaluated(PROMPTS, IMAGES, kl_images, batch_size, T, CFG)
+    assert policy.passes - before == what.passes(list(foreseen(arguments, kind, T)))
+
+
+def test_six_steps_of_annealing_take_less_than_three_plain_samplings_beside_the_base() -> None:
+    """They share its passes, and each adds the steps that the tuned policy samples; powers share one step alone."""
+    what = Evaluated(prompts=4, images=4, kl_images=0, batch_size=16, num_steps=50, rows=2)
+    plain = 2 * 4 * 4 * 50
+    steps = [AIG | {"fraction": k / 10} for k in (3, 4, 5, 6, 7, 8)]
+    assert 10 * (what.passes(list(foreseen(steps, "annealed", 50))) - plain) == 27 * plain
+    powers = [AIG | {"schedule": "power", "power": p} for p in (0.5, 1, 2, 3, 4, 6)]
+    assert 50 * (what.passes(list(foreseen(powers, "annealed", 50))) - plain) == 6 * 2 * 49 * plain

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from rdt import guidance
+from rdt import annealing, guidance
 from rdt.cond import Cond as RealCond
 from rdt.config.compose import composed, conf_dir
 from rdt.config.curve import points
@@ -76,7 +76,7 @@ def test_cfg_scale_zero_ignores_the_condition() -> None:
 @pytest.mark.parametrize(("weight", "gain"), [(0.0, 1.1), (1.0, 2.3)])
 def test_anneal_ends_are_base_and_tuned_bit_for_bit(weight: float, gain: float, times: Tensor) -> None:
     base, tuned = Analytic(1.1), Analytic(2.3)
-    mixed = guidance.anneal(base, tuned, guidance.constant(weight), times)
+    mixed = guidance.anneal(base, tuned, annealing.constant(weight), times)
     for t in times[:-1]:
         assert mixed(X, t, COND).equal(Analytic(gain)(X, t, COND))
     assert sorted([sum(base.runs), sum(tuned.runs)]) == [0, 30]
@@ -84,7 +84,7 @@ def test_anneal_ends_are_base_and_tuned_bit_for_bit(weight: float, gain: float, 
 
 @pytest.mark.parametrize("times", TIMES)
 def test_anneal_mixes_outputs_by_progress(times: Tensor) -> None:
-    mixed = guidance.anneal(Analytic(1.0), Analytic(2.0), guidance.power(2), times)
+    mixed = guidance.anneal(Analytic(1.0), Analytic(2.0), annealing.power(2), times)
     for i, t in enumerate(times[:-1]):
         torch.testing.assert_close(mixed(X, t, COND), Analytic(1 + (i / 10) ** 2)(X, t, COND))
 
@@ -94,7 +94,7 @@ def test_anneal_mixes_outputs_by_progress(times: Tensor) -> None:
 def test_the_weights_are_i_over_T_to_the_power_exactly(exponent: float, times: Tensor) -> None:
     zero, one = Analytic(0.0), Analytic(0.0)
     mixed = guidance.anneal(
-        lambda *a: torch.zeros_like(zero(*a)), lambda *a: torch.ones_like(one(*a)), guidance.power(exponent), times
+        lambda *a: torch.zeros_like(zero(*a)), lambda *a: torch.ones_like(one(*a)), annealing.power(exponent), times
     )
     weights = [mixed(X, t, COND).unique().item() for t in times[:-1]]
     assert weights == [torch.tensor((i / 10) ** exponent).item() for i in range(10)]
@@ -103,17 +103,17 @@ def test_the_weights_are_i_over_T_to_the_power_exactly(exponent: float, times: T
 @pytest.mark.parametrize("times", TIMES)
 def test_power_zero_is_tuned_bit_for_bit_at_no_extra_pass(times: Tensor) -> None:
     base, tuned = Analytic(1.1), Analytic(2.3)
-    mixed = guidance.anneal(base, tuned, guidance.power(0), times)
+    mixed = guidance.anneal(base, tuned, annealing.power(0), times)
     assert all(mixed(X, t, COND).equal(Analytic(2.3)(X, t, COND)) for t in times[:-1])
     assert [len(base.runs), len(tuned.runs)] == [0, 10]
     with pytest.raises(ValueError, match="exponent=-1 must not be below 0"):
-        guidance.power(-1)
+        annealing.power(-1)
 
 
 @pytest.mark.parametrize(("fraction", "of_base"), [(0.0, 0), (0.3, 3), (0.65, 7), (1.0, 10)])
 def test_a_step_schedule_costs_no_more_passes_than_sampling(fraction: float, of_base: int) -> None:
     base, tuned, times = Analytic(1.0), Analytic(2.0), TIMES[0]
-    mixed = guidance.anneal(base, tuned, guidance.step(fraction), times)
+    mixed = guidance.anneal(base, tuned, annealing.step(fraction), times)
     for t in times[:-1]:
         mixed(X, t, COND)
     assert [len(base.runs), len(tuned.runs)] == [of_base, 10 - of_base]
@@ -121,7 +121,7 @@ def test_a_step_schedule_costs_no_more_passes_than_sampling(fraction: float, of_
 
 def test_linear_starts_at_base_and_costs_two_passes_after() -> None:
     base, tuned, times = Analytic(1.0), Analytic(2.0), TIMES[1]
-    mixed = guidance.anneal(base, tuned, guidance.linear(), times)
+    mixed = guidance.anneal(base, tuned, annealing.linear(), times)
     for t in times[:-1]:
         mixed(X, t, COND)
     assert [len(base.runs), len(tuned.runs)] == [10, 9]
@@ -129,14 +129,14 @@ def test_linear_starts_at_base_and_costs_two_passes_after() -> None:
 
 def test_schedules_rise_from_zero_to_one() -> None:
     grid = [i / 20 for i in range(21)]
-    for schedule in (guidance.linear(), guidance.power(4), guidance.step(0.5)):
+    for schedule in (annealing.linear(), annealing.power(4), annealing.step(0.5)):
         weights = [schedule(progress) for progress in grid]
         assert weights == sorted(weights)
         assert [weights[0], weights[-1]] == [0, 1]
 
 
 def test_times_off_the_grid_or_per_sample_are_refused() -> None:
-    mixed = guidance.anneal(Analytic(1.0), Analytic(2.0), guidance.linear(), TIMES[1])
+    mixed = guidance.anneal(Analytic(1.0), Analytic(2.0), annealing.linear(), TIMES[1])
     with pytest.raises(ValueError, match=r"t=0.25 is none of the 10 times"):
         mixed(X, torch.tensor(0.25), COND)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
@@ -145,8 +145,8 @@ def test_times_off_the_grid_or_per_sample_are_refused() -> None:
 
 def test_guidance_composes() -> None:
     base, tuned, times = Analytic(1.0), Analytic(2.0), TIMES[1]
-    inside = guidance.anneal(*(guidance.cfg(d, EMPTY, 3.0) for d in (base, tuned)), guidance.power(2), times)
-    outside = guidance.cfg(guidance.anneal(base, tuned, guidance.power(2), times), EMPTY, 3.0)
+    inside = guidance.anneal(*(guidance.cfg(d, EMPTY, 3.0) for d in (base, tuned)), annealing.power(2), times)
+    outside = guidance.cfg(guidance.anneal(base, tuned, annealing.power(2), times), EMPTY, 3.0)
     torch.testing.assert_close(inside(X, times[4], COND), outside(X, times[4], COND))
 
 
@@ -248,7 +248,7 @@ def test_aig_ends_are_base_and_tuned_bit_for_bit(make: Callable[[], Policy]) -> 
 @pytest.mark.parametrize("count", [2, PAIRED_ROWS // 2 + 1])  # doubled by cfg: in pairs, and too many for it
 def test_aig_is_the_mixture_however_its_views_are_run(make: Callable[[], Policy], count: int) -> None:
     policy = make()
-    schedule, guided = guidance.power(2), context(policy).guided
+    schedule, guided = annealing.power(2), context(policy).guided
     plain = guidance.anneal(policy.base, policy.tuned, schedule, policy.process.times(NUM_STEPS))
     before = policy.passes
     found = latents(policy, guidance.AnnealedImportance("power", power=2)(context(policy)), count)

@@ -13,7 +13,7 @@ from rdt.evaluation import PairedSampler, Protocol
 from rdt.policy import Policy
 from rdt.randomness import Noise
 from rdt.rollout import Rollout, Sampling, sampled
-from rdt.selection import SoftBestOf, gumbel
+from rdt.selection import LastDrawn, SoftBestOf, gumbel
 from worlds import gaussian, tiny_policy
 from worlds.gaussian import ALPHA, B, law
 
@@ -53,6 +53,24 @@ def test_alpha_zero_keeps_the_best_and_rises_with_the_candidates(make: Any) -> N
     means = [policy.decode(kept(policy, n, 0.0).clean).mean().item() for n in (1, 2, 5)]
     assert means == sorted(means) and means[0] < means[-1]
     torch.testing.assert_close(found.nats, torch.full((6,), math.log(5) - 4 / 5))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_more_candidates_continue_with_those_that_were_drawn(alpha: float) -> None:
+    """The result is that of a choice from the start, bit for bit, at the passes of the candidates that are new."""
+    policy, last, noise = tiny_policy.policy(), LastDrawn(), tiny_policy.policy().noise(0, "test", range(6))
+    one = SAMPLING.num_steps * 6
+    for count, fresh in ((2, 2), (3, 1), (5, 2), (5, 5), (2, 2)):
+        before = policy.passes
+        chosen = SoftBestOf(policy.base, tiny_policy.Brightness(), count, alpha, last)
+        found = sampled(policy, chosen, ["a circle"] * 6, noise, SAMPLING)
+        assert policy.passes - before == fresh * one
+        alone = kept(policy, count, alpha)
+        assert found.trajectory.latents.equal(alone.trajectory.latents) and found.nats.equal(alone.nats)
+    other = replace(noise, seed=1)
+    before = policy.passes
+    sampled(policy, replace(chosen, count=4), ["a circle"] * 6, other, SAMPLING)
+    assert policy.passes - before == 4 * one
 
 
 def test_a_sample_depends_on_its_own_candidates_alone() -> None:

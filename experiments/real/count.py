@@ -1,60 +1,29 @@
 """Count what the experiments of this folder cost: `python experiments/real/count.py [write]` prints or writes cost.md.
 
-Hours are the operations of the network and the decoder in sampling, updates and the last evaluation, at 40 % of an
-H100's 989 TFLOP/s in bf16. GiB are their weights, the activations that an update keeps, and SQDF's buffer.
+`write` also writes rdt/config/counted.json, from which `dry_run=true` reckons hours and memory. Hours in cost.md are
+the operations of the network and the decoder in sampling, updates and the last evaluation, at 40 % of an H100's
+989 TFLOP/s in bf16. GiB are their weights, the activations that an update keeps, and SQDF's buffer.
 """
 
-import re
+import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from networks import Cost, decoder, network
+from networks import PROMPT, Cost, decoder, network
 from omegaconf import DictConfig, OmegaConf
 
 from rdt.config.compose import composed, conf_dir
-from rdt.config.plan import plan
+from rdt.config.hardware import COUNTED, update_of
+from rdt.config.plan import evaluated_images, evaluation_passes, passes_in_all
+from rdt.config.work import Update
 from rdt.training.silence import silence_libraries
 
 RESULT = Path(__file__).with_name("cost.md")
 NAMES = sorted(file.stem for file in Path(conf_dir(), "experiment/real").glob("[!_]*.yaml"))
+SIDES = {"sd15": (512,), "sdxl": (1024,), "sd3": (512, 1024), "flux": (1024,)}  # pixels
 SPEED = 0.4 * 989e12  # operations per second
-PLANNED = re.compile(r"([\d,]+) (?:network passes|images)")
-
-
-@dataclass(frozen=True)
-class Update:
-    """Counts the rows and images that an update computes; images include those of its share of a rollout."""
-
-    forward: float  # rows forward, beyond those of the rollout
-    back: float  # rows backward
-    held: float  # rows whose activations are kept at one time, without micro-batches
-    decoded: float  # images
-    climbed: float  # images decoded with a gradient
-
-
-def sqdf(cfg: DictConfig) -> Update:
-    """Count tuned and base under guidance and a look-ahead; the gradient goes through tuned and look-ahead."""
-    B = cfg.batch_size
-    return Update(forward=5 * B, back=3 * B, held=3 * B, decoded=B + B / cfg.method.replay_ratio, climbed=B)
-
-
-def aig(cfg: DictConfig) -> Update:
-    """Count the base's last K steps for the KL, and a gradient through the rollout's two rows of each of them."""
-    B, rows = cfg.batch_size, 2 * cfg.batch_size * cfg.method.K
-    return Update(forward=rows, back=rows, held=rows, decoded=B, climbed=B)
-
-
-def grpo(cfg: DictConfig) -> Update:
-    """Count two rows per trained step of a kept sample, one with a gradient, and two of the base for a KL."""
-    m, sampled = cfg.method, cfg.batch_size / cfg.method.updates_per_rollout
-    kept = sampled * m.get("keep", m.group) / m.group
-    rows = kept * (m.num_steps - (not m.last_step))
-    return Update(forward=(4 if m.kl_coef else 2) * rows, back=rows, held=kept, decoded=sampled, climbed=0)
-
-
-UPDATES: dict[str, Callable[[DictConfig], Update]] = {"sqdf": sqdf, "aig": aig, "grpo": grpo, "drift": grpo}
 
 
 def config(name: str) -> DictConfig:
@@ -72,8 +41,8 @@ def costs(cfg: DictConfig) -> tuple[Cost, Cost]:
 
 def experiment(name: str, cfg: DictConfig) -> list[str]:
     """Return the row of an experiment: passes, GiB and hours."""
-    sampled, images, evaluated = (int(count.replace(",", "")) for count in PLANNED.findall(plan(cfg)))
-    update, n = UPDATES[cfg.method.name](cfg), cfg.iterations
+    update, n, evaluated, images = update_of(cfg), cfg.iterations, evaluation_passes(cfg), evaluated_images(cfg)
+    sampled = passes_in_all(cfg).trained
     passes = [sampled, sampled + n * (update.forward + update.back), evaluated]
     row, image = costs(cfg)
     operations = (sampled + evaluated + n * update.forward) * row.forward + n * update.back * row.back
@@ -110,6 +79,33 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
+def counted() -> dict[str, Any]:
+    """Return what a dry run reads: the costs of every model and of the decoder, by the image's side in pixels."""
+    models = {model: counted_model(model, sides) for model, sides in SIDES.items()}
+    ways = {"sliced": True, "whole": False}
+    decoders = {str(side): {name: figures(decoder(side, way)) for name, way in ways.items()} for side in (512, 1024)}
+    return {"models": models, "autoencoder": decoder(512, True).weights // 2, "decoders": decoders}
+
+
+def counted_model(model: str, sides: Iterable[int]) -> dict[str, Any]:
+    """Return the weights and the costs of a model with an adapter of the rank that its yaml states."""
+    rank, (tokens, width, pooled) = composed("config", f"model={model}").model.lora.rank, PROMPT[model]
+    rows = {str(side): network(model, side, rank) for side in sides}
+    first = next(iter(rows.values()))
+    return {
+        "parameters": first.weights // 2,
+        "adapter": first.adapter // rank,  # trained weights per rank
+        "condition": tokens * width + pooled,  # numbers
+        "sides": {side: figures(row) for side, row in rows.items()},
+    }
+
+
+def figures(found: Cost) -> dict[str, float]:
+    """Return TFLOP forward and back and MiB kept, to three digits."""
+    values = {"forward": found.forward / 1e12, "back": found.back / 1e12, "kept": found.kept / 2**20}
+    return {name: float(f"{value:.3g}") for name, value in values.items()}
+
+
 def text() -> str:
     """Return both tables."""
     configs = {name: config(name) for name in NAMES}
@@ -130,3 +126,4 @@ if __name__ == "__main__":
     print(tables := text())
     if sys.argv[1:] == ["write"]:
         RESULT.write_text(f"{tables}\n", encoding="utf-8")
+        COUNTED.write_text(json.dumps(counted(), indent=1) + "\n", encoding="utf-8")

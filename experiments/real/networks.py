@@ -15,15 +15,21 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdt.models import pipeline, sd3, sdxl
+from rdt.models import flux, pipeline, sd3, sdxl
 from rdt.policy import Adapter, Cond, Policy, Setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from worlds import full_size_checkpoints, tiny_policy
 from worlds.published_networks import PUBLISHED
 
-PROMPT = {"sd15": (77, 768, 0), "sdxl": (77, 2048, 1280), "sd3": (77 + 256, 4096, 2048)}  # tokens, width, pooled
-PREDICT = {"sd15": tiny_policy.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict}
+PROMPT = {  # tokens, width, pooled
+    "sd15": (77, 768, 0), "sdxl": (77, 2048, 1280), "sd3": (77 + 256, 4096, 2048), "flux": (512, 4096, 768),
+}  # fmt: skip
+PREDICT = {
+    "sd15": tiny_policy.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict,
+    "flux": partial(flux.predict, 3.5),
+}  # fmt: skip
+CHANNELS = {"flux": 16}  # of latents, where they are not the network's input channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Cost:
     kept: int  # bytes kept from the forward to the backward pass, without weights
     weights: int  # bytes
     latent: int  # elements
+    adapter: int = 0  # weights that are trained
 
 
 @cache
@@ -52,8 +59,10 @@ def network(model: str, side: int, rank: int) -> Cost:
     cast_as_autocast(module)
     tokens, width, pooled = PROMPT[model]
     cond = Cond(zeros(1, tokens, width).bfloat16(), zeros(1, pooled).bfloat16())
-    x = zeros(1, module.config.in_channels, side // 8, side // 8).requires_grad_()
-    return cost(module, weights, x, lambda: PREDICT[model](module, x.bfloat16(), zeros(), cond))
+    x = zeros(1, CHANNELS.get(model, module.config.in_channels), side // 8, side // 8).requires_grad_()
+    found = cost(module, weights, x, lambda: PREDICT[model](module, x.bfloat16(), zeros(), cond))
+    trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
+    return dataclasses.replace(found, adapter=trained)
 
 
 @cache

@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt.config import imports
 
-OTHERS = ("name", "plan", "scale", "offset", "curve", "knob", "weight", "mean", "std")  # keys that are no arguments
+OTHERS = (  # keys that are no arguments
+    "name", "plan", "passes", "scale", "offset", "curve", "knob", "weight", "mean", "std",
+)  # fmt: skip
 CLOSED = {  # sections whose keys are arguments of a class that no `_target_` names
     "model.lora": "rdt.policy.Adapter",
     "model.sampling": "rdt.rollout.Sampling",

@@ -21,7 +21,7 @@ NULLABLE = ("sha256",)  # keys of a checkpoint whose value may be null
 LARGEST = 2**63 - 1
 REMOVABLE = re.compile(  # sections that a run can do without
     r"diversity\.(measures|fidelity|overall|embedders)\.\w+.*|evaluation\.(judges\.\w+.*|limit)|reward\.parts\.\w+"
-    r"|logger\.wandb|method\.(surrogates\.\w+|plan)|model\.checkpoints\.\w+|guidance|sweep|without|hydra.*"
+    r"|logger\.wandb|method\.(surrogates\.\w+|plan)|model\.checkpoints\.\w+|guidance|sweep|without|hardware|hydra.*"
 )
 
 

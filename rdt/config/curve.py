@@ -5,7 +5,7 @@ from typing import Any
 
 from rdt.errors import UsageError
 
-NO_ARGUMENTS = ("name", "curve", "knob", "rules")
+NO_ARGUMENTS = ("name", "curve", "knob", "rules", "passes")
 
 
 def points(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:

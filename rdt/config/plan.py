@@ -6,13 +6,15 @@ method that samples images once instead, and keeps them on disk, states `images`
 prompts, in each of `rounds`. A method whose updates take a fixed number of passes states `times`, for each image, and
 the `views` that run at each of them: those whose value is not 0, false or null, and with them the `later_views` of
 all updates of a rollout but the first. `kl_nats` has such a value if the method logs the KL to its reference, so that
-constraint.kl may bound it. The constructor does not get this section.
+constraint.kl may bound it. `update` names what an update computes (rdt/config/work.py), from which hours and memory
+are reckoned. The constructor does not get this section.
 """
 
 import math
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from rdt import weights
 from rdt.config import compose
 from rdt.config.curve import points
+from rdt.config.hardware import Passes, lines, update_of
+from rdt.config.passes import Evaluated, foreseen
+from rdt.config.published import download
 
 SECTIONS = ("model.policy", "reward", "method", "evaluation.judges", "diversity", "prompts")  # may name files
 FILE_KEYS = (  # the names of keys whose values are files or repositories: a local path has no mark of its own
@@ -33,8 +38,10 @@ def plan(cfg: DictConfig) -> str:
         f"method={cfg.method.name} reward={cfg.reward.name} model={cfg.model.name} guidance={cfg.guidance.name}",
         f"output_dir={cfg.output_dir}",
         *_work(cfg),
+        *lines(cfg, passes_in_all(cfg), update_of(cfg)),
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
-        *(f"not here: {missing}" for missing in missing_devices(cfg)),
+        *_to_fetch(cfg),
+        *([] if cfg.get("hardware") else (f"not here: {missing}" for missing in missing_devices(cfg))),
         "dry run: nothing was loaded or written",
     ])  # fmt: skip
 
@@ -46,6 +53,7 @@ def evaluation_plan(cfg: DictConfig) -> str:
         f"output_dir={cfg.output_dir}",
         _evaluated(cfg),
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
+        *_to_fetch(cfg),
         "dry run: nothing was loaded or written",
     ])  # fmt: skip
 
@@ -111,14 +119,50 @@ def _work(cfg: DictConfig) -> list[str]:
 
 def _evaluated(cfg: DictConfig) -> str:
     """Return the line on the evaluation of the base and of the points of the guidance."""
-    evaluation, each = cfg.evaluation, cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
-    curve = points(OmegaConf.to_container(cfg.guidance))
-    tuned = sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
-    passes = each * (_passes(cfg.model.sampling.guidance_scale) + tuned * _passes(_scale(cfg, "evaluation_scale")))
     return (
-        f"evaluate: {(1 + tuned) * each} images of {evaluation.prompts} held-out prompts,"
-        f" {passes * cfg.model.sampling.num_steps:,} network passes"
+        f"evaluate: {evaluated_images(cfg)} images of {cfg.evaluation.prompts} held-out prompts,"
+        f" {evaluation_passes(cfg):,} network passes"
     )
+
+
+def evaluation_passes(cfg: DictConfig) -> int:
+    """Return the network passes of the evaluation of the base and of every point, KL included."""
+    evaluation, sampling = cfg.evaluation, cfg.model.sampling
+    etas = sampling.eta if OmegaConf.is_list(sampling.eta) else [sampling.eta]
+    what = Evaluated(
+        evaluation.prompts, evaluation.images_per_prompt, evaluation.kl_images if any(etas) else 0,
+        evaluation.batch_size, sampling.num_steps, _passes(cfg.model.sampling.guidance_scale),
+    )  # fmt: skip
+    curve = points(OmegaConf.to_container(cfg.guidance))
+    seen = foreseen(curve, cfg.guidance.get("passes") or "tuned", sampling.num_steps)
+    rows = _passes(_scale(cfg, "evaluation_scale"))
+    return what.passes([replace(point, rows=point.rows or rows) for point in seen])
+
+
+def evaluated_images(cfg: DictConfig) -> int:
+    """Return how many images the evaluation keeps, of the base and of every point of the guidance."""
+    count = 1 + len(points(OmegaConf.to_container(cfg.guidance)))
+    return count * cfg.evaluation.prompts * cfg.evaluation.images_per_prompt
+
+
+def passes_in_all(cfg: DictConfig) -> Passes:
+    """Return what training and all evaluations sample, the small ones during training included."""
+    evaluation, each = cfg.evaluation, cfg.model.sampling.num_steps * _passes(cfg.model.sampling.guidance_scale)
+    small = cfg.iterations // evaluation.every * evaluation.small_prompts if evaluation.every else 0
+    few, evaluated = small * evaluation.images_per_prompt, evaluated_images(cfg)
+    rolled = _rollouts(cfg) * _steps(cfg) * _passes(_scale(cfg, "guidance_scale"))
+    return Passes(rolled, evaluation_passes(cfg) + few * each, evaluated + few)
+
+
+def _to_fetch(cfg: DictConfig) -> Iterator[str]:
+    """Yield how many GB the first run downloads, and which sources have a size that is not known."""
+    missing = {source: key for key, source in sources(cfg) if not weights.is_local(source)}
+    sizes = {source: download(key, source) for source, key in missing.items() if not source.startswith("dataset:")}
+    if not sizes:
+        return
+    unknown = [source for source, size in sizes.items() if size is None]
+    more = f", and {', '.join(unknown)}, of unknown size" if unknown else ""
+    yield f"fetch: {sum(size or 0 for size in sizes.values()):.3g} GB of weights{more}"
 
 
 def _scale(cfg: DictConfig, key: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rdt import checkpoint, credentials, prompts, weights
@@ -15,6 +15,7 @@ from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
 from rdt.config.collisions import collisions
 from rdt.config.effects import Effects
+from rdt.config.hardware import misfit
 from rdt.config.judges import judge_faults, settle_panel
 from rdt.config.plan import leaves, missing_devices, sources
 from rdt.config.rules import rule_of, stated_rules
@@ -34,7 +35,12 @@ def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[st
     A note is a line for each key that was typed and has no effect, and for each judge that is left out.
     Refused with a line for each fault. `further` checks get the resolved config and raise ValueError or OSError.
     """
-    return _checked(cfg, hydra_config, GROUPS, (_of_a_run, CHECKS), further)
+    notes = _checked(cfg, hydra_config, GROUPS, (_of_a_run, CHECKS), further)
+    if cfg.get("hardware") and not cfg.dry_run:  # a run is that of the machine it runs on, and records no other
+        notes.append(f"hardware={cfg.hardware.name} has no effect without dry_run=true")
+        with open_dict(cfg):
+            del cfg.hardware
+    return notes
 
 
 def check_evaluation(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
@@ -133,6 +139,12 @@ def _devices(cfg: DictConfig) -> Iterator[str]:
     for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
         if cfg.evaluation[key] < world:
             yield f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
+
+
+def _fits(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a planned run does not fit into the memory of the hardware that was chosen."""
+    if cfg.dry_run and not list(_devices(cfg)):
+        yield from misfit(cfg)
 
 
 def _gradient(cfg: DictConfig) -> Iterator[str]:
@@ -295,7 +307,7 @@ def _init_lora(cfg: DictConfig) -> Iterator[str]:
 
 
 CHECKS: Checks = (
-    _secrets, _curve, _devices, _grid, _gradient, _measures, judge_faults, _targets, _trains, _prompts, _sources,
+    _secrets, _curve, _devices, _fits, _grid, _gradient, _measures, judge_faults, _targets, _trains, _prompts, _sources,
     _init_lora,
 )  # fmt: skip
 WITHOUT_TRAINING: Checks = (_secrets, _curve, _grid, _measures, judge_faults, _targets, _prompts, _sources)

@@ -17,6 +17,7 @@ GROUPS = {
     "logger": "where curves go, besides metrics.csv",
     "prompts": "what images are made of",
     "diversity": "how diversity is measured",
+    "hardware": "with dry_run=true: the GPUs that hours and memory are reckoned on",
 }
 EXAMPLES = (
     "rdt run method=sqdf reward=hps",

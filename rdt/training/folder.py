@@ -16,8 +16,10 @@ from rdt.errors import UsageError
 from rdt.training import digests, lock
 
 MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
-              "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
+              "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache",
+              "hardware"}  # fmt: skip
 # top-level keys in which a run and its continuation may differ
+PLANNED = ("output_dir", "dry_run", "hardware")  # top-level keys that do not decide what a run computes
 ORACLE = "oracle"  # the folder of what black-box optimisation asked and was answered
 ROUNDS = "rounds"  # the folder of the images that the rounds of tilt sampled
 OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE, ROUNDS)  # what a run can be continued from
@@ -83,7 +85,7 @@ def is_finished(cfg: DictConfig, out: Path) -> bool:
     if cfg.resume == "never" or not written:
         return False
     whole = (OmegaConf.to_container(config, resolve=True) for config in (read_recorded(out / "config.yaml"), cfg))
-    before, now = ({k: v for k, v in config.items() if k not in ("output_dir", "dry_run")} for config in whole)
+    before, now = ({k: v for k, v in config.items() if k not in PLANNED} for config in whole)
     return before == now
 
 

@@ -16,7 +16,7 @@ from worlds.smallest_run import minimal, rows
 CONF = Path(conf_dir())
 GROUPS = (
     "method", "reward", "world", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "logger",
-    "experiment", "without", "judges",
+    "experiment", "without", "judges", "hardware",
 )  # fmt: skip
 LISTED = "judges"  # a group that is chosen as a list
 JUDGED = ["reward=mixture", "reward.parts.jpeg.weight=0"]

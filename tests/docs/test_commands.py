@@ -84,16 +84,24 @@ def filled(word: str, folder: Path) -> str:
     return word.replace("<dir>", "made" if word.startswith("out=") else str(folder))
 
 
+def of_one_machine(line: str) -> str:
+    """Return a sweep on a cluster without its launcher, which tests/training/test_launchers.py runs, and shorter."""
+    if "hydra/launcher=" not in line:
+        return line
+    words = [word for word in line.split() if not re.match(r"\+?hydra[./]launcher", word)]
+    return re.sub(r"(seed|method\.lr|method\.kl_coef)=([^,\s]+)\S*", r"\1=\2", " ".join(words))
+
+
 @pytest.mark.parametrize("line", [line for line in RUN if command(line)[0] == "run"])
 def test_a_printed_run_is_planned(line, typed):
-    composed = any(word in line for word in COMPOSED)
+    composed, line = any(word in line for word in COMPOSED), of_one_machine(line)
     words = ["--cfg", "job"] if composed else ["dry_run=true"]
     status, out, err = typed(
         line.replace("rdt.run -m ", "rdt.run ") if composed else line,
         *words,
         *(["devices=1"] if "devices=" in line else []),
     )
-    assert status == 0 and err == "" and out, (PRINTED[line], err)
+    assert status == 0 and err == "" and out, (line, err)
 
 
 @pytest.mark.parametrize("line", [line for line in RUN if command(line)[0] not in ("run", "dashboard")])

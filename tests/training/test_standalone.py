@@ -142,7 +142,7 @@ def test_a_list_of_prompts_is_recognised_by_count_and_digest(run_folder, command
 
 def test_a_plan_loads_and_writes_nothing(run_folder, command, tmp_path):
     status, out, _ = command(*SAME, f"lora={run_folder}", "dry_run=true")
-    assert status == 0 and "evaluate: 8 images of 2 held-out prompts, 48 network passes" in out
+    assert status == 0 and "evaluate: 8 images of 2 held-out prompts, 72 network passes" in out
     assert "nothing was loaded or written" in out and not list((tmp_path / "here").iterdir())
 
 
