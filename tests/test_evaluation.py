@@ -113,3 +113,46 @@ def test_ranks_split_the_prompts_and_their_scores_add_up_to_the_whole() -> None:
         assert torch.cat([share.scores[name] for share in shares]).equal(values)
     with pytest.raises(ValueError, match="prompts=2 is fewer than devices=3"):
         evaluator(1).run(policy, view, base, sampling, rank=0, world=3)
+
+
+def test_recorded_images_have_their_own_scores_whatever_the_batch() -> None:
+    policy = tiny_policy.policy()
+    base, points = curve(policy)
+    views = {"base": base, "power 2": points["power 2"]}
+    found = {}
+    for batch_size in (2, 6):
+        protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, 0, batch_size, 0, (1, 1), recorded=(PROMPTS, 2))
+        whole = Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
+        found[batch_size] = whole.run(policy, views, base, Sampling(T, 1.0, 3.0), rank=0, world=1)
+    for name, one in found[6].items():
+        assert list(one.pixels) == list(range(PROMPTS))
+        for row, pixels in one.pixels.items():
+            assert pixels.shape[0] == 2 and pixels.dtype == torch.uint8
+            levels = pixels.double().div(255).flatten(1).mean(1)
+            torch.testing.assert_close(one.image_scores[row]["bright"], levels, atol=2e-3, rtol=0)
+            torch.testing.assert_close(pixels, found[2][name].pixels[row], atol=1, rtol=0)
+
+
+def test_what_was_recorded_before_an_interruption_is_kept() -> None:
+    policy = tiny_policy.policy()
+    base, _ = curve(policy)
+    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, 0, IMAGES, 0, (1, 1), recorded=(PROMPTS, 2))
+    whole, kept = Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], []), Memory()
+    first = whole.run(policy, {"base": base}, base, Sampling(T, 1.0, 3.0), 0, 1, kept)["base"]
+    before = policy.passes
+    again = whole.run(policy, {"base": base}, base, Sampling(T, 1.0, 3.0), 0, 1, kept)["base"]
+    assert policy.passes == before and all(again.pixels[row].equal(first.pixels[row]) for row in range(PROMPTS))
+    assert again.image_scores[1]["bright"].equal(first.image_scores[1]["bright"])
+
+
+class Memory:
+    """Keeps what was measured of chunks of prompts."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, dict] = {}
+
+    def read(self, chunk: range) -> dict | None:
+        return self.found.get(chunk.start)
+
+    def write(self, chunk: range, found: dict) -> None:
+        self.found[chunk.start] = found
