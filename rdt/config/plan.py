@@ -99,6 +99,7 @@ def _work(cfg: DictConfig) -> list[str]:
         + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"sample for that: {_rollouts(cfg) * _steps(cfg) * passes:,} network passes, and those of gradients on top",
         *_kept_images(cfg),
+        *_watched(cfg),
         _evaluated(cfg),
     ]
 
@@ -113,6 +114,17 @@ def _evaluated(cfg: DictConfig) -> str:
         f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
         f" {images * cfg.model.sampling.num_steps * _passes(cfg):,} network passes"
     )
+
+
+def _watched(cfg: DictConfig) -> Iterator[str]:
+    """Yield the line on the pictures that are drawn while training, if there are any."""
+    every, evaluation = cfg.trainer.sample_every, cfg.evaluation
+    if every:
+        rows, columns = evaluation.grid
+        each = min(rows, evaluation.prompts) * min(columns, evaluation.images_per_prompt)
+        images = each * (1 + cfg.iterations // every)
+        passes = images * cfg.model.sampling.num_steps * _passes(cfg)
+        yield f"draw while training: {images:,} images, {each} every {every} iterations, {passes:,} network passes"
 
 
 def _passes(cfg: DictConfig) -> int:
