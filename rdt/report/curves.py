@@ -39,9 +39,15 @@ def curves_html(comparison: Comparison) -> str:
     The curves of LEADING come first, then the others by name.
     """
     pictures = over_time_html(frames_of(comparison))
-    pictures = f'<div class="times">{pictures}</div>' if pictures else ""
     drawn = drawn_curves(_traced(comparison))
-    return f"<h2>Training</h2>{pictures}{drawn}" if pictures or drawn else ""
+    return f"<h2>Training</h2>{with_pictures(pictures, drawn)}" if pictures or drawn else ""
+
+
+def with_pictures(pictures: str, drawn: str) -> str:
+    """Return the pictures over time beside the curves, or what there is of both."""
+    if not pictures:
+        return drawn
+    return f'<div class="beside"><div class="times">{pictures}</div><div class="drawn">{drawn}</div></div>'
 
 
 def drawn_curves(traced: list[Traced]) -> str:

@@ -16,15 +16,9 @@ from rdt.report.compare import Comparison, point_settings
 class Knob:
     """Holds the values of one key, in order, and the groups that have them."""
 
-    method: str
-    key: str
+    title: str  # its method, its guidance if it belongs to one, and the last word of its key
     values: tuple[float, ...]
     groups: tuple[str, ...]  # their names
-
-    @property
-    def title(self) -> str:
-        """Return the name of the knob: its method and the last word of its key."""
-        return f"{self.method} {self.key.rpartition('.')[2]}"
 
 
 def knobs_of(comparison: Comparison) -> list[Knob]:
@@ -35,13 +29,18 @@ def knobs_of(comparison: Comparison) -> list[Knob]:
         for key, value in settings.items():
             number = _number(value)
             if number is not None:
-                families[group.method, key, _others(settings, key)][number].append(group.name)
-    return [_knob(method, key, found) for (method, key, _), found in sorted(families.items()) if _turns(found)]
+                families[_title(group.method, settings, key), key, _others(settings, key)][number].append(group.name)
+    return [_knob(title, found) for (title, _, _), found in sorted(families.items()) if _turns(found)]
 
 
-def _knob(method: str, key: str, found: dict[float, list[str]]) -> Knob:
+def _title(method: str, settings: dict[str, Any], key: str) -> str:
+    guidance = f"{settings.get('guidance.name')} " if key.startswith("guidance.") else ""
+    return f"{method} {guidance}{key.rpartition('.')[2]}"
+
+
+def _knob(title: str, found: dict[float, list[str]]) -> Knob:
     values = sorted(found)
-    return Knob(method, key, tuple(values), tuple(found[value][0] for value in values))
+    return Knob(title, tuple(values), tuple(found[value][0] for value in values))
 
 
 def _turns(found: dict[float, list[str]]) -> bool:

@@ -27,7 +27,8 @@ class Frames:
 
 def frames_of(comparison: Comparison) -> list[Frames]:
     """Return the pictures of the first runs that drew at least two."""
-    varied, found = varied_settings(comparison.runs), []
+    varied = varied_settings(comparison.runs)
+    found: list[Frames] = []
     for run in comparison.runs:
         pictures = pictures_of(run.path)
         if len(pictures) > 1 and len(found) < RUNS:

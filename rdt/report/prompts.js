@@ -23,7 +23,7 @@ function forestPicture(data, group, score, values, W) {
   const at = (x) => left + 10 + ((x - lo + pad) / (hi - lo + 2 * pad)) * (W - left - 24);
   const grid = ticks(lo - pad, hi + pad, Math.max(3, (W - left) / 95)).map((t) => `<line stroke="var(--line)" x1="${at(t)}" x2="${at(t)}" y1="8" y2="${H - 34}"/><text x="${at(t)}" y="${H - 18}" text-anchor="middle">${brief(t)}</text>`);
   const band = mean ? `<rect x="${at(mean[1])}" width="${Math.max(1, at(mean[2]) - at(mean[1]))}" y="8" height="${H - 42}" fill="${p.colour}" opacity=".16"/><line x1="${at(mean[0])}" x2="${at(mean[0])}" y1="8" y2="${H - 34}" stroke="${p.colour}" stroke-width="1.6"/>` : "";
-  const most = Math.floor(left / 6.3), cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  const most = Math.floor(left / 7.2), cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const marks = rows.map(([value, prompt], k) => {
     const y = 20 + k * step, hue = side * value < 0 ? "var(--down)" : "var(--up)";
     return `<g><title>${safe(prompt)}: ${signed(value)}</title><text x="${left}" y="${y + 4}" text-anchor="end">${safe(cut(prompt))}</text>

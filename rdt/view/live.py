@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rdt.report.curves import DASHES, Traced, drawn_curves, read_curves
+from rdt.report.curves import DASHES, Traced, drawn_curves, read_curves, with_pictures
 from rdt.report.gallery import Address
 from rdt.report.grids import prompts_of
 from rdt.report.over_time import Frames, over_time_html, pictures_of
@@ -19,8 +19,7 @@ def live_html(runs: Sequence[RunState], address: Address) -> str:
     traced = [_traced(k, run) for k, run in enumerate(runs)]
     frames = [_frames(run) for run in runs]
     pictures = over_time_html([one for one in frames if one.pictures], address)
-    drawn = (f'<div class="times">{pictures}</div>' if pictures else "") + drawn_curves(traced)
-    return drawn or '<p class="quiet">Nothing was logged yet.</p>'
+    return with_pictures(pictures, drawn_curves(traced)) or '<p class="quiet">Nothing was logged yet.</p>'
 
 
 def _traced(place: int, run: RunState) -> Traced:

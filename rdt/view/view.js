@@ -6,11 +6,12 @@ const figures = (x) => (x === null || x === undefined ? "" : Number(x.toPrecisio
 const ago = (at) => { const s = Math.max(0, Date.now() / 1000 - at); return s < 90 ? `${Math.round(s)} s ago` : s < 5400 ? `${Math.round(s / 60)} min ago` : s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`; };
 const FIXED = { title: "run", status: "status", iteration: "iteration", method: "method", reward: "reward", model: "model", seed: "seed" };
 
-// Returns the scores that become columns: those of most runs first, and at most nine.
+// Returns the scores that become columns: two of the runs that train, then those of most runs, at most ten.
 function scoreNames() {
   const counts = new Map();
   rows.forEach((row) => Object.keys(row.scores).forEach((name) => counts.set(name, (counts.get(name) || 0) + 1)));
-  return [...counts].sort((a, b) => b[1] - a[1]).slice(0, 9).map(([name]) => name);
+  const training = rows.filter((row) => row.status === "running").flatMap((row) => Object.keys(row.scores).slice(0, 2));
+  return [...new Set([...training, ...[...counts].sort((a, b) => b[1] - a[1]).map(([name]) => name)])].slice(0, 10);
 }
 
 function value(row, key) {
@@ -61,7 +62,7 @@ function entry(row, names) {
   }
   const scores = names.map((name) => {
     const [mean, diff] = row.scores[name] || [], cell = made("td", figures(mean));
-    if (diff !== null && diff !== undefined) cell.append(made("small", `Δ ${diff > 0 ? "+" : ""}${figures(diff)}`, "quiet"));
+    if (diff !== null && diff !== undefined) cell.append(made("small", `Δ ${diff > 0 ? "+" : ""}${figures(Number(diff.toPrecision(2)))}`, "quiet"));
     return cell;
   });
   line.append(first, made("td", row.status, `words ${row.status}`), progress, ...["method", "reward", "model", "seed"].map((key) => made("td", row[key], "words")), ...scores, made("td", row.updated ? ago(row.updated) : ""));

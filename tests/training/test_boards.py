@@ -27,7 +27,7 @@ def final(tmp_path):
 @pytest.mark.parametrize("name", extras.BOARDS)
 def test_a_logger_without_its_package_is_refused_in_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=rf"logger={name} needs the package {name}.*\[{name}\]"):
+    with pytest.raises(UsageError, match=rf"logger={name} needs the package {name}.*\.\[{name}\]"):
         extras.check_boards(minimal(tmp_path, f"logger={name}"))
     extras.check_boards(minimal(tmp_path, "logger=csv"))
 
