@@ -34,6 +34,7 @@ SCRIPTS = (
     "gallery.js",
     "prompts.js",
     "page.js",
+    "time.js",
 )  # in the order in which they need each other
 UNITS = {"seconds": (1, "s"), "peak_memory_bytes": (2**30, "GiB peak memory"), "tflop": (1, "TFLOP")}
 

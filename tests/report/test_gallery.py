@@ -27,6 +27,8 @@ def knob_runs(folder):
         shift = {"reward/hps": 0.05 - 0.02 * kl, "diversity/entropy": -0.4 + 0.3 * kl}
         write_run(folder / f"kl{kl:g}", "sqdf", 0, shift, [f"method.kl_coef={kl:g}"])
         write_records(folder / f"kl{kl:g}", {"base": 20, "tuned": red})
+    for iteration in (0, 2):
+        Image.new("RGB", (8, 8), (100 * iteration, 0, 0)).save(folder / "kl1" / "samples" / f"{iteration:06d}.png")
     return folder
 
 
@@ -225,6 +227,17 @@ def test_the_gallery_is_saved_as_a_picture(page, tmp_path):
     with Image.open(file) as picture:
         reds = {pixel[0] for _, pixel in picture.convert("RGB").getcolors(1 << 24)}
         assert picture.width > 4 * 128 and picture.height > 3 * 128 and {20, *REDS.values()} <= reds
+
+
+@browsed
+def test_the_slider_over_iterations_changes_the_picture_and_marks_the_curves(page):
+    output, image = "document.querySelector('.time output').textContent", "document.querySelector('.time img')"
+    assert (page.js(output), red(page, image)) == ("2", 200)
+    page.js("document.querySelector('.time input').focus()")
+    page.press("ArrowLeft")
+    assert (page.js(output), red(page, image)) == ("0", 0)
+    marks = "[...document.querySelectorAll('.curve .now')].map(e => e.getAttribute('d'))"
+    assert page.js(marks) == ["M52 14V114", ""]  # train/reward begins there, eval/hps later
 
 
 @browsed
