@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rdt import files
 from rdt.image_record import ImageRecord, read_images
@@ -62,10 +63,10 @@ def content(path: Path) -> str:
 
 
 def beside(path: Path, out: Path) -> str:
-    """Return the path of an image relative to a folder, to which it is copied unless it lies below it."""
+    """Return the address of an image relative to a folder, to which it is copied unless it lies below it."""
     here, there = path.resolve(), out.resolve()
     if here.is_relative_to(there):
-        return here.relative_to(there).as_posix()
+        return quote(here.relative_to(there).as_posix())
     copy = Path(COPIES) / digest(str(here.parent)) / path.name
     (there / copy).parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(there / copy) as unfinished:

@@ -94,6 +94,14 @@ def test_many_images_lie_beside_the_page(tmp_path, monkeypatch):
     assert len(copies) == 4 * 6 and all(f'"{name}"' in page.read_text() for name in copies)
 
 
+def test_the_name_of_a_folder_is_no_address(tmp_path):
+    for name in ("javascript:alert(1)", "a#b", "100%?"):
+        image = tmp_path / name / "000-00.png"
+        image.parent.mkdir()
+        image.touch()
+        assert not set(":#?") & set(gallery.beside(image, tmp_path))
+
+
 def test_prompts_of_a_record_are_escaped(tmp_path):
     knob_runs(tmp_path)
     for file in tmp_path.rglob("images.json"):

@@ -132,6 +132,20 @@ def test_names_of_a_stranger_are_text_in_every_page(tmp_path, served):
     assert EVIL in unescape(got(f"{address}report")[2].decode())
 
 
+def test_what_a_stranger_wrote_runs_nothing_and_stays_as_it_is(tmp_path, served):
+    run, made = tmp_path / "runs" / "run", tmp_path / "made"
+    training(run)
+    (run / "config.yaml").write_text(f"method: !!python/object/apply:os.mkdir ['{made}']\n_target_: os.mkdir\n")
+    (run / "checkpoints" / "000001").mkdir(parents=True)
+    (run / "checkpoints" / "000001" / "run.ckpt").write_bytes(b"cposix\nmkdir\n(V" + str(made).encode() + b"\ntR.")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    address = served(tmp_path / "runs")
+    (row,) = json.loads(got(f"{address}runs.json")[2])
+    assert row["status"] == "running" and got(f"{address}live?run={row['id']}")[0] == 200
+    assert got(f"{address}report")[0] == 200 and not made.exists()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 def test_the_report_over_chosen_runs_names_images_of_the_server(tmp_path, served):
     for kl in (1, 2):
         write_run(tmp_path / str(kl), overrides=[f"method.kl_coef={kl}"])
