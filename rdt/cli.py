@@ -30,6 +30,11 @@ COMMANDS = {
     "evaluate": Command("evaluate a finished run under another guidance, or any adapter beside its base"),
     "sample": Command("draw images of a finished run beside its base's"),
     "report": Command("compare any set of runs", ("runs=", "out=", "axes=", "wandb="), "rdt.report.__main__"),
+    "view": Command(
+        "show any folder of runs in the browser, live while they train",
+        ("runs=", "port=", "browser="),
+        "rdt.view.__main__",
+    ),
     "study": Command(
         "write a page for a blind comparison by people, and tally its votes",
         ("runs=", "pairs=", "set=", "settings=", "seed=", "out=", "tally", "key="),
@@ -43,7 +48,7 @@ EXAMPLES = (
     "rdt run method=sqdf reward=hps",
     "rdt run -m method.kl_coef=0,0.1,1 seed=0,1",
     "rdt evaluate run=<dir> guidance=aig 'guidance.curve=[1,2,4]'",
-    "rdt report runs=<dir or glob>",
+    "rdt view <dir>",
     'rdt sample run=<dir> prompt="a circle" n=16',
 )
 HELP = ("-h", "--help", "help")

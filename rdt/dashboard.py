@@ -70,11 +70,12 @@ def sweep_panels(reward: str, diversity: str) -> list[Any]:
 
 
 def sample_panels() -> list[Any]:
-    """Return the sample grids of base and tuned model at equal noise, and those that a sweep's pareto run logged."""
+    """Return the grids of base and tuned model at equal noise, those of the training, and those of a sweep's front."""
     import wandb_workspaces.reports.v2 as wr
 
     pairs = wr.MediaBrowser(title="base and tuned", media_keys=["samples/base", "samples/tuned"], num_columns=2)
-    return [pairs, wr.MediaBrowser(title="along the front", media_keys=["pareto/samples"], num_columns=4)]
+    trained = wr.MediaBrowser(title="while training", media_keys=["samples/training"], num_columns=2)
+    return [pairs, trained, wr.MediaBrowser(title="along the front", media_keys=["pareto/samples"], num_columns=4)]
 
 
 def training_panels() -> list[Any]:

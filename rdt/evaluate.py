@@ -135,7 +135,7 @@ def add_curve(run: finished.FinishedRun, experiment: "Experiment", curve: dict[s
     points = [record.point(done[name], one.described, protocol, base) for name, one in curve.items()]
     known = record.add_points(run.folder, points, run.digest).points
     names = {point.label: name for point, name in zip(known, sample_names(known), strict=True)}
-    record.save_samples(run.folder, base.prompts, {names[label]: one for label, one in done.items()})
+    record.save_samples(run.folder, protocol, {names[label]: one for label, one in done.items()})
     return points
 
 

@@ -44,6 +44,7 @@ class Protocol:
     batch_size: int  # images sampled at a time
     seed: int
     grid: tuple[int, int]  # rows (prompts) and columns (seeds) of the sample grid
+    recorded: tuple[int, int] = (0, 0)  # prompts, and images of each, that are kept one by one with their scores
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Evaluation:
     scores: dict[str, Tensor]  # "reward/hps", "diversity/vendi", "fidelity/residual", "kl_nats" -> (P,)
     grid: Tensor  # (rows, columns, 3, H, W)
     totals: dict[str, float] = field(default_factory=dict)  # "fidelity/fid", ...
+    pixels: dict[int, Tensor] = field(default_factory=dict)  # by prompt: its recorded images (k, 3, H, W) in uint8
+    image_scores: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by prompt and reward (k,); NaN: no score
 
     def summary(self) -> dict[str, float]:
         """Return the means over prompts, and the totals."""
@@ -67,6 +70,14 @@ class Measured:
         self.values: dict[int, dict[str, float]] = {}
         self.features: dict[int, list[Tensor]] = {}  # (n, D) per measure
         self.grid: dict[int, Tensor] = {}  # (columns, 3, H, W)
+        self.pixels: dict[int, Tensor] = {}  # (k, 3, H, W) in uint8
+        self.image_scores: dict[int, dict[str, Tensor]] = {}  # (k,) by reward
+
+    @property
+    def kinds(self) -> dict[str, dict[int, Any]]:
+        """Return all that is collected, by kind and prompt."""
+        names = ("values", "features", "grid", "pixels", "image_scores")
+        return {name: getattr(self, name) for name in names}
 
     def add(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
         """Add one prompt: its values, and per measure the features (n, D) of its images."""
@@ -74,19 +85,18 @@ class Measured:
 
     def part(self, chunk: range) -> dict[str, Any]:
         """Return what was measured of a chunk of prompts, by kind."""
-        kinds: dict[str, dict[int, Any]] = {"values": self.values, "features": self.features, "grid": self.grid}
-        return {kind: {index: found[index] for index in chunk if index in found} for kind, found in kinds.items()}
+        return {kind: {index: found[index] for index in chunk if index in found} for kind, found in self.kinds.items()}
 
     def add_part(self, part: Mapping[str, Any]) -> None:
         """Add what was measured of a chunk of prompts before."""
-        for kind, found in (("values", self.values), ("features", self.features), ("grid", self.grid)):
+        for kind, found in self.kinds.items():
             found.update(part[kind])
 
     def gather(self) -> None:
         """Add what the other ranks have collected. A collective call."""
         if not dist.is_initialized():
             return
-        for kind in (self.values, self.features, self.grid):
+        for kind in self.kinds.values():
             parts: list[dict[int, Any]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, kind)
             for part in parts:
@@ -104,7 +114,8 @@ class Measured:
             name: torch.tensor([self.values[index][name] for index in prompts], dtype=torch.float64)
             for name in self.values[prompts[0]]
         }
-        return Evaluation(scores, torch.stack([self.grid[index] for index in sorted(self.grid)]), totals)
+        grid = torch.stack([self.grid[index] for index in sorted(self.grid)])
+        return Evaluation(scores, grid, totals, self.pixels, self.image_scores)
 
 
 @dataclass(frozen=True)
@@ -212,15 +223,24 @@ class Evaluator(nn.Module):
         latents, kl = sampler.samples(view, chunk)
         for k, index in enumerate(chunk):
             images = sampler.policy.decode(latents[k])
-            values = self._values(images, self.protocol.prompts[index])
+            scores = self._image_scores(images, self.protocol.prompts[index])
+            values = self._values(images, self.protocol.prompts[index], scores)
             values |= {} if kl is None else {"kl_nats": kl[k].item()}
             measured.add(index, values | _levels(latents[k], images), [m.embedder(images) for m in self.overall])
             if index < self.protocol.grid[0]:
                 measured.grid[index] = images[: self.protocol.grid[1]].cpu()
+            if index < self.protocol.recorded[0]:
+                self._record(measured, index, images, scores)
 
-    def _values(self, images: Tensor, prompt: str) -> dict[str, float]:
+    def _record(self, measured: Measured, index: int, images: Tensor, scores: Mapping[str, Tensor]) -> None:
+        """Keep the first images of a prompt, with their scores."""
+        count = self.protocol.recorded[1]
+        measured.pixels[index] = (images[:count] * 255).round().byte().cpu()
+        measured.image_scores[index] = {name: found[:count].detach().double().cpu() for name, found in scores.items()}
+
+    def _values(self, images: Tensor, prompt: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the rewards, diversity and fidelity of the images of one prompt."""
-        values = self._scores(images, prompt)
+        values = self._means(scores)
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
             for measure in measures:
                 found = {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
@@ -229,16 +249,23 @@ class Evaluator(nn.Module):
                 values |= found
         return values
 
-    def _scores(self, images: Tensor, prompt: str) -> dict[str, float]:
-        """Return the mean of each reward over the images of one prompt that have a score.
+    def _image_scores(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
+        """Return the scores (n,) of the images of one prompt by reward; NaN where a reward that may skip has none."""
+        found = {}
+        for name, reward in self.rewards.items():
+            found[name] = reward(images, [prompt] * len(images))
+            Scored(reward.title, reward.missing, found[name], [prompt]).check_present("evaluation stops: ")
+        return found
+
+    def _means(self, scores: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the mean of each reward over the images that have a score.
 
         If a reward may skip images, "missing" is the number of scores that were left out.
         """
         values, missing = {}, 0
-        for name, reward in self.rewards.items():
-            scores = reward(images, [prompt] * len(images))
-            absent = Scored(reward.title, reward.missing, scores, [prompt]).check_present("evaluation stops: ")
-            values[f"reward/{name}"] = (scores[~absent] if absent.any() else scores).mean().item()
+        for name, found in scores.items():
+            absent = found.isnan()
+            values[f"reward/{name}"] = (found[~absent] if absent.any() else found).mean().item()
             missing += int(absent.sum())
         if any(reward.missing == "skip" for reward in self.rewards.values()):
             values["missing"] = float(missing)

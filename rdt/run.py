@@ -22,7 +22,7 @@ from rdt.config.plan import plan
 from rdt.config.rules import without_rules
 from rdt.config.run_help import print_run_help
 from rdt.errors import FORESEEN, Terminated, flat, to_stderr
-from rdt.training import constraints, folder, lock, paths, processes
+from rdt.training import constraints, extras, folder, lock, paths, processes
 from rdt.training.sweep import SweepReport, job_name
 
 
@@ -46,7 +46,13 @@ def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False, name: str = "")
     If `fresh`, output_dir is a new folder: its name gets a number if another run has taken it. A job of a sweep has a
     `name`, and prints one line about what it reached.
     """
-    further = (constraints.check_constraints, wandb.check_wandb, paths.make_absolute, folder.check_output_dir)
+    further = (
+        constraints.check_constraints,
+        wandb.check_wandb,
+        extras.check_boards,
+        paths.make_absolute,
+        folder.check_output_dir,
+    )
     for line in preflight.check_config(cfg, hydra_config, *further):
         print(f"note     {line}", flush=True)
     if cfg.dry_run:
@@ -87,8 +93,9 @@ def name_outputs(cfg: DictConfig, hydra_config: Any) -> None:
         if in_sweep(hydra_config):
             if not any(override.startswith("output_dir=") for override in cfg.overrides):
                 cfg.output_dir = hydra_config.runtime.output_dir
-            if isinstance(cfg.logger.wandb, DictConfig):
-                cfg.logger.wandb.group = cfg.logger.wandb.group or wandb.group_of(Path(hydra_config.sweep.dir))
+            for board in (cfg.logger.wandb, cfg.logger.trackio):
+                if isinstance(board, DictConfig):
+                    board.group = board.group or wandb.group_of(Path(hydra_config.sweep.dir))
         if isinstance(cfg.output_dir, str) and cfg.output_dir.strip():
             cfg.output_dir = str(Path(cfg.output_dir).expanduser().absolute())
 

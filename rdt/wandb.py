@@ -109,6 +109,13 @@ def start_from_config(cfg: DictConfig, out: Path, kind: str) -> Any:
     return run
 
 
+def wandb_image(picture: Any) -> Any:
+    """Return a PIL image as W&B logs it."""
+    import wandb
+
+    return wandb.Image(picture)
+
+
 def has_account() -> bool:
     """Return whether W&B would find an API key, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):

@@ -36,6 +36,7 @@ WRONG = {
     "evaluate": ["run=nowhere"],
     "sample": ["run=nowhere", "prompt=x"],
     "report": ["runs=nowhere"],
+    "view": ["nowhere"],
     "study": ["runs=nowhere"],
     "serve": ["port=x"],
     "dashboard": ["entity=x"],
@@ -50,7 +51,7 @@ def test_what_is_refused_is_one_line_and_status_1_in_every_command(words, tmp_pa
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["report", "study", "dashboard"])
+@pytest.mark.parametrize("name", ["report", "view", "study", "dashboard"])
 def test_a_command_without_its_keys_shows_its_usage_as_an_error(name, tmp_path):
     done = rdt(tmp_path, name)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("usage: ")

@@ -18,7 +18,7 @@ def test_the_workspace_shows_what_runs_log():
     scatter = shown["Front"][0]
     assert (scatter.x.name, scatter.y.name) == ("final/diversity/vendi", "final/reward/gold")
     keys = [key for panel in [*shown["Front"], *shown["Samples"]] for key in getattr(panel, "media_keys", [])]
-    assert keys == ["pareto/front", "samples/base", "samples/tuned", "pareto/samples"]
+    assert keys == ["pareto/front", "samples/base", "samples/tuned", "samples/training", "pareto/samples"]
     section = json.loads(made._to_model().model_dump_json())["spec"]["section"]  # what would be sent
     assert [one["name"] for one in section["panel_bank_config"]["sections"]] == list(shown)
 

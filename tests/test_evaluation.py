@@ -128,6 +128,9 @@ CURVES = {  # kind of passes, class and arguments of the points
     "conditions": ("tuned", guidance.ConditionAnnealing, [
         {"tau1": 0.6, "tau2": 0.9, "scale": s, "psi": 1.0} for s in (0.0, 0.2)
     ]),
+    "particles": ("particles", guidance.SequentialMonteCarlo, [
+        {"candidates": n, "alpha": 0.1, "gamma": 0.008, "gradient": False} for n in (1, 3)
+    ]),
     "choices": ("chosen", guidance.BestOf, [{"candidates": n, "alpha": 0.1} for n in (1, 2, 5, 3)]),
 }  # fmt: skip
 
@@ -158,3 +161,46 @@ def test_six_steps_of_annealing_take_less_than_three_plain_samplings_beside_the_
     assert 10 * (what.passes(list(foreseen(steps, "annealed", 50))) - plain) == 27 * plain
     powers = [AIG | {"schedule": "power", "power": p} for p in (0.5, 1, 2, 3, 4, 6)]
     assert 50 * (what.passes(list(foreseen(powers, "annealed", 50))) - plain) == 6 * 2 * 49 * plain
+
+
+def test_recorded_images_have_their_own_scores_whatever_the_batch() -> None:
+    policy = tiny_policy.policy()
+    base, points = curve(policy)
+    views = {"base": base, "power 2": points["power 2"]}
+    found = {}
+    for batch_size in (2, 6):
+        protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, 0, batch_size, 0, (1, 1), recorded=(PROMPTS, 2))
+        whole = Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], [])
+        found[batch_size] = whole.run(policy, views, base, Sampling(T, 1.0, 3.0), rank=0, world=1)
+    for name, one in found[6].items():
+        assert list(one.pixels) == list(range(PROMPTS))
+        for row, pixels in one.pixels.items():
+            assert pixels.shape[0] == 2 and pixels.dtype == torch.uint8
+            levels = pixels.double().div(255).flatten(1).mean(1)
+            torch.testing.assert_close(one.image_scores[row]["bright"], levels, atol=2e-3, rtol=0)
+            torch.testing.assert_close(pixels, found[2][name].pixels[row], atol=1, rtol=0)
+
+
+def test_what_was_recorded_before_an_interruption_is_kept() -> None:
+    policy = tiny_policy.policy()
+    base, _ = curve(policy)
+    protocol = Protocol(tiny_policy.PROMPTS[:PROMPTS], IMAGES, 0, IMAGES, 0, (1, 1), recorded=(PROMPTS, 2))
+    whole, kept = Evaluator(protocol, {"bright": tiny_policy.Brightness()}, [], []), Memory()
+    first = whole.run(policy, {"base": base}, base, Sampling(T, 1.0, 3.0), 0, 1, kept)["base"]
+    before = policy.passes
+    again = whole.run(policy, {"base": base}, base, Sampling(T, 1.0, 3.0), 0, 1, kept)["base"]
+    assert policy.passes == before and all(again.pixels[row].equal(first.pixels[row]) for row in range(PROMPTS))
+    assert again.image_scores[1]["bright"].equal(first.image_scores[1]["bright"])
+
+
+class Memory:
+    """Keeps what was measured of chunks of prompts."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, dict] = {}
+
+    def read(self, chunk: range) -> dict | None:
+        return self.found.get(chunk.start)
+
+    def write(self, chunk: range, found: dict) -> None:
+        self.found[chunk.start] = found

@@ -142,7 +142,7 @@ def chosen_point(arguments: Mapping[str, Any], num_steps: int) -> CurvePoint:
 
 
 def particles_point(arguments: Mapping[str, Any], num_steps: int) -> CurvePoint:
-    """Return a point of guidance=das, which runs the base on each particle; without a reward it is the base's sample."""
+    """Return a point of guidance=das, which runs the base on each particle; without a reward, on one."""
     return CurvePoint((), particles=1 if arguments["alpha"] is None else int(arguments["candidates"]))
 
 

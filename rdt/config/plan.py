@@ -113,6 +113,7 @@ def _work(cfg: DictConfig) -> list[str]:
         + ("" if updating else ", and those of gradients on top"),
         *([f"learn from that: {updating * passes:,} network passes, and those backward on top"] if updating else []),
         *_kept_images(cfg),
+        *_watched(cfg),
         _evaluated(cfg),
     ]
 
@@ -163,6 +164,17 @@ def _to_fetch(cfg: DictConfig) -> Iterator[str]:
     unknown = [source for source, size in sizes.items() if size is None]
     more = f", and {', '.join(unknown)}, of unknown size" if unknown else ""
     yield f"fetch: {sum(size or 0 for size in sizes.values()):.3g} GB of weights{more}"
+
+
+def _watched(cfg: DictConfig) -> Iterator[str]:
+    """Yield the line on the pictures that are drawn while training, if there are any."""
+    every, evaluation = cfg.trainer.sample_every, cfg.evaluation
+    if every:
+        rows, columns = evaluation.grid
+        each = min(rows, evaluation.prompts) * min(columns, evaluation.images_per_prompt)
+        images = each * (1 + cfg.iterations // every)
+        passes = images * cfg.model.sampling.num_steps * _passes(_scale(cfg, "evaluation_scale"))
+        yield f"draw while training: {images:,} images, {each} every {every} iterations, {passes:,} network passes"
 
 
 def _scale(cfg: DictConfig, key: str) -> float:

@@ -212,7 +212,7 @@ def _groups(runs: list[Run]) -> tuple[tuple[Group, ...], tuple[Repeat, ...]]:
     repeats: dict[int, Repeat] = {}
     for run in runs:
         for point in run.result.points:
-            settings = json.dumps(_settings(run, point), sort_keys=True, default=str)
+            settings = json.dumps(point_settings(run, point), sort_keys=True, default=str)
             first, _ = members[run.result.method, settings].setdefault(run.result.seed, (run, point))
             if first is not run:
                 repeats.setdefault(id(run), Repeat(run, first))
@@ -230,7 +230,7 @@ def _group(method: str, setting: str, pairs: list[tuple[Run, Point]]) -> Group:
     return Group(method, f"{method} {setting}".strip(), setting, runs, points, scores)
 
 
-def _settings(run: Run, point: Point) -> dict[str, Any]:
+def point_settings(run: Run, point: Point) -> dict[str, Any]:
     """Return all that tells the point of a run from that of another, but for the seed."""
     settings = _choices(run) | {"reward": run.result.reward, "label": point.label}
     if not run.setting("max_passes"):  # under a limit on passes, the number of iterations may differ between seeds

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from rdt.report.compare import Comparison
+from rdt.report.over_time import frames_of, over_time_html
 from rdt.report.scatter import varied_settings
 from rdt.report.style import mark_of
 from rdt.report.text import number
@@ -33,15 +34,31 @@ class Traced:
 
 
 def curves_html(comparison: Comparison) -> str:
-    """Return the section of the curves, those of LEADING first and the others by name; empty if there are none."""
-    traced = _traced(comparison)
+    """Return the section of the curves and of the pictures over time; empty if there are none.
+
+    The curves of LEADING come first, then the others by name.
+    """
+    pictures = over_time_html(frames_of(comparison))
+    drawn = drawn_curves(_traced(comparison))
+    return f"<h2>Training</h2>{with_pictures(pictures, drawn)}" if pictures or drawn else ""
+
+
+def with_pictures(pictures: str, drawn: str) -> str:
+    """Return the pictures over time beside the curves, or what there is of both."""
+    if not pictures:
+        return drawn
+    return f'<div class="beside"><div class="times">{pictures}</div><div class="drawn">{drawn}</div></div>'
+
+
+def drawn_curves(traced: list[Traced]) -> str:
+    """Return the curves of runs under their legend; empty if there are none."""
     names = {name for one in traced for name in one.lines}
     shown = [name for name in LEADING if name in names] + sorted(names.difference(LEADING))
     if not shown:
         return ""
     drawn = "".join(_curve(name, [one for one in traced if name in one.lines]) for name in shown[:CURVES])
     left = f'<p class="quiet">{len(shown) - CURVES} more metrics are in metrics.csv.</p>' if len(shown) > CURVES else ""
-    return f'<h2>Training</h2>{_legend(traced)}<div class="curves">{drawn}</div>{left}'
+    return f'{_legend(traced)}<div class="curves">{drawn}</div>{left}'
 
 
 def _traced(comparison: Comparison) -> list[Traced]:
@@ -119,6 +136,7 @@ def _curve(name: str, traced: list[Traced]) -> str:
     marks += [(310, 130, "end", f"{x1:.0f}"), *middle]
     words = "".join(f'<text x="{x}" y="{y}" text-anchor="{side}">{escape(word)}</text>' for x, y, side, word in marks)
     frame = '<path class="frame" d="M52 14H310M52 64H310M52 114H310"/>'
+    frame += f'<path class="now" data-from="{x0:g}" data-to="{x1:g}"/>'  # of the slider over iterations
     label = f"{escape(name)} over iterations {x0:.0f} to {x1:.0f}, from {number(min(ys))} to {number(max(ys))}"
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{frame}{drawn}{words}</svg>'
     return f'<figure class="curve"><figcaption>{escape(name)}</figcaption>{picture}</figure>'

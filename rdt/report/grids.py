@@ -29,11 +29,11 @@ class Grid:
 def grids_of(comparison: Comparison, most: int) -> list[Grid]:
     """Return at most that many readable grids: the base's, then those of the groups, every method in turn."""
     by_method = [[g for g in comparison.groups if g.method == method] for method in comparison.methods]
-    by_method = [sorted(groups, key=lambda group: _name(group) != "tuned") for groups in by_method]
+    by_method = [sorted(groups, key=lambda group: sample_name(group) != "tuned") for groups in by_method]
     turns = chain(*zip_longest(*sorted(by_method, key=len, reverse=True)))
     groups = [group for group in turns if group is not None]
     base = next((grid for group in groups if (grid := _grid(group.runs[0], "base", None))), None)
-    grids = [base, *(_grid(group.runs[0], _name(group), group) for group in groups)]
+    grids = [base, *(_grid(group.runs[0], sample_name(group), group) for group in groups)]
     return [grid for grid in grids if grid is not None][:most]
 
 
@@ -59,7 +59,7 @@ def data_uri(path: Path, most: int, light: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _name(group: Group) -> str:
+def sample_name(group: Group) -> str:
     """Return the file name, without ending, of the picture of a group's first run."""
     points = group.runs[0].result.points
     return next(name for point, name in zip(points, sample_names(points), strict=True) if point is group.points[0])
@@ -67,16 +67,20 @@ def _name(group: Group) -> str:
 
 def _grid(run: Run, name: str, group: Group | None) -> Grid | None:
     path = run.path / "samples" / f"{name}.png"
-    if not _readable(path):
+    if not is_readable(path):
         return None
+    return Grid(path, folded(group.name) if group else "base", group, prompts_of(path.parent))
+
+
+def prompts_of(folder: Path) -> tuple[str, ...]:
+    """Return the prompts of the rows of a folder's pictures, each on one line; empty if they were not recorded."""
     try:
-        rows = tuple(folded(prompt) for prompt in read_rows(path.parent))
+        return tuple(folded(prompt) for prompt in read_rows(folder))
     except (OSError, ValueError):
-        rows = ()
-    return Grid(path, folded(group.name) if group else "base", group, rows)
+        return ()
 
 
-def _readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
     """Return whether the file is a complete picture: that of a run that is still writing is left out."""
     from PIL import Image
 

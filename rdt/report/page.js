@@ -23,7 +23,11 @@ function download(plot, name) {
 function chart(script) {
   const data = JSON.parse(script.textContent), all = [...document.querySelectorAll(`[data-for="${data.id}"]`)];
   const find = (css) => all.flatMap((box) => [...box.querySelectorAll(css)]);
-  const off = new Set(), plots = find(".plot"), [selectX, selectY] = find("select"), panel = find(".pins")[0], hover = find(".tip")[0];
+  data.gallery = galleryOf(data.id);
+  data.byPrompt = promptsOf(data.id);
+  const followers = [["gallery", gallery], ["prompts", forest]].map(([kind, fill]) => [document.querySelector(`[data-${kind}="${data.id}"]`), fill]);
+  const follow = followers.filter(([box]) => box).map(([box, fill]) => fill(box, data));
+  const off = new Set(), plots = find(".plot"), [selectX, selectY] = find(".axis"), panel = find(".pins")[0], hover = find(".tip")[0];
   let absolute = false, pins = [], shown = null;
 
   const view = (plot, index) => {
@@ -42,6 +46,7 @@ function chart(script) {
   const close = () => { const from = pins[0]; pin([]); plots[0].querySelector(`[data-tip="${from}"]`)?.focus(); };
   const pin = (wanted) => { pins = wanted; showPins(panel, data, pins, close); redraw(); };
   const choose = (k, more) => {
+    follow.forEach((show) => show(data.points[k].group));
     pin(more && pins.length ? [...pins.filter((one) => one !== k), k].slice(-2) : [k]);
     hover.hidden = true;
     panel.focus({ preventScroll: true });
@@ -107,6 +112,21 @@ function chart(script) {
     turn(mode === "absolute");
     pins = wanted.map(Number).filter((k) => data.points[k]).slice(0, 2);
     showPins(panel, data, pins, close);
+  }
+  const bar = find(".knob")[0], slider = bar.querySelector("input"), knobs = bar.querySelector("select"), chosen = () => data.knobs[knobs.value];
+  const turnTo = (k) => {
+    const point = data.points.findIndex((p) => p.kind === "mean" && p.group === chosen().groups[k]);
+    slider.value = k;
+    bar.querySelector("output").textContent = slider.ariaValueText = brief(chosen().values[k]);
+    if (point >= 0) { pin([point]); follow.forEach((show) => show(data.points[point].group)); }
+  };
+  const fit = () => { slider.max = chosen().values.length - 1; slider.value = 0; bar.querySelector("output").textContent = brief(chosen().values[0]); };
+  bar.hidden = !data.knobs.length;
+  if (data.knobs.length) {
+    choice(knobs, data.knobs.map((knob, k) => [String(k), knob.title]), "0");
+    knobs.addEventListener("change", fit);
+    slider.addEventListener("input", () => turnTo(Number(slider.value)));
+    fit();
   }
   let wide = 0;
   new ResizeObserver(() => { if (plots[0].clientWidth !== wide) { wide = plots[0].clientWidth; draw(); } }).observe(plots[0]);

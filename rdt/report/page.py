@@ -1,19 +1,22 @@
-"""Builds report.html, one file that needs no network and no server.
+"""Builds report.html, which needs no network and no server.
 
 It holds the planes of the differences to the base, a card per group if they are few, the tables, a plot of any score
-against any other, the samples, the training curves and, for every run, its command, cost, versions and config.
+against any other, the images behind the points, the differences by prompt, the samples, the training curves and, for
+every run, its command, cost, versions and config.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from rdt.report.by_prompt import by_prompt_html
 from rdt.report.columns import Column, TableRow, columns_of, group_row
 from rdt.report.compare import Comparison
 from rdt.report.curves import curves_html
+from rdt.report.gallery import Address, Pictured, gallery_html, pictured
 from rdt.report.grids import Grid, embedded, grids_of
 from rdt.report.read import Failure, Run
 from rdt.report.scatter import planes_html, scatter_html, varied_settings
@@ -24,20 +27,32 @@ from rdt.text import printable
 
 GRIDS = 200  # at most, per comparison; the others stay in the run folders
 CARDS = 6  # with more groups the table alone shows them
-SCRIPTS = ("tables.js", "chart.js", "panel.js", "page.js")  # in the order in which they need each other
+SCRIPTS = (
+    "tables.js",
+    "chart.js",
+    "panel.js",
+    "gallery.js",
+    "prompts.js",
+    "page.js",
+    "time.js",
+)  # in the order in which they need each other
 UNITS = {"seconds": (1, "s"), "peak_memory_bytes": (2**30, "GiB peak memory"), "tflop": (1, "TFLOP")}
 
 
-def report_html(comparisons: list[Comparison], failures: list[Failure]) -> str:
-    """Return the whole page."""
+Place = Callable[[list[Pictured]], Address]  # how the page names the images of all its points
+
+
+def report_html(comparisons: list[Comparison], failures: list[Failure], place: Place, nonce: str = "") -> str:
+    """Return the whole page; its script has the attribute `nonce` if a server demands one."""
     assets = files("rdt.report")
     methods = dict.fromkeys(method for comparison in comparisons for method in comparison.methods)
     return Template((assets / "page.html").read_text("utf-8")).substitute(
         title=escape(f"Reward against diversity: {', '.join(methods)}"),
         subtitle=escape(_subtitle(comparisons)),
         style=(assets / "page.css").read_text("utf-8"),
+        nonce=nonce,
         script="\n".join((assets / name).read_text("utf-8") for name in SCRIPTS),
-        body="\n".join(_body(comparisons, failures)),
+        body="\n".join(_body(comparisons, failures, place)),
     )
 
 
@@ -52,21 +67,30 @@ def _subtitle(comparisons: list[Comparison]) -> str:
     return f"{runs} run{'s' * (runs != 1)} · {' · '.join(sets)} · intervals are 95 %, {over}"
 
 
-def _body(comparisons: list[Comparison], failures: list[Failure]) -> Iterator[str]:
+def _body(comparisons: list[Comparison], failures: list[Failure], place: Place) -> Iterator[str]:
     yield from _problems(comparisons, failures)
-    grids = [grids_of(comparison, GRIDS) for comparison in comparisons]
+    grids, shown = [grids_of(comparison, GRIDS) for comparison in comparisons], list(map(pictured, comparisons))
+    address = place([one for own in shown for one in own])
     for index, (comparison, own) in enumerate(zip(comparisons, grids, strict=True)):
         model = f" ({escape(comparison.model)})" if len(comparisons) > 1 else ""
         ids = {_key(grid): f"grid{index}-{place}" for place, grid in enumerate(own)}
         yield f"<h2>Difference to the base{model}</h2>{_lead(comparison)}{planes_html(comparison, f'chart{index}')}"
         yield _cards(comparison)
         yield f"<h2>Scores{model}</h2>{tables_html(comparison)}"
+        yield from _titled(f"Images behind the points{model}", gallery_html(f"chart{index}", shown[index], address))
+        yield from _titled(f"Difference by prompt{model}", by_prompt_html(comparison, f"chart{index}"))
         yield f"<h2>Any score against any other{model}</h2>{scatter_html(comparison, f'chart{index}', ids)}"
         yield from _samples(comparison, own, ids, sum(map(len, grids)))
         yield curves_html(comparison)
     runs = [run for comparison in comparisons for run in comparison.runs]
     varied = varied_settings(tuple(runs))
     yield f"<h2>Runs</h2>{''.join(_run(run, varied[run.path], opened=len(runs) == 1) for run in runs)}"
+
+
+def _titled(title: str, content: str) -> Iterator[str]:
+    """Yield a section under its title, nothing if it is empty."""
+    if content:
+        yield f"<h2>{title}</h2>{content}"
 
 
 def _problems(comparisons: list[Comparison], failures: list[Failure]) -> Iterator[str]:

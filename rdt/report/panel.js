@@ -58,12 +58,13 @@ function scoresTable(p) {
   return table;
 }
 
-function pinned(p) {
+function pinned(p, cells) {
   const box = document.createElement("section"), table = document.createElement("div");
   box.setAttribute("aria-label", p.name);
   table.className = "scroll";
   table.append(scoresTable(p));
-  box.append(line("h3", p.name), line("p", [p.verdict, p.config].filter(Boolean).join(" · "), "quiet"), ...samples(p.grid, p.drawn || "same noise as the base"), table);
+  const grid = cells ? [] : samples(p.grid, p.drawn || "same noise as the base");
+  box.append(line("h3", p.name), line("p", [p.verdict, p.config].filter(Boolean).join(" · "), "quiet"), ...grid, table);
   if (p.command) {
     const button = Object.assign(line("button", "Copy command"), { type: "button" });
     button.addEventListener("click", () => copied(button, p.command));
@@ -72,14 +73,22 @@ function pinned(p) {
   return box;
 }
 
-// Shows the base's images and the pinned points side by side; nothing if none is pinned.
+// Shows the pinned points side by side: image by image beside the base's at the same noise where these are recorded, the
+// whole sample grids otherwise. Shows nothing if none is pinned.
 function showPins(panel, data, pins, close) {
   panel.hidden = !pins.length;
   if (!pins.length) { panel.replaceChildren(); return; }
-  const button = Object.assign(line("button", "Close (Esc)"), { type: "button", className: "close" }), base = document.createElement("section");
+  const button = Object.assign(line("button", "Close (Esc)"), { type: "button", className: "close" }), points = pins.map((k) => data.points[k]);
   button.addEventListener("click", close);
+  const groups = [...new Set(points.map((p) => p.group))].filter((group) => group && data.gallery?.points[group]), cells = groups.length > 0;
+  const shown = cells ? [comparedCells(data, groups, data.planes[0]?.x, 3)] : pins.includes(0) ? [] : [baseSection(data)];
+  panel.replaceChildren(button, ...shown, ...points.map((p) => pinned(p, cells)));
+}
+
+function baseSection(data) {
+  const base = document.createElement("section");
   base.append(line("h3", "base"), line("p", "Shift and click another point to see it beside this one.", "quiet"), ...samples(data.points[0].grid, "the untuned model"));
-  panel.replaceChildren(button, ...(pins.includes(0) ? [] : [base]), ...pins.map((k) => pinned(data.points[k])));
+  return base;
 }
 
 // Shows an image as large as the window; Esc or a click closes it.

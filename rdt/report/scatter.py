@@ -13,6 +13,7 @@ from rdt.config.keys import override_key
 from rdt.pareto import Interval
 from rdt.report.columns import Column, TableRow, columns_of, summary_rows
 from rdt.report.compare import Comparison, Group
+from rdt.report.knobs import knobs_of
 from rdt.report.planes import Plane, planes_of, spot
 from rdt.report.read import Run
 from rdt.report.style import mark_html, mark_of
@@ -36,6 +37,8 @@ def planes_html(comparison: Comparison, name: str) -> str:
     return (
         f'<div class="chart" data-for="{name}"><div class="bar">'
         f'<div class="switch" role="group" aria-label="values">{views}</div>{_keys(comparison)}</div>'
+        '<div class="bar knob" hidden><label>knob <select></select></label>'
+        '<label>value <input type="range" min="0" step="1"> <output></output></label></div>'
         f'<div class="planes">{planes}</div><div class="pins" tabindex="-1" aria-live="polite" hidden></div>'
         f'<div class="tip" role="status" hidden></div></div>'
     )
@@ -78,6 +81,7 @@ def _record(comparison: Comparison, name: str, points: list[dict[str, Any]], col
     return {
         "id": name, "points": points, "curves": _curves(comparison), "planes": planes, "units": units,
         "rewards": [short(reward) for reward in comparison.rewards],
+        "knobs": [{"title": k.title, "values": k.values, "groups": k.groups} for k in knobs_of(comparison)],
         "better": {column.title: column.better for column in columns if column.better},
         "plain": [column.title for column in columns if not column.spread],  # of which the base has 0
     }  # fmt: skip
@@ -125,12 +129,14 @@ def _described(
     """Return what a point is: its kind, name, method and mark, its settings and command, and its samples."""
     group, run, seeds = row.group, row.runs[0], len(row.runs)
     if group is None:
-        return {"kind": "base", "name": "base", "method": "", "shape": "diamond", "grid": pictures.get("")}
+        base = {"kind": "base", "name": "base", "method": "", "group": ""}
+        return base | {"shape": "diamond", "grid": pictures.get("")}
     over, mark = f"mean of {seeds} seeds" if seeds > 1 else f"seed {run.result.seed}", mark_of(comparison, group.method)
     return {
         "kind": "seed" if row.kind == "point" else "mean",
         "name": f"{group.name} · {over}",
         "method": group.method,
+        "group": group.name,
         "setting": group.setting,
         "colour": mark.colour,
         "shape": "circle" if row.kind == "point" else mark.shape,
@@ -170,7 +176,7 @@ def varied_settings(runs: tuple[Run, ...]) -> dict[Path, str]:
 
 def _select(names: list[str], chosen: str) -> str:
     options = "".join(f"<option{' selected' * (name == chosen)}>{escape(name)}</option>" for name in names)
-    return f"<select>{options}</select>"
+    return f'<select class="axis">{options}</select>'
 
 
 def _curves(comparison: Comparison) -> list[dict[str, Any]]:

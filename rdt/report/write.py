@@ -11,6 +11,7 @@ from rdt.report import figure
 from rdt.report.board import log_pareto
 from rdt.report.compare import Comparison, compare
 from rdt.report.duels import duels_csv
+from rdt.report.gallery import addresses
 from rdt.report.grids import grids_of
 from rdt.report.page import GRIDS, report_html
 from rdt.report.read import Failure, read_runs
@@ -69,7 +70,7 @@ def _write_texts(comparisons: list[Comparison], failures: list[Failure], out: Pa
     """Write the tables and the page; duels.csv only if there are two methods to compare."""
     write_text(out / "front.csv", front_csv(comparisons))
     write_text(out / "front.tex", front_tex(comparisons, absolute))
-    write_text(out / "report.html", report_html(comparisons, failures))
+    write_text(out / "report.html", report_html(comparisons, failures, lambda shown: addresses(shown, out)))
     if any(len(comparison.methods) > 1 for comparison in comparisons):
         write_text(out / "duels.csv", duels_csv(comparisons))
 

@@ -164,7 +164,8 @@ class Experiment:
     def evaluator(self) -> Evaluator:
         """Return the full evaluation on held-out prompts."""
         overall = [built(measure) for measure in self.cfg.diversity.overall.values() if measure]
-        return self._evaluator(self.cfg.evaluation.prompts, self.cfg.evaluation.kl_images, overall)
+        evaluation = self.cfg.evaluation
+        return self._evaluator(evaluation.prompts, evaluation.kl_images, overall, recorded=tuple(evaluation.recorded))
 
     @cached_property
     def small_evaluator(self) -> Evaluator:
@@ -207,12 +208,15 @@ class Experiment:
         limit = built(self.cfg.evaluation.limit)
         return limit(list(self.evaluator.protocol.prompts), images_per_prompt, self.reward, self.cfg.reward.name)
 
-    def _evaluator(self, prompts: int, kl_images: int, overall: list[Overall], split: str = "held_out") -> Evaluator:
+    def _evaluator(
+        self, prompts: int, kl_images: int, overall: list[Overall], split: str = "held_out",
+        recorded: tuple[int, int] = (0, 0),
+    ) -> Evaluator:  # fmt: skip
         evaluation, diversity = self.cfg.evaluation, self.cfg.diversity
         chosen = subset(prompts=self.prompt_sets[split], count=prompts, seed=evaluation.seed)
         protocol = Protocol(
             chosen, evaluation.images_per_prompt, kl_images, evaluation.batch_size, evaluation.seed,
-            tuple(evaluation.grid),
+            tuple(evaluation.grid), recorded,
         )  # fmt: skip
         return Evaluator(
             protocol,

@@ -36,6 +36,7 @@ from rdt.training.experiment import Experiment, Guided
 from rdt.training.loggers import kept_rows, loggers
 from rdt.training.progress import TrainingProgress, evaluating
 from rdt.training.silence import silence_libraries
+from rdt.training.training_samples import TrainingSamples
 from rdt.training.wandb_summary import conclude
 
 
@@ -172,7 +173,15 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     judge = compared_judge(cfg) or ""
     watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, judge)] if constraints else []
     average = [Averaging(**cfg.trainer.ema)] if cfg.trainer.ema.decay else []
-    return [*average, evaluations, *watch, Checkpoints(cfg, out), TrainingProgress(evaluations, cfg.reward.name)]
+    samples = TrainingSamples(parts.evaluator.protocol, own.denoiser, cfg.trainer.sample_every, out)
+    return [
+        *average,
+        evaluations,
+        *watch,
+        samples,
+        Checkpoints(cfg, out),
+        TrainingProgress(evaluations, cfg.reward.name),
+    ]
 
 
 def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:

@@ -1,7 +1,8 @@
-"""What is logged while training: metrics.csv always, and W&B unless another logger was chosen."""
+"""What is logged while training: metrics.csv always, and W&B, TensorBoard or Trackio as `logger` says."""
 
 import csv
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from PIL import Image
 
 from rdt import files, ranks
 from rdt.errors import UsageError
+from rdt.training.boards import local_boards
 from rdt.training.digests import METRICS
-from rdt.wandb import start_from_config
+from rdt.wandb import start_from_config, wandb_image
 
-SAVED_EVERY = 10  # rows of metrics.csv
+SAVED_EVERY, PATIENCE = 10, 2.0  # rows of metrics.csv, and seconds, after which it is written again
 Rows = dict[int, dict[str, Any]]  # by iteration
 
 
@@ -27,6 +30,7 @@ class Metrics(Logger):
     def __init__(self, folder: Path, rows: Rows) -> None:
         super().__init__()
         self.file, self.rows = folder / METRICS, dict(rows)
+        self.saved = time.monotonic()
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -35,7 +39,7 @@ class Metrics(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.setdefault(step or 0, {"iteration": step or 0}).update(metrics)
-        if len(self.rows) % SAVED_EVERY == 0:
+        if len(self.rows) % SAVED_EVERY == 0 or time.monotonic() - self.saved > PATIENCE:
             self.save()
 
     def drop_from(self, iteration: int) -> None:
@@ -50,6 +54,7 @@ class Metrics(Logger):
             writer = csv.DictWriter(stream, list(columns), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row for _, row in sorted(self.rows.items()))
+        self.saved = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -63,6 +68,10 @@ class Board(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         self.experiment.log(values if step is None else values | {"iteration": step})
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        self.experiment.log({name: wandb_image(picture), "iteration": step})
 
 
 def read_metrics(file: Path) -> Rows:
@@ -106,4 +115,6 @@ def loggers(cfg: DictConfig, out: Path, rows: Rows) -> list[Logger]:
     found: list[Logger] = [Metrics(out, rows)]
     if cfg.logger.wandb is not None and ranks.here().rank == 0:
         found.append(Board(experiment=start_from_config(cfg, out, "train")))
+    if ranks.here().rank == 0:
+        found += local_boards(cfg, out, first=1 + max(rows, default=-1))
     return found

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rdt import files, result
+from rdt import files, image_record, result
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
@@ -40,7 +40,7 @@ def write_record(
     base = point(evaluations["base"], BASE, protocol, None)
     points = tuple(point(evaluations[label], one.described, protocol, base) for label, one in curve.items())
     names = ["base", *sample_names(points)]
-    save_samples(out, protocol.prompts, dict(zip(names, evaluations.values(), strict=True)))
+    save_samples(out, protocol, dict(zip(names, evaluations.values(), strict=True)))
     found = result_of(experiment, base, points, dict(cost) | {"seconds": experiment.method.seconds})
     card.write_lora(experiment.policy, experiment.cfg, found, out)
     with _exclusive(out):
@@ -83,7 +83,7 @@ def write_standalone(
     cfg, protocol, policy = experiment.cfg, experiment.evaluator.protocol, experiment.policy
     base = point(evaluations["base"], BASE, protocol, None)
     points = tuple(point(evaluations[label], one.described, protocol, base) for label, one in curve.items())
-    save_samples(out, protocol.prompts, dict(zip(["base", *sample_names(points)], evaluations.values(), strict=True)))
+    save_samples(out, protocol, dict(zip(["base", *sample_names(points)], evaluations.values(), strict=True)))
     trained = experiment.trained_on
     found = Result(
         method=name,
@@ -202,13 +202,19 @@ def cost_line(cost: Mapping[str, Any]) -> str:
     return f"trained  {cost['images']} images at {rate:.3g} a second, peak memory {memory:.2f} GiB on {cost['device']}"
 
 
-def save_samples(out: Path, prompts: Sequence[str], evaluations: Mapping[str, Evaluation]) -> None:
-    """Write samples/<name>.png, with one prompt per row and equal noise per column, and the rows' prompts.json."""
+def save_samples(out: Path, protocol: Protocol, evaluations: Mapping[str, Evaluation]) -> None:
+    """Write samples/<name>.png, with one prompt per row and equal noise per column, and the rows' prompts.json.
+
+    The recorded images go into samples/<name>/, one by one with their scores.
+    """
     (out / "samples").mkdir(parents=True, exist_ok=True)
     rows = min(len(evaluation.grid) for evaluation in evaluations.values())
-    write_rows(out / "samples", prompts[:rows])
+    write_rows(out / "samples", protocol.prompts[:rows])
+    common = image_record.Recorded(protocol.prompts, protocol.images_per_prompt, protocol.seed)
     for name, evaluation in evaluations.items():
         save_image(grid_image(evaluation.grid), out / "samples" / f"{name}.png")
+        if evaluation.pixels:
+            image_record.write_images(out / "samples" / name, common, evaluation.pixels, evaluation.image_scores)
 
 
 def grid_image(grid: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a finished run shows on W&B: its final scores, sample grids and front, and the adapter as an artifact."""
+"""Shows a finished run on its boards: its final scores, sample grids and front, and on W&B the adapter too."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from rdt.report.read import read_run
 from rdt.result import Point, Result, read
+from rdt.training.boards import Final, LocalBoard
 from rdt.wandb import start_from_config
 
 MOST_GRIDS = 24  # sample grids that are uploaded; the others stay in the run's folder
@@ -26,6 +27,23 @@ def conclude(loggers: Iterable[Logger], cfg: DictConfig, out: Path) -> None:
             show(run, out, result.tuned)
             run.log_artifact(artifact(cfg, result, out / "lora"))
             run.finish()
+        elif isinstance(logger, LocalBoard):
+            logger.conclude(final_of(out))
+
+
+def final_of(out: Path) -> Final:
+    """Return what a local board shows of a finished run; it draws front.png."""
+    from rdt.report.compare import compare
+    from rdt.report.figure import draw
+    from rdt.report.grids import grids_of
+
+    run = read_run(out)
+    comparisons = compare([run])
+    grids = grids_of(comparisons[0], most=MOST_GRIDS)
+    draw(comparisons, grids[:MOST_DRAWN], out / "front.png")
+    images = {f"samples/{grid.path.stem}": grid.path for grid in grids} | {"front/picture": out / "front.png"}
+    columns, rows = front_rows(run.result)
+    return Final(run.result.iterations, scalars(run.result, run.result.tuned), images, columns, rows)
 
 
 @contextmanager
@@ -79,15 +97,19 @@ def pictures(out: Path) -> dict[str, Any]:
     return samples | {"front/picture": wandb.Image(str(out / "front.png"))}
 
 
+def front_rows(result: Result) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns of the front's table, and a row of means for the base and for every point."""
+    names = list(result.tuned.scores)
+    rows = [[point.label, *map(point.means().get, names)] for point in (result.base, *result.points)]
+    return ["point", *names], rows
+
+
 def fronts(result: Result) -> dict[str, Any]:
     """Return a table of the base and the points, and a chart of every reward against the first measure of diversity."""
     import wandb
 
-    points = [result.base, *result.points]
     names = list(result.tuned.scores)
-    means = [point.means() for point in points]
-    rows = [[point.label, *map(found.get, names)] for point, found in zip(points, means, strict=True)]
-    table = wandb.Table(["point", *names], rows)
+    table = wandb.Table(*front_rows(result))
     diversity = next((name for name in names if name.startswith("diversity/")), None)
     rewards = [name for name in names if name.startswith("reward/")] if diversity else []
     charts = {

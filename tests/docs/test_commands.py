@@ -28,6 +28,7 @@ NOT_RUN = {  # a command that no test here can run, and who runs it
     "python -m rdt.shapes.pretrain": "rebuilds every weight for an hour; its module is looked up below",
     "python -m rdt.<name>": "stands for every command",
     "rdt <name>": "stands for every command",
+    "rdt view <dir>": "serves until Ctrl-C; tests/view asks it for its pages",
     "rdt run -m": "names the kind of run; the page's other lines are typed",
 }
 COMPOSED = (  # printed runs that are composed and not planned
@@ -35,6 +36,8 @@ COMPOSED = (  # printed runs that are composed and not planned
     "source=/data/sdxl",  # a folder that stands for the reader's
     "init_lora=/data/lora",
     "train_file=train.jsonl",
+    "logger=tensorboard",  # needs an extra
+    "logger=trackio",
 )
 EXTERNAL = {"make", "pip", "python", "hf", "wandb"}
 REAL = re.compile(r"model=(sd15|sdxl|sd3|flux)|experiment=real/|reward=remote")

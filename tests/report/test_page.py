@@ -124,7 +124,7 @@ def test_axes_legend_and_address_of_the_free_plot(plots):
     assert plots.js(lines) == [2, 2]  # base and draft; base and the sqdf that is not dominated
     for place, name in enumerate(("TFLOP", "hps")):
         plots.js(f"(s => (s.value = '{name}', s.dispatchEvent(new Event('change'))))"
-                 f"(document.querySelectorAll('select')[{place}])")  # fmt: skip
+                 f"(document.querySelectorAll('select.axis')[{place}])")  # fmt: skip
     assert "TFLOP →" in plots.js("document.querySelector('.free').textContent")
     assert plots.js("location.hash") == "#chart0=TFLOP,hps,difference"
     plots.click("document.querySelector('.keys button[data-method=sqdf]')")

@@ -56,3 +56,12 @@ def test_damaged_metrics_that_no_checkpoint_holds_are_refused_by_name(tmp_path):
     (tmp_path / "metrics.csv").write_bytes(b"\xff")
     with pytest.raises(UsageError, match=rf"^{tmp_path / 'metrics.csv'} is damaged: UnicodeDecodeError"):
         kept_rows(tmp_path, tmp_path / "elsewhere" / "000002" / "run.ckpt")
+
+
+def test_a_slow_run_is_saved_without_waiting_for_many_rows(tmp_path, monkeypatch):
+    metrics = Metrics(tmp_path, {})
+    metrics.log_metrics({"train/reward": 1.0}, step=0)
+    assert not metrics.file.is_file()
+    monkeypatch.setattr("rdt.training.loggers.PATIENCE", -1.0)
+    metrics.log_metrics({"train/reward": 2.0}, step=1)
+    assert [row["train/reward"] for row in read_metrics(metrics.file).values()] == ["1.0", "2.0"]

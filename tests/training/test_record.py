@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rdt.evaluation import Evaluation
+from rdt.evaluation import Evaluation, Protocol
 from rdt.prompts import read_rows
 from rdt.training.record import fingerprint, grid_image, save_samples
 
@@ -28,7 +28,7 @@ def test_a_grid_shows_every_image_in_its_place_in_whole_pixels():
 
 def test_samples_have_as_many_rows_as_prompts_are_named(tmp_path):
     evaluations = {name: Evaluation({}, torch.rand(2, 3, 3, 64, 64)) for name in ("base", "tuned")}
-    save_samples(tmp_path, ["a", "b", "c"], evaluations)
+    save_samples(tmp_path, Protocol(["a", "b", "c"], 3, 0, 6, seed=0, grid=(2, 3)), evaluations)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["base.png", "prompts.json", "tuned.png"]
     assert read_rows(tmp_path / "samples") == ("a", "b")
     with Image.open(tmp_path / "samples" / "base.png") as picture:

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "link", "br"}  # tags that are never closed
+VOID = {"meta", "img", "link", "br", "input"}  # tags that are never closed
 
 
 class HtmlPage(HTMLParser):

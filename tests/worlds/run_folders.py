@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 
+from rdt.image_record import Recorded, write_images
 from rdt.pareto import bootstrap_mean, paired_difference
 
 PROMPTS = [f"a circle number {i}" for i in range(12)]
@@ -67,3 +69,14 @@ def write_run(folder, method="sqdf", seed=0, shift=None, overrides=(), label="cf
     for name, hue in (("base", "blue"), ("tuned", "red")):
         Image.new("RGB", (64, 32), hue).save(folder / "samples" / f"{name}.png")
     return result
+
+
+def write_records(folder, points, prompts=3, images=2, size=16):
+    """Write records of images in one colour per point: `points` maps the name of a point's folder to its red level."""
+    for name, red in points.items():
+        pixels = torch.zeros(prompts, images, 3, size, size, dtype=torch.uint8)
+        pixels[:, :, 0] = red
+        pixels[:, :, 1] = 40 * torch.arange(prompts)[:, None, None, None]
+        pixels[:, :, 2] = 90 * torch.arange(images)[None, :, None, None]
+        scores = {row: {"hps": 0.001 * red + 0.01 * row + 0.002 * torch.arange(images)} for row in range(prompts)}
+        write_images(folder / "samples" / name, Recorded(PROMPTS, 16, 0), dict(enumerate(pixels)), scores)

@@ -1,0 +1,1 @@
+"""A local page over any folder of runs, which follows them while they train."""
