@@ -10,9 +10,9 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import SIZE, render
 from rdt.shapes.world import random_modes, random_scene
 
-PLAN = Plan("vae", steps=2000, lr=2e-3)
+PLAN = Plan("vae", steps=4000, lr=2e-3)
 DECODER_PLAN = Plan("decoder", steps=3000, lr=1e-3, ema=0.998)
-BATCH = 32
+BATCH = 64
 LATENT_NOISE = 0.05  # standard deviation of the error of sampled latents, whose variance is 1
 
 
@@ -69,5 +69,5 @@ def refine_decoder(vae: AutoencoderKL, work: Path, seed: int) -> AutoencoderKL:
 
 
 def random_images(count: int, generator: torch.Generator) -> Tensor:
-    """Return renders (count, 3, 32, 32) in [0, 1], uniform over modes and jitter."""
+    """Return renders (count, 3, 32, 32) in [0, 1], uniform over modes, jitter and finish."""
     return render(random_scene(random_modes(count, generator), generator))
