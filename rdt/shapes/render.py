@@ -32,7 +32,7 @@ def opacity(scene: Scene, distance: Tensor) -> Tensor:
 def distances(scene: Scene, size: int = SIZE) -> Tensor:
     """Return each pixel's distance to the object's edge, negative inside, (N, size, size), in half images."""
     x, y = _coordinates(scene, size)
-    distance = torch.zeros(len(scene.shape), size, size)
+    distance = scene.radius.new_zeros(len(scene.shape), size, size)
     for index, signed_distance in enumerate(SIGNED_DISTANCES):
         rows = (scene.shape == index).nonzero().squeeze(1)
         distance = distance.index_copy(0, rows, signed_distance(x[rows], y[rows]).expand(-1, size, size))
