@@ -155,6 +155,42 @@ def test_a_scale_multiplies_the_update_of_every_weight(policy: Policy) -> None:
     torch.testing.assert_close(found, run(policy, "tuned"))
 
 
+def test_an_adapter_that_needs_no_gradient_is_merged_and_gives_the_same_output(policy: Policy) -> None:
+    beside = {view: run(policy, view).detach() for view in ("tuned", "consistency")}
+    with torch.no_grad():
+        merged = {view: run(policy, view) for view in beside}
+    for view, output in beside.items():
+        torch.testing.assert_close(merged[view], output)
+    policy.never_merge()
+    with torch.no_grad():
+        for view in beside:
+            torch.testing.assert_close(run(policy, view), merged[view])
+    assert not run(policy, "tuned").equal(merged["tuned"])  # rounding tells that the first was merged
+
+
+def test_merging_writes_to_no_weight_and_follows_the_adapter(policy: Policy) -> None:
+    before = {name: weight.clone() for name, weight in policy.network.state_dict().items()}
+    with torch.no_grad():
+        first = run(policy, "tuned")
+        assert policy.network.state_dict().keys() == before.keys()
+        assert all(weight.equal(before[name]) for name, weight in policy.network.state_dict().items())
+        for weight in (p for p in policy.parameters() if p.requires_grad):
+            weight.mul_(1.5)
+        second = run(policy, "tuned")
+    assert not second.equal(first)
+    torch.testing.assert_close(second, run(policy, "tuned").detach())
+
+
+def test_a_merged_view_passes_the_gradient_of_its_input_on(policy: Policy) -> None:
+    def slope() -> Tensor:
+        x = X.clone().requires_grad_()
+        return torch.autograd.grad(run(policy, "consistency", x).square().sum(), x)[0]
+
+    merged = slope()
+    policy.never_merge()
+    torch.testing.assert_close(merged, slope())
+
+
 def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:
     fresh = tiny_policy.policy(trained=False)
     fresh.load_lora(policy.lora())

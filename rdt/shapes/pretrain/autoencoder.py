@@ -10,7 +10,7 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import SIZE, render
 from rdt.shapes.world import random_modes, random_scene
 
-PLAN = Plan("vae", steps=4000, lr=2e-3)
+PLAN = Plan("vae", steps=2200, lr=2e-3)
 DECODER_PLAN = Plan("decoder", steps=3000, lr=1e-3, ema=0.998)
 BATCH = 64
 LATENT_NOISE = 0.05  # standard deviation of the error of sampled latents, whose variance is 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -62,13 +62,14 @@ def train_consistency(paths: Paths) -> None:
 
 
 def train_flow(paths: Paths) -> None:
-    """Write flow/, trained on the text encoder and the latents of base/."""
+    """Write flow/, distilled from base/."""
     from rdt.shapes.pretrain import flow
 
-    words = _tokenizer(paths)
-    encoder = CLIPTextModel.from_pretrained(paths.out / "base" / "text_encoder", dtype=torch.float32)
+    words, folder = _tokenizer(paths), paths.out / "base"
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
     pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
-    trained = flow.train(encoder, base.PromptTable(words), pool, paths.work, paths.seed)
+    trained = flow.train(flow.Teacher(encoder, unet), base.PromptTable(words), pool, paths.work, paths.seed)
     flow.save_flow(trained, paths.out / "flow")
 
 
