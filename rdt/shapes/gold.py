@@ -46,7 +46,7 @@ class GoldReward(Reward):
         return torch.cat([values, torch.full((len(prompts), 1), QUALITY, dtype=torch.float64)], dim=1)
 
     def _read(self, images: Tensor) -> Reading:
-        return shared_oracle(self.source, images.device).read(images.cpu())
+        return shared_oracle(self.source, images.device).read(images)
 
 
 def naturalness(residual: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class FreeEntropy(_ByOracle):
     @torch.no_grad()
     def __call__(self, images: Tensor, prompt: str) -> dict[str, float]:
         """Return the entropy of images (n, 3, 32, 32) of one prompt; ValueError if it is outside the grammar."""
-        modes = shared_oracle(self.oracle, images.device).modes(images).cpu()
+        modes = shared_oracle(self.oracle, images.device).read(images).modes
         return {"entropy": sampled_entropy(modes[None], stated([prompt])).item()}
 
 
@@ -42,8 +42,7 @@ class Fidelity(_ByOracle):
         the finish; `match` the share of stated attributes that are right.
         """
         read = shared_oracle(self.oracle, images.device).read(images)
-        modes = read.modes.cpu()
-        right = match(modes, stated([prompt]).expand_as(modes))
+        right = match(read.modes, stated([prompt]).expand_as(read.modes))
         columns = {"residual": read.residual, "quality": quality(read.finish), "match": right}
         return {name: column.mean().item() for name, column in columns.items()}
 
@@ -54,4 +53,4 @@ class OracleEmbedder(_ByOracle):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features (n, 64) of images (n, 3, 32, 32)."""
-        return shared_oracle(self.oracle, images.device)(images)
+        return shared_oracle(self.oracle, images.device).read(images).embedding.to(images.device)

@@ -14,7 +14,7 @@ from rdt.shapes.attributes import FINISH
 from rdt.shapes.render import distances, paint
 
 FACTORS = world.JITTERS + len(FINISH)
-MOVED = 4  # the unmoved render, and those moved in x, y and radius: the other factors keep the distances
+MOVING = 3  # the first factors, x, y and radius, move edges; the others change what is painted between the same edges
 PROBE, DAMPING = 0.05, 1e-2  # finite difference, and ridge, of a step
 LOW = torch.tensor([-1.0] * world.JITTERS + [-0.5] * len(FINISH))
 HIGH = torch.tensor([1.0] * world.JITTERS + [1.5] * len(FINISH))
@@ -30,7 +30,7 @@ class Nearest:
 
 
 @torch.no_grad()
-def nearest_render(images: Tensor, modes: Tensor, finish: Tensor, steps: int = 4) -> Nearest:
+def nearest_render(images: Tensor, modes: Tensor, finish: Tensor, steps: int = 3) -> Nearest:
     """Return the nearest renders of modes (N, 6) to images (N, 3, H, W), from a first guess of the finish (N, 3)."""
     rows = zip(*(part.cpu().split(CHUNK) for part in (images, modes, finish)), strict=True)
     fits = [_fit(target, mode, guess, steps) for target, mode, guess in rows]
@@ -42,24 +42,34 @@ def _fit(target: Tensor, modes: Tensor, finish: Tensor, steps: int) -> tuple[Ten
     """Return the finish and the residual of the best of `steps` Gauss-Newton steps and their start."""
     factors = torch.cat([torch.zeros(len(target), world.JITTERS), finish], dim=1).clamp(LOW, HIGH)
     best, smallest = factors, torch.full((len(target),), torch.inf)
-    for _ in range(steps + 1):
-        error, jacobian = _linearised(target, modes, factors)
+    for step in range(steps + 1):
+        scene = _scene(modes, factors)
+        distance = distances(scene, target.shape[-1])
+        render = paint(scene, distance)
+        error = (render - target).flatten(1)
         size = error.square().mean(1)
         best = torch.where((size < smallest)[:, None], factors, best)
         smallest = torch.minimum(size, smallest)
-        normal = jacobian @ jacobian.mT + DAMPING * torch.eye(FACTORS)
-        step = torch.linalg.solve(normal, (jacobian @ error[:, :, None]).squeeze(2))
-        factors = (factors - step).clamp(LOW, HIGH)
+        if step < steps:
+            factors = (factors - _step(_jacobian(modes, factors, distance, render), error)).clamp(LOW, HIGH)
     return best[:, world.JITTERS :], smallest.sqrt()
 
 
-def _linearised(target: Tensor, modes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the error of the render, (N, pixels), and its finite-difference Jacobian, (N, 8, pixels)."""
-    probes = torch.cat([factors[None], factors + PROBE * torch.eye(FACTORS)[:, None]])  # (9, N, 8)
-    jitter, finish = probes.flatten(0, 1).split([world.JITTERS, len(FINISH)], dim=1)
-    scenes = world.scene(modes.repeat(FACTORS + 1, 1), jitter, finish)
-    moved = world.scene(modes.repeat(MOVED, 1), *(part[: MOVED * len(modes)] for part in (jitter, finish)))
-    distance = distances(moved, target.shape[-1])
-    still = distance[: len(modes)].repeat(FACTORS + 1 - MOVED, 1, 1)
-    renders = paint(scenes, torch.cat([distance, still])).reshape(FACTORS + 1, len(target), -1)
-    return renders[0] - target.flatten(1), ((renders[1:] - renders[:1]) / PROBE).transpose(0, 1)
+def _step(jacobian: Tensor, error: Tensor) -> Tensor:
+    """Return the damped Gauss-Newton step (N, 8)."""
+    normal = jacobian @ jacobian.mT + DAMPING * torch.eye(FACTORS)
+    return torch.linalg.solve(normal, (jacobian @ error[:, :, None]).squeeze(2))
+
+
+def _jacobian(modes: Tensor, factors: Tensor, distance: Tensor, render: Tensor) -> Tensor:
+    """Return the finite differences of the render in every factor, (N, 8, pixels)."""
+    probes = factors + PROBE * torch.eye(FACTORS)[:, None]  # (8, N, 8)
+    scenes = _scene(modes.repeat(FACTORS, 1), probes.flatten(0, 1))
+    moved = distances(_scene(modes.repeat(MOVING, 1), probes[:MOVING].flatten(0, 1)), render.shape[-1])
+    still = distance.repeat(FACTORS - MOVING, 1, 1)
+    renders = paint(scenes, torch.cat([moved, still])).view(FACTORS, *render.shape)
+    return ((renders - render) / PROBE).flatten(2).transpose(0, 1)
+
+
+def _scene(modes: Tensor, factors: Tensor) -> world.Scene:
+    return world.scene(modes, *factors.split([world.JITTERS, len(FINISH)], dim=1))

@@ -1,7 +1,10 @@
 """The oracle network reads the content and the finish of an image, and embeds it for metrics."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ from rdt.shapes.nearest import nearest_render
 from rdt.weights import load_tensors, locate
 
 WIDTH = 32
+REMEMBERED = 8192  # images whose reading is kept, since several measures and judges read the same images
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,17 @@ class Reading:
     modes: Tensor  # (N, 6), the index of each attribute's value
     finish: Tensor  # (N, 3), in [0, 1] where the finish is natural
     residual: Tensor  # (N,), RMS pixel distance to the nearest render of the mode; 0 is natural
+    embedding: Tensor  # (N, 64), in which diversity is measured
+
+    def rows(self) -> list["Reading"]:
+        """Return the reading of each image by itself."""
+        parts = (getattr(self, field.name).split(1) for field in fields(self))
+        return [Reading(*row) for row in zip(*parts, strict=True)]
+
+    @staticmethod
+    def cat(rows: Sequence["Reading"]) -> "Reading":
+        """Return the readings of several images as one."""
+        return Reading(*(torch.cat([getattr(row, field.name) for row in rows]) for field in fields(Reading)))
 
 
 class Oracle(nn.Module):
@@ -38,6 +53,7 @@ class Oracle(nn.Module):
         self.embed = nn.Linear(2 * WIDTH * 16, 64)
         self.heads = nn.ModuleList(nn.Linear(64, k) for k in CARDINALITIES)
         self.finish = nn.Linear(64, len(FINISH))
+        self.seen: OrderedDict[bytes, Reading] = OrderedDict()  # by the digest of an image
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Oracle":
@@ -59,20 +75,25 @@ class Oracle(nn.Module):
         return [head(features) for head in self.heads]
 
     @torch.no_grad()
-    def modes(self, images: Tensor) -> Tensor:
-        """Return the most likely value of each attribute, as indices (N, 6)."""
-        return self._modes(self(images))
-
-    @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
-        """Return the modes of images (N, 3, 32, 32), and finish and residual of the nearest render of each."""
-        features = self(images)
-        modes = self._modes(features)
-        nearest = nearest_render(images, modes, self.finish(features))
-        return Reading(modes, nearest.finish, nearest.residual)
+        """Return modes and embedding of images (N, 3, 32, 32), and finish and residual of the nearest render of each.
 
-    def _modes(self, features: Tensor) -> Tensor:
-        return torch.stack([logit.argmax(1) for logit in self.logits(features)], dim=1)
+        The result is on the host; an image that was read before is not read again.
+        """
+        keys = [blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]
+        new = [k for k, key in enumerate(keys) if key not in self.seen]
+        if new:
+            self.seen.update(zip([keys[k] for k in new], self._read(images[new]).rows(), strict=True))
+        found = Reading.cat([self.seen[key] for key in keys])
+        while len(self.seen) > REMEMBERED:
+            self.seen.popitem(last=False)
+        return found
+
+    def _read(self, images: Tensor) -> Reading:
+        embedding = self(images)
+        modes = torch.stack([logit.argmax(1) for logit in self.logits(embedding)], dim=1)
+        nearest = nearest_render(images, modes, self.finish(embedding))
+        return Reading(modes.cpu(), nearest.finish.cpu(), nearest.residual.cpu(), embedding.cpu())
 
 
 def shared_oracle(source: str, device: torch.device | str = "cpu") -> Oracle:

@@ -1,5 +1,7 @@
 """Measures and the gold reward agree with an oracle of random weights that is read from a file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -41,8 +43,18 @@ def test_the_oracle_is_loaded_once_and_frozen(source):
     assert all(p.dtype == torch.float32 for p in oracle.parameters())
 
 
+def test_an_image_is_read_once(source, images, monkeypatch):
+    oracle = Oracle.load(Path(source))
+    first, rows = oracle.read(images), []
+    monkeypatch.setattr(oracle, "_read", lambda new: rows.append(len(new)) or Oracle._read(oracle, new))
+    again = oracle.read(images.flip(0))
+    assert not rows and again.finish.equal(first.finish.flip(0)) and again.modes.equal(first.modes.flip(0))
+    brighter = torch.cat([images[:3], (images[3:5] + 0.1).clamp(0, 1)])
+    assert oracle.read(brighter).residual[:3].equal(first.residual[:3]) and rows == [2]
+
+
 def test_free_entropy_is_the_entropy_of_the_modes_read(source, images):
-    read = shared_oracle(source).modes(images)
+    read = shared_oracle(source).read(images).modes
     measured = FreeEntropy(oracle=source)(images, "a red circle")
     assert measured == {"entropy": pytest.approx(sampled_entropy(read[None], stated(["a red circle"])).item())}
     assert 0 < measured["entropy"] <= 1

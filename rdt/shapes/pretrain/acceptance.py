@@ -158,4 +158,4 @@ def reconstruction(policy: Policy, oracle: Oracle, count: int = 1024) -> float:
     images = random_images(count, torch.Generator().manual_seed(1))
     vae = policy.frozen[1]
     restored = torch.cat([vae.decode(vae.encode(2 * x - 1).latent_dist.mean).sample for x in images.split(128)])
-    return (oracle.modes((restored / 2 + 0.5).clamp(0, 1)) == oracle.modes(images)).float().mean().item()
+    return (oracle.read((restored / 2 + 0.5).clamp(0, 1)).modes == oracle.read(images).modes).float().mean().item()
