@@ -133,6 +133,7 @@ def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> 
     """Backward recomputes a block under the active adapter, with no error and an equal loss (huggingface/peft#2832)."""
     for weight in (p for name, p in policy.named_parameters() if f".{CONSISTENCY}." in name):
         weight.requires_grad_()  # with both adapters trained, torch cannot tell the two passes apart
+    policy.never_merge()  # a merged layer is recomputed as another operation, which torch notices
     graph = look_ahead("consistency")
     expected, loss = gradients(policy, graph), graph(policy)
     policy.checkpoint_blocks()
@@ -179,6 +180,13 @@ def test_merging_writes_to_no_weight_and_follows_the_adapter(policy: Policy) -> 
         second = run(policy, "tuned")
     assert not second.equal(first)
     torch.testing.assert_close(second, run(policy, "tuned").detach())
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_adapter_has_the_same_gradient_merged_and_beside_the_weights(policy: Policy, view: str) -> None:
+    merged = gradients(policy, look_ahead(view))
+    policy.never_merge()
+    assert 0 < difference(gradients(policy, look_ahead(view)), merged) < 1e-5
 
 
 def test_a_merged_view_passes_the_gradient_of_its_input_on(policy: Policy) -> None:
