@@ -48,6 +48,8 @@ def test_splits_are_disjoint_and_cover_all_prompts():
     assert not set(train) & set(held_out)
     assert sorted(train + held_out) == sorted(grammar.all_prompts())
     assert len(held_out) == 196
+    fit, validation = grammar.split("fit"), grammar.split("validation")
+    assert not set(fit) & set(validation) and sorted(fit + validation) == sorted(train) and len(validation) == 147
     with pytest.raises(ValueError, match="split='test'"):
         grammar.split("test")
 

@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from rdt.files import replacing
 from rdt.shapes import tokenizer
-from rdt.shapes.pretrain import acceptance, autoencoder, base, oracle, preference
+from rdt.shapes.pretrain import acceptance, autoencoder, base, oracle, preference, text
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def train_autoencoder(paths: Paths) -> None:
 
 def train_base(paths: Paths) -> None:
     """Write base/, an ordinary folder of diffusers."""
-    words = _tokenizer(paths)
-    vae = autoencoder.train(paths.work, paths.seed)
-    trained = base.train(vae, words, paths.work, paths.seed)
-    save_base(paths, trained, vae, words)
+    words, vae = _tokenizer(paths), autoencoder.train(paths.work, paths.seed)
+    encoder, pool = text.train(words, paths.work, paths.seed), base.encode_pool(vae, paths.work, paths.seed)
+    network = base.train(encoder, text.PromptTable(words), pool, paths.work, paths.seed)
+    save_base(paths, network, encoder, vae, words)
 
 
 def finish_decoder(paths: Paths) -> None:
@@ -69,7 +69,7 @@ def train_flow(paths: Paths) -> None:
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
     pool = base.encode_pool(autoencoder.train(paths.work, paths.seed), paths.work, paths.seed)
-    trained = flow.train(flow.Teacher(encoder, unet), base.PromptTable(words), pool, paths.work, paths.seed)
+    trained = flow.train(flow.Teacher(encoder, unet), text.PromptTable(words), pool, paths.work, paths.seed)
     flow.save_flow(trained, paths.out / "flow")
 
 
@@ -79,13 +79,15 @@ def train_preferences(paths: Paths) -> None:
         preference.export(preference.train(name, paths.work, paths.seed), paths.out / f"{name}.safetensors")
 
 
-def save_base(paths: Paths, trained: base.Base, vae: AutoencoderKL, words: CLIPTokenizer) -> None:
+def save_base(
+    paths: Paths, network: UNet2DConditionModel, encoder: CLIPTextModel, vae: AutoencoderKL, words: CLIPTokenizer
+) -> None:
     """Write the Stable Diffusion folder in half precision."""
     StableDiffusionPipeline(
         vae=_half(vae),
-        text_encoder=_half(trained.text_encoder),
+        text_encoder=_half(encoder),
         tokenizer=words,
-        unet=_half(trained.unet),
+        unet=_half(network),
         scheduler=base.ddim_scheduler(),
         safety_checker=None,
         feature_extractor=None,

@@ -9,8 +9,9 @@ from transformers import CLIPTokenizer
 
 from rdt.models import sd15
 from rdt.policy import Adapter, Cond, Policy
-from rdt.shapes.pretrain.base import Pool, PromptTable
+from rdt.shapes.pretrain.base import Pool
 from rdt.shapes.pretrain.loop import Plan, fit
+from rdt.shapes.pretrain.text import PromptTable
 
 PLAN = Plan("consistency", steps=1500, lr=1e-3, ema=0.995)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -46,7 +47,7 @@ class Distillation:
         noise = torch.randn(BATCH, *self.policy.latent_shape, generator=generator)
         x = process.perturb(self.pool.latents[rows], noise, t)
         with torch.no_grad():
-            cond = self.embed(self.prompts.draw(self.pool.modes[rows], generator, 0.0))
+            cond = self.embed(self.prompts.ids[self.prompts.rows(self.pool.modes[rows], generator, 0.0)])
             nearer = process.transition(self.policy.base(x, t, cond), x, t, t - STRIDE, 0.0).mean
             reached = (t < STRIDE)[:, None, None, None]
             target = torch.where(reached, nearer, self.jump(nearer, t - STRIDE, cond))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from rdt.process import SPLITS, Scales
-from rdt.shapes.pretrain.base import PROMPT_DROPOUT, SAMPLED, WIDTH, Pool, PromptTable, ddim_scheduler
+from rdt.shapes.pretrain.base import PROMPT_DROPOUT, SAMPLED, Pool, ddim_scheduler
 from rdt.shapes.pretrain.loop import Plan, fit
+from rdt.shapes.pretrain.text import WIDTH, PromptTable
 
 PLAN = Plan("flow", steps=9000, lr=1.5e-3, ema=0.9995, warmup=300)
 BATCH = 256
@@ -35,8 +36,8 @@ def train(teacher: Teacher, prompts: PromptTable, pool: Pool, work: Path, seed: 
     torch.manual_seed(seed)
     network = transformer()
     with torch.no_grad():
-        text = teacher.encoder(prompts.ids)
-    embeds, pooled = text.last_hidden_state, text.pooler_output
+        encoded = teacher.encoder(prompts.ids)
+    embeds, pooled = encoded.last_hidden_state, encoded.pooler_output
     noise_levels = ddim_scheduler().alphas_cumprod
 
     def loss(generator: torch.Generator) -> Tensor:
