@@ -40,8 +40,8 @@ def train_autoencoder(paths: Paths) -> None:
 def train_base(paths: Paths) -> None:
     """Write base/, an ordinary folder of diffusers."""
     words, vae = _tokenizer(paths), autoencoder.train(paths.work, paths.seed)
-    encoder, pool = text.train(words, paths.work, paths.seed), base.encode_pool(vae, paths.work, paths.seed)
-    network = base.train(encoder, text.PromptTable(words), pool, paths.work, paths.seed)
+    encoder = text.train(words, paths.work, paths.seed)
+    network = base.train(encoder, text.PromptTable(words), vae, paths.work, paths.seed)
     save_base(paths, network, encoder, vae, words)
 
 
