@@ -9,8 +9,8 @@ import csv
 import sys
 from pathlib import Path
 
-import lightning as L
 from omegaconf import DictConfig
+from shared.trainer import fit
 
 from rdt.config.compose import composed
 from rdt.training.experiment import Experiment
@@ -39,15 +39,7 @@ def row(method: str, model: str) -> dict[str, str]:
     every = cycle(config(method, model))
     iterations = every * max(1, ITERATIONS // every)
     experiment = Experiment(config(method, model, f"iterations={iterations}"))
-    L.Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-    ).fit(experiment.method, experiment.data)
+    fit(experiment)
     policy = experiment.policy
     counts = (experiment.method.images, policy.passes, policy.backward_passes, policy.passes + policy.backward_passes)
     means = [f"{count / iterations:.4g}" for count in counts]

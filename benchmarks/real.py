@@ -86,7 +86,7 @@ def measured(cfg: DictConfig) -> list[dict[str, object]]:
     """Return a row for the SQDF iteration and one for the evaluation of base and AIG."""
     parts, last, out = build(cfg), LastIteration(), Path(cfg.output_dir)
     folder.begin(cfg, out)
-    trainer = make_trainer(parts, out)
+    trainer = make_trainer(parts, out, start=None)
     trainer.callbacks.append(last)
     trainer.fit(parts.method, parts.data)
     cost = record.training_cost(parts.method, trainer.world_size)

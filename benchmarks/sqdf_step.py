@@ -14,6 +14,7 @@ import time
 import lightning as L
 import torch
 from omegaconf import DictConfig
+from shared.trainer import fit
 
 from rdt.config.compose import composed
 from rdt.policy import Policy
@@ -61,16 +62,7 @@ def measure(replay_ratio: int, published: bool, iterations: int) -> tuple[float,
     if published:
         as_published(experiment.policy)
     watch = Stopwatch()
-    L.Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-        callbacks=[watch],
-    ).fit(experiment.method, experiment.data)
+    fit(experiment, watch)
     networks = [experiment.policy.network, *(experiment.policy.copies if published else [])]
     size = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     cycles = [sum(watch.seconds[k : k + CYCLE]) / CYCLE for k in range(CYCLE, iterations, CYCLE)]

@@ -19,6 +19,8 @@ TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".msgpack", 
 VARIANTS = (None, "fp32", "fp16", "bf16")  # the first that a folder has is loaded
 INDEX = "model_index.json"  # a diffusers pipeline's list of its components
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder")  # components of a pipeline that are never loaded
+LORA = "pytorch_lora_weights.safetensors"  # as diffusers names it
+DOWN = re.compile(r"\.(?:lora_A|lora\.down|lora_down)\.(?:\w+\.)?weight$")  # has as many rows as the rank
 AGAIN = "if its download broke off, repeat it: hf download continues where it stopped"
 POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -121,6 +123,27 @@ def _components(folder: Path, left_out: Collection[str]) -> Iterator[Path]:
 
 def _variants() -> str:
     return ", ".join(variant for variant in VARIANTS if variant)
+
+
+def lora_file(folder: Path) -> Path:
+    """Return the LoRA in a folder, which may be a finished run's; ValueError if none or several could be meant."""
+    for file in (folder / LORA, folder / "lora" / LORA):
+        if file.is_file():
+            return file
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ValueError(f"expected {LORA} or one .safetensors file in it, and it has {', '.join(found[:5]) or 'none'}")
+    return folder / found[0]
+
+
+def lora_ranks(file: Path) -> set[int]:
+    """Return the ranks of the modules of a LoRA in a safetensors file, by its header alone; none for other files."""
+    if file.suffix != ".safetensors":
+        return set()
+    check_whole(file)
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {entry["shape"][0] for name, entry in header.items() if DOWN.search(name) and entry.get("shape")}
 
 
 def _check_header(file: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 
+from rdt import credentials
 from rdt.config.imports import working_directory_on_path
 from rdt.errors import UsageError, one_line
 
@@ -26,9 +27,9 @@ class Command:
 
 COMMANDS = {
     "run": Command("train on a reward, evaluate, record, report; with -m, one run for each combination of values"),
-    "evaluate": Command("evaluate a finished run under another guidance"),
+    "evaluate": Command("evaluate a finished run under another guidance, or any adapter beside its base"),
     "sample": Command("draw images of a finished run beside its base's"),
-    "report": Command("compare any set of runs", ("runs=", "out=", "wandb="), "rdt.report.__main__"),
+    "report": Command("compare any set of runs", ("runs=", "out=", "axes=", "wandb="), "rdt.report.__main__"),
     "study": Command(
         "write a page for a blind comparison by people, and tally its votes",
         ("runs=", "pairs=", "set=", "settings=", "seed=", "out=", "tally", "key="),
@@ -69,6 +70,7 @@ def main() -> None:
         complete(arguments)
     else:
         with one_line():
+            credentials.check_typed(arguments)  # first, because messages repeat arguments
             check_command(arguments)
         run_command(arguments[0], arguments[1:])
 

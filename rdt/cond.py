@@ -5,10 +5,11 @@ can be larger than the network, are loaded only for new prompts.
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rdt import ranks
 from rdt.files import replacing
+from rdt.randomness import Noise
 from rdt.weights import load_tensors
 
 MEMORY = 2**30  # bytes of conditions that are kept in memory
@@ -23,11 +25,14 @@ MEMORY = 2**30  # bytes of conditions that are kept in memory
 
 @dataclass(frozen=True)
 class Cond:
-    """Hold what the network is conditioned on, one row per sample."""
+    """Hold what the network is conditioned on, one row per sample, and the key of the samples' noise on it.
+
+    Only the key is kept: the noise is as large as the condition, and it is drawn if guidance asks for it.
+    """
 
     embeds: Tensor  # (B, L, D) token embeddings
     pooled: Tensor | None = None  # (B, E), if the model has them
-    noise: "Cond | None" = None  # standard normal in these shapes, one row per sample, for guidance that needs it
+    noise: Noise | None = None  # of the samples, for guidance that perturbs conditions; None if they have none
 
     def __len__(self) -> int:
         return len(self.embeds)
@@ -37,24 +42,35 @@ class Cond:
         """Return the size of `embeds` and `pooled` in bytes."""
         return sum(x.nbytes for x in (self.embeds, self.pooled) if x is not None)
 
-    def __getitem__(self, rows: Any) -> "Cond":
-        return self.map(lambda x: x[rows])
+    def __getitem__(self, rows: slice | Tensor) -> "Cond":
+        return replace(self.map(lambda x: x[rows]), noise=self.noise and self.noise[rows])
+
+    @cached_property
+    def drawn(self) -> "Cond":
+        """Return the noise, standard normal in these shapes, one row per sample; ValueError if there is none."""
+        noise = self.noise
+        if noise is None:
+            raise ValueError(
+                "cond carries no noise to draw; give it the samples' noise, as rdt.rollout.conditioned does"
+            )
+        return replace(self.map(lambda x: noise.like(x, f"condition {x.ndim}")), noise=None)
 
     def to(self, device: torch.device) -> "Cond":
         """Return this condition on a device; prompts may be encoded before the policy moves there."""
         return self.map(lambda x: x.to(device))
 
     def map(self, change: Callable[..., Tensor], *others: "Cond") -> "Cond":
-        """Return the condition whose tensors are `change` of this one's and the others' tensors."""
+        """Return the condition whose tensors are `change` of this one's and the others' tensors; the noise stays."""
         embeds = change(self.embeds, *(other.embeds for other in others))
         pooled = None if self.pooled is None else change(self.pooled, *(other.pooled for other in others))
-        noise = self.noise and self.noise.map(change, *(other.noise for other in others if other.noise))
-        return Cond(embeds, pooled, noise)
+        return Cond(embeds, pooled, self.noise)
 
     @staticmethod
     def cat(*conds: "Cond") -> "Cond":
-        """Return the rows of all conditions, in order."""
-        return conds[0].map(lambda *tensors: torch.cat(tensors), *conds[1:])
+        """Return the rows of all conditions, in order; they have noise if all of them do."""
+        keys = [cond.noise for cond in conds if cond.noise is not None]
+        noise = reduce(operator.add, keys) if len(keys) == len(conds) else None
+        return replace(conds[0].map(lambda *tensors: torch.cat(tensors), *conds[1:]), noise=noise)
 
 
 Denoiser = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, t, cond) -> network output

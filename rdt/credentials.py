@@ -1,4 +1,4 @@
-"""Refuses what looks like a credential before it can reach a file, a log or the screen.
+"""Says what looks like a credential, and refuses it before it can reach a file, a log or the screen.
 
 rdt records overrides and configs whole: in config.yaml, on W&B, in reports. Credentials therefore belong in the
 environment (WANDB_API_KEY, HF_TOKEN, RDT_TOKEN) or in the files that `wandb login` and `hf auth login` write.
@@ -8,28 +8,38 @@ import os
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 from rdt.errors import UsageError
 from rdt.targets import entries
 
-SECRET = r"(?:token|secret|passw(?:or)?d|passphrase|authorization|credentials?|(?:api|access|private|secret)[_-]?key)"
-KEY = re.compile(rf"{SECRET}$", re.IGNORECASE)  # how the name of a key or of a variable ends
+SECRET = (
+    r"(?:token|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+    r"|(?:api|access|private|secret|wandb|hf)[_-]?key)"
+)
+KEY = re.compile(rf"(?:{SECRET}|bearer)$", re.IGNORECASE)  # how a part of a key or the name of a variable ends
+HEADER = re.compile(r"^(?:reward|evaluation\.judges)\b.*\bheaders?\b", re.IGNORECASE)  # a key of what a scorer is sent
 INSIDE = re.compile(rf"{SECRET}['\"]?\s*[:=]\s*[^\s,}}]", re.IGNORECASE)  # a key within a value such as {token: x}
-PATTERNS = {
-    "a user name or password in an address": re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#'\"]*@", re.IGNORECASE),
-    "a key in an address": re.compile(rf"://\S*[?&;](?:key|sig|signature|auth|[\w-]*{SECRET})=", re.IGNORECASE),
-    "a token of the Hugging Face hub": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
-}
+USER = re.compile(r"(?:^|:)//[^\s/?#'\"]*@")  # in front of the host of an address
+PARAMETER = re.compile(r"[?#&;]([^\s?#&;=]+)")  # the name of a parameter of an address
+PRIVATE = re.compile(r"key|token|secret|passw|pwd|auth|sig|cred|session", re.IGNORECASE)  # anywhere in such a name
+HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+ADDRESSES = ("url", "host")  # keys whose values are addresses, with or without //
+HUB = re.compile(r"^(?:hub|dataset):(?=[^/@\s]*:[^/@\s]*@|.*[?#&;])")  # of a repository, with more than its revision
 EMPTY = ("", "null", "none", "~", "???")
 SHORTEST = 8  # characters of a variable's value that counts as a secret
-CURE = "rdt records its settings, so give credentials in the environment, as WANDB_API_KEY, HF_TOKEN or RDT_TOKEN"
+CURE = "rdt records its settings, so set WANDB_API_KEY, HF_TOKEN or RDT_TOKEN in the environment"
 
 
 def check_typed(arguments: Iterable[str]) -> None:
     """Raise UsageError, without the value, if an override of a command line looks like a credential."""
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
-        found = _looks_like(key, value) or (value[:1] in ("{", "[") and INSIDE.search(value) and "a credential")
+        found = (
+            _looks_like(key, value)
+            or (_key(key) != key and _in_address(argument))
+            or (value[:1] in ("{", "[") and INSIDE.search(value) and "a credential")
+        )
         if found:
             raise UsageError(f"{_key(key)}=... holds {found}; {CURE}")
 
@@ -55,9 +65,22 @@ def environment_secrets() -> dict[str, str]:
 
 def _looks_like(key: str, value: str) -> str | None:
     """Return what a value looks like, if that is a credential."""
-    if KEY.search(key) and value.strip("'\" ").lower() not in EMPTY:
+    named = HEADER.search(key) or any(KEY.search(part) for part in key.split("."))
+    if named and value.strip("'\" ").lower() not in EMPTY:
         return "a credential"
-    return next((name for name, pattern in PATTERNS.items() if pattern.search(value)), None)
+    if HUB_TOKEN.search(value):
+        return "a token of the Hugging Face hub"
+    if key.rpartition(".")[2] in ADDRESSES:
+        value = "//" + re.sub(r"^(?:https?:)?[/\\]*", "", re.sub(r"[\s'\"]", "", value), flags=re.IGNORECASE)
+    return _in_address(unquote(HUB.sub("//", value)))
+
+
+def _in_address(text: str) -> str | None:
+    """Return what an address in the text holds, if that is a credential."""
+    if USER.search(text):
+        return "a user name or a password in an address"
+    names = PARAMETER.findall(text.partition("//")[2])
+    return "a parameter for a secret in an address" if any(PRIVATE.search(unquote(name)) for name in names) else None
 
 
 def _key(key: str) -> str:

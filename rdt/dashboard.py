@@ -53,7 +53,7 @@ def front_panels(reward: str, diversity: str) -> list[Any]:
     across = wr.SummaryMetric(f"final/{diversity}")
     scatters = [
         wr.ScatterPlot(title=f"{up} against {diversity}", x=across, y=wr.SummaryMetric(f"final/{up}"))
-        for up in (reward, "kl_nats")
+        for up in (reward, "kl_nats", "hacking_gap")
     ]
     picture = wr.MediaBrowser(title="front", media_keys=["pareto/front"], num_columns=1)
     return [*scatters, picture, wr.WeavePanelSummaryTable(table_name="pareto/table")]
@@ -86,7 +86,7 @@ def training_panels() -> list[Any]:
 
 
 def entry() -> int:
-    """Save the workspace and print its address; return exit status 0, or 2 after one line on stderr."""
+    """Save the workspace and print its address; return exit status 0, or 1 after one line on stderr."""
     return command(USAGE, lambda arguments: print(f"dashboard {save_workspace(chosen_settings(arguments))}"))
 
 

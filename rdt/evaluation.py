@@ -7,6 +7,7 @@ its share of the chunks: the batches, and so the values, do not depend on the nu
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from typing import Protocol as Interface
 
 import torch
 import torch.distributed as dist
@@ -16,9 +17,19 @@ from rdt.fidelity import Overall
 from rdt.policy import Denoiser, Policy
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
-from rdt.rollout import Sampling, path_kl, sampled
+from rdt.rollout import Sampling, conditioned, path_kl, sampled
+from rdt.sentinels import sentinels
 
 Measure = Callable[[Tensor, str], Mapping[str, float]]  # images (n, 3, H, W) of one prompt -> named numbers
+
+
+class Kept(Interface):
+    """Describes where an evaluation keeps what it measured of each chunk of prompts, to continue from there."""
+
+    def read(self, chunk: range) -> dict[str, Any] | None: ...
+
+    def write(self, chunk: range, found: dict[str, Any]) -> None: ...
+
 
 REFERENCE = ""  # the base, sampled only because some metric compares against it
 
@@ -60,6 +71,16 @@ class Measured:
     def add(self, index: int, values: Mapping[str, float], features: list[Tensor]) -> None:
         """Add one prompt: its values, and per measure the features (n, D) of its images."""
         self.values[index], self.features[index] = dict(values), [found.cpu() for found in features]
+
+    def part(self, chunk: range) -> dict[str, Any]:
+        """Return what was measured of a chunk of prompts, by kind."""
+        kinds: dict[str, dict[int, Any]] = {"values": self.values, "features": self.features, "grid": self.grid}
+        return {kind: {index: found[index] for index in chunk if index in found} for kind, found in kinds.items()}
+
+    def add_part(self, part: Mapping[str, Any]) -> None:
+        """Add what was measured of a chunk of prompts before."""
+        for kind, found in (("values", self.values), ("features", self.features), ("grid", self.grid)):
+            found.update(part[kind])
 
     def gather(self) -> None:
         """Add what the other ranks have collected. A collective call."""
@@ -119,8 +140,10 @@ class PairedSampler:
         chosen = torch.tensor(measured, dtype=torch.long, device=rollout.clean.device)
         if view is self.base or not any(etas) or not measured:
             return rollout.clean, rollout.clean.new_zeros(len(chosen))
-        paths = rollout.trajectory[chosen]
-        return rollout.clean, path_kl(view, self.base, policy.process, rollout.cond[chosen], paths, etas)
+        if rollout.nats is not None:
+            return rollout.clean, rollout.nats.to(chosen.device)[chosen]
+        paths, cond = rollout.trajectory[chosen], conditioned(policy, prompts, noise)
+        return rollout.clean, path_kl(view, self.base, policy.process, cond[chosen], paths, etas)
 
 
 class Evaluator(nn.Module):
@@ -144,11 +167,12 @@ class Evaluator(nn.Module):
 
     @torch.no_grad()
     def run(
-        self, policy: Policy, views: Mapping[str, Denoiser], base: Denoiser, sampling: Sampling, rank: int, world: int
-    ) -> dict[str, Evaluation]:
+        self, policy: Policy, views: Mapping[str, Denoiser], base: Denoiser, sampling: Sampling, rank: int, world: int,
+        kept: Kept | None = None,
+    ) -> dict[str, Evaluation]:  # fmt: skip
         """Evaluate each denoiser on the same noise as `base`, which is sampled too if a metric needs its images.
 
-        Every rank returns all the scores.
+        Every rank returns all the scores. Chunks of prompts that are `kept` are not sampled again.
         """
         prompts, wanted = len(self.protocol.prompts), dict(views)
         if prompts < world:
@@ -158,8 +182,7 @@ class Evaluator(nn.Module):
         measured = {name: Measured(len(self.overall)) for name in wanted}
         sampler, chunks = PairedSampler(self.protocol, policy, base, sampling), self._chunks(range(prompts))
         for chunk in chunks[rank * len(chunks) // world : (rank + 1) * len(chunks) // world]:
-            for name, view in wanted.items():  # inside the chunk, so that views with a shared prefix reuse it
-                self._measure(measured[name], sampler, view, chunk)
+            self._measure_all(measured, sampler, wanted, chunk, kept)
         for one in measured.values():
             one.gather()
         totals = self._totals(measured, {name for name, view in wanted.items() if view is base}, policy.device)
@@ -169,6 +192,20 @@ class Evaluator(nn.Module):
         """Return the prompts in chunks of as many as one batch of images holds, at least one."""
         size = max(1, self.protocol.batch_size // self.protocol.images_per_prompt)
         return [prompts[k : k + size] for k in range(0, len(prompts), size)]
+
+    def _measure_all(
+        self, measured: Mapping[str, Measured], sampler: PairedSampler, views: Mapping[str, Denoiser], chunk: range,
+        kept: Kept | None,
+    ) -> None:  # fmt: skip
+        """Sample and measure one chunk of prompts of every view, or take what was kept of it."""
+        before = kept.read(chunk) if kept else None
+        for name, view in views.items():  # inside the chunk, so that views with a shared prefix reuse it
+            if before and name in before:
+                measured[name].add_part(before[name])
+            else:
+                self._measure(measured[name], sampler, view, chunk)
+        if kept:
+            kept.write(chunk, {name: measured[name].part(chunk) for name in views})
 
     def _measure(self, measured: Measured, sampler: PairedSampler, view: Denoiser, chunk: range) -> None:
         """Sample and measure one chunk of prompts."""
@@ -186,7 +223,10 @@ class Evaluator(nn.Module):
         values = self._scores(images, prompt)
         for kind, measures in (("diversity", self.diversity), ("fidelity", self.fidelity)):
             for measure in measures:
-                values |= {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
+                found = {f"{kind}/{name}": float(value) for name, value in measure(images, prompt).items()}
+                if twice := sorted(found.keys() & values.keys()):
+                    raise ValueError(f"two metrics are named {twice[0]}; give one of them another name")
+                values |= found
         return values
 
     def _scores(self, images: Tensor, prompt: str) -> dict[str, float]:
@@ -217,5 +257,5 @@ class Evaluator(nn.Module):
 
 
 def _levels(x0: Tensor, images: Tensor) -> dict[str, float]:
-    """Return latent RMS and brightness, which reveal drift that no reward or diversity score measures."""
-    return {"latent_rms": x0.square().mean().sqrt().item(), "brightness": images.mean().item()}
+    """Return latent RMS and the sentinels, which reveal drift that no reward or diversity score measures."""
+    return {"latent_rms": x0.square().mean().sqrt().item()} | sentinels(images)

@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import Any
 
 
+def check_writable(key: str, folder: Path) -> None:
+    """Raise ValueError, naming the key that gave it, if a folder, which need not exist yet, cannot be written."""
+    try:
+        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{key}={folder} cannot be written: {reason}") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there then replaces `path`.

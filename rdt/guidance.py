@@ -24,6 +24,8 @@ from torch import Tensor
 from rdt.cond import Cond, Denoiser
 from rdt.policy import Policy
 from rdt.process import Process, column
+from rdt.rewards.base import Reward
+from rdt.selection import SoftBestOf
 
 Schedule = Callable[[float], float]  # progress i / T -> g, the weight of the tuned output
 
@@ -149,17 +151,15 @@ def noised(denoiser: Denoiser, process: Process, annealing: Annealing) -> Denois
 
 
 def annealed(cond: Cond, level: Tensor, annealing: Annealing) -> Cond:
-    """Return the condition at a noise level, () on the host or (B,), noised by the noise that it carries.
+    """Return the condition at a noise level, () on the host or (B,), noised by its samples' own noise.
 
     The result carries no noise. It is the condition bit for bit at levels up to tau1, and everywhere if scale is 0 and
     psi is 1.
     """
-    if cond.noise is None:
-        raise ValueError("cond carries no noise to anneal with; attach the samples' noise with rdt.rollout.noisy")
     clean = replace(cond, noise=None)
     if (annealing.scale == 0 and annealing.psi == 1) or (level.ndim == 0 and level <= annealing.tau1):
         return clean
-    return clean.map(lambda c, n: _annealed(c, n, column(level, c), annealing), cond.noise)
+    return clean.map(lambda c, n: _annealed(c, n, column(level, c), annealing), cond.drawn)
 
 
 def _annealed(c: Tensor, n: Tensor, level: Tensor, how: Annealing) -> Tensor:
@@ -186,6 +186,7 @@ class Context:
     base: Denoiser  # the policy's; the points of one curve share its memory
     guided: Callable[..., Denoiser]  # (denoiser, scale=None) -> the denoiser under classifier-free guidance
     num_steps: int  # of the sampler
+    reward: Reward | None = None  # the run's, for guidance that scores images
 
 
 class Guidance(ABC):
@@ -266,6 +267,25 @@ class ConditionAnnealing(Guidance):
     def __call__(self, context: Context) -> Denoiser:
         tuned = context.guided(context.policy.tuned, None)
         return noised(tuned, context.policy.process, Annealing(self.tau1, self.tau2, self.scale, self.psi))
+
+
+@dataclass(frozen=True)
+class BestOf(Guidance):
+    """guidance=best_of: keeps one of several images of the base, by the run's reward; `rdt.selection` states how."""
+
+    candidates: int
+    alpha: float | None
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or self.candidates != int(self.candidates):
+            raise ValueError(f"guidance.candidates={self.candidates} must be an integer of at least 1")
+        if self.alpha is not None and self.alpha < 0:
+            raise ValueError(f"guidance.alpha={self.alpha} must be at least 0; reward.scale=-1 minimises a reward")
+
+    def __call__(self, context: Context) -> Denoiser:
+        if context.reward is None:
+            raise ValueError("guidance=best_of needs a reward to choose by")
+        return SoftBestOf(context.guided(context.base), context.reward, int(self.candidates), self.alpha)
 
 
 def _pair(context: Context) -> Pair:

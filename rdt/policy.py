@@ -1,9 +1,12 @@
 """The policy: ONE network with several views (base, tuned, consistency), prompt encoding and image decoding.
 
-`rdt.models` builds a model's pieces as `Parts`; a policy adds the trainable adapter to them.
+`rdt.models` builds a model's pieces as `Parts`; a policy adds the trainable adapter to them, and keeps named snapshots
+of it: the average of its weights, or the policy as it was when a round began. A snapshot is an adapter like the trained
+one that no optimiser moves. Its factors A and B are blended, so the average of two snapshots is not that of B A.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +20,9 @@ from rdt.cond import Cond, Conditions, Denoiser
 from rdt.process import Process
 from rdt.randomness import Noise
 from rdt.views import CONSISTENCY, TUNED, Views
+from rdt.weights import crc32
+
+INIT = "init"  # the snapshot of the LoRA that training started from
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Policy(nn.Module):
         self.network = parts.network.requires_grad_(False).eval()
         self._autocast = next(self.network.parameters()).dtype == torch.bfloat16
         self.adapter = adapter
+        self.snapshots: list[str] = []  # the names of the adapters that `keep` has added
         self._add(adapter)
         self.frozen = parts.frozen.requires_grad_(False).eval()
         self.process, self.latent_shape = parts.process, parts.latent_shape
@@ -94,11 +101,11 @@ class Policy(nn.Module):
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, init_lora_weights="gaussian"
         )
-        self.network.add_adapter(config, adapter_name=TUNED)
-        for name, weight in self.network.named_parameters():
-            weight.requires_grad_(f".{TUNED}." in name)
-            if weight.requires_grad:
-                weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
+        try:
+            self.network.add_adapter(config, adapter_name=TUNED)
+        except ValueError as error:
+            raise ValueError(f"model.lora.targets={targets}: {error}") from None
+        self._train_only_tuned()
 
     def base(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the output of the frozen base."""
@@ -133,6 +140,65 @@ class Policy(nn.Module):
                 return self._predict(TUNED, x, t, cond)
 
         return self.base if scale == 0 else denoiser
+
+    def view(self, name: str) -> Denoiser:
+        """Return the view of a snapshot; ValueError if none of that name was kept."""
+        if name not in self.snapshots:
+            raise ValueError(f"the policy has no snapshot {name}; it has {', '.join(self.snapshots) or 'none'}")
+        return lambda x, t, cond: self._predict(name, x, t, cond)
+
+    def keep(self, name: str) -> None:
+        """Copy the trained adapter, both of its factors, into the snapshot `name`, which is made if it is new."""
+        if name not in self.snapshots:
+            if name in self.network.peft_config:
+                raise ValueError(f"snapshot {name}: the network has another adapter of that name")
+            with torch.random.fork_rng(devices=[]):  # its initial values are overwritten, so they draw nothing
+                self.network.add_adapter(self.network.peft_config[TUNED], adapter_name=name)
+            self.snapshots.append(name)
+            self._train_only_tuned()
+        self.blend(name, 0.0)
+
+    @torch.no_grad()
+    def blend(self, name: str, decay: float) -> None:
+        """Move a snapshot towards the trained adapter: snapshot = decay * snapshot + (1 - decay) * tuned."""
+        for kept, tuned in self._beside(name):
+            if decay:
+                kept.lerp_(tuned, 1 - decay)
+            else:
+                kept.copy_(tuned)
+
+    @torch.no_grad()
+    def exchange(self, name: str) -> None:
+        """Exchange the weights of the trained adapter and of a snapshot; twice changes nothing."""
+        for kept, tuned in self._beside(name):
+            before = tuned.clone()
+            tuned.copy_(kept)
+            kept.copy_(before)
+
+    @contextmanager
+    def standing_in(self, name: str | None) -> Iterator[None]:
+        """Let every view of the trained adapter run with the weights of a snapshot; None changes nothing."""
+        if name:
+            self.exchange(name)
+        try:
+            yield
+        finally:
+            if name:
+                self.exchange(name)
+
+    def _beside(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Return each weight of a snapshot with the trained adapter's weight at its place."""
+        self.view(name)
+        weights = dict(self.network.named_parameters())
+        mark = f".{name}."
+        return [(kept, weights[key.replace(mark, f".{TUNED}.")]) for key, kept in weights.items() if mark in key]
+
+    def _train_only_tuned(self) -> None:
+        """Let the trained adapter alone have gradients, in at least fp32: peft gives them to the adapter added last."""
+        for key, weight in self.network.named_parameters():
+            weight.requires_grad_(f".{TUNED}." in key)
+            if any(f".{name}." in key for name in (TUNED, *self.snapshots)):
+                weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     @property
     def has_consistency(self) -> bool:
@@ -179,23 +245,37 @@ class Policy(nn.Module):
         """Turn on gradient checkpointing that recomputes each block under the view of its forward pass."""
         self.network.enable_gradient_checkpointing(self._views.checkpointed)
 
-    def lora(self) -> dict[str, Tensor]:
-        """Return the trained adapter's weights under peft's names."""
-        return get_peft_model_state_dict(self.network, adapter_name=TUNED)
+    def lora(self, name: str = TUNED) -> dict[str, Tensor]:
+        """Return the weights of the trained adapter, or of a snapshot, under peft's names."""
+        return get_peft_model_state_dict(self.network, adapter_name=name)
 
-    def load_lora(self, weights: dict[str, Tensor]) -> None:
-        """Replace the trained adapter's weights; ValueError if names or shapes differ."""
-        own = self.lora()
+    def load_lora(self, weights: dict[str, Tensor], name: str = TUNED) -> None:
+        """Replace the weights of the trained adapter, or of a snapshot; ValueError if names or shapes differ.
+
+        A snapshot is made if it is new.
+        """
+        if name != TUNED and name not in self.snapshots:
+            self.keep(name)
+        own = self.lora(name)
         wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
         if wrong:
             raise ValueError(
                 f"LoRA does not fit this model: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}"
             )
-        set_peft_model_state_dict(self.network, weights, adapter_name=TUNED)
+        set_peft_model_state_dict(self.network, weights, adapter_name=name)
 
-    def save_lora(self, folder: Any) -> None:
-        """Write the adapter in diffusers' format into a folder."""
-        self._parts.save_lora(self.lora(), self.network.peft_config[TUNED].to_dict(), folder)
+    def digest(self, name: str | None = None) -> str:
+        """Return a digest of the frozen network, and of a snapshot of it; it does not depend on the other adapters."""
+        own, predict = () if name is None else (f".{name}.",), self._parts.predict
+        tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
+        read = {key.replace(".base_layer", ""): value for key, value in tensors if "lora_" not in key}
+        read |= {key: value for key, value in tensors if any(mark in key for mark in own)}
+        fixed = [one for one in getattr(predict, "args", ()) if isinstance(one, int | float | str)]  # FLUX's guidance
+        return f"{crc32(read.items())}{''.join(f'-{one}' for one in fixed)}"
+
+    def save_lora(self, folder: Any, name: str = TUNED) -> None:
+        """Write the trained adapter, or a snapshot, in diffusers' format into a folder."""
+        self._parts.save_lora(self.lora(name), self.network.peft_config[TUNED].to_dict(), folder)
 
     def _predict(self, view: str | None, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.passes += len(x)

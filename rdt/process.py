@@ -89,6 +89,12 @@ SPLITS: dict[str, Callable[[Tensor, Tensor, Scales], Split]] = {  # (output, x, 
     "sample": lambda output, x, at: (output, (x - at.alpha * output) / at.sigma),
     "velocity": lambda output, x, at: (x - at.sigma * output, x + at.alpha * output),
 }
+TARGETS: dict[str, Callable[[Tensor, Tensor, Scales], Tensor]] = {  # (x0, noise, scales) -> output, inverse to SPLITS
+    "epsilon": lambda x0, noise, at: noise,
+    "v_prediction": lambda x0, noise, at: at.alpha * noise - at.sigma * x0,
+    "sample": lambda x0, noise, at: x0,
+    "velocity": lambda x0, noise, at: noise - x0,
+}
 SAMPLERS = {"sde": flow_sde, "cps": cps}  # of a flow
 
 
@@ -113,6 +119,10 @@ class Process(ABC):
         """Return x_t, (B, *latent), for clean x0."""
         at = self._at(t, x0)
         return at.alpha * x0 + at.sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the output, (B, *latent), that a network is trained to give at x_t = `perturb(x0, noise, t)`."""
+        return TARGETS[self.prediction](x0, noise, self._at(t, x0))
 
     def transition(self, output: Tensor, x: Tensor, t: Tensor, t_next: Tensor, eta: float) -> Transition:
         """Return the sampler's step from t to t_next, given the network's output at (x, t)."""

@@ -4,6 +4,7 @@ Commands read prompt files before torch is loaded, so nothing here imports it; `
 """
 
 import csv
+import hashlib
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,22 @@ def from_file(*, path: str, key: str | None = None) -> list[str]:
     if not prompts:
         raise ValueError(f"{path} is empty; {CURE}")
     return list(dict.fromkeys(prompts))
+
+
+def benchmark(*, path: str, key: str | None, count: int | None, sha256: str | None) -> list[str]:
+    """Return the prompts of a benchmark's published file; ValueError if it is not the file that count and digest tell.
+
+    Its prompts are counted each once.
+    """
+    prompts = from_file(path=path, key=key)
+    if count is not None and len(prompts) != count:
+        raise ValueError(f"{path} has {len(prompts)} different prompts, expected prompts.count={count}")
+    if sha256 is not None:
+        file = locate(path) if path.startswith("dataset:") else Path(path)
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        if found != sha256.lower():
+            raise ValueError(f"{path} has sha256={found}, expected prompts.sha256={sha256}: it is another file")
+    return prompts
 
 
 def write_rows(folder: Path, prompts: Sequence[str]) -> None:

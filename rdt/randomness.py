@@ -27,6 +27,19 @@ class Noise:
     shape: Sequence[int]  # of one sample's noise
     device: str | torch.device
 
+    def __getitem__(self, rows: slice | Tensor) -> "Noise":
+        """Return the noise of some of the samples."""
+        rows = rows.cpu() if isinstance(rows, Tensor) else rows
+        return replace(self, indices=torch.tensor(self.indices, dtype=torch.long)[rows].tolist())
+
+    def __add__(self, other: "Noise") -> "Noise":
+        """Return the noise of both; ValueError if they are not of one stream."""
+        if replace(self, indices=()) != replace(other, indices=()):
+            raise ValueError(
+                f"noise {self.purpose} of seed={self.seed} and {other.purpose} of seed={other.seed} differ"
+            )
+        return replace(self, indices=[*self.indices, *other.indices])
+
     def initial(self) -> Tensor:
         """Return the noise (B, *shape) that sampling starts from."""
         return self._drawn("initial")

@@ -1,7 +1,7 @@
 """`result.json` holds what a run measured. Its schema is defined, written and read here alone.
 
 A point is a model under one guidance, evaluated on held-out prompts. Its scores are named "<kind>/<name>", such as
-"reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "brightness" without a kind. The
+"reward/hps", "diversity/entropy" or "fidelity/residual", and "kl_nats", "latent_rms", "dark" without a kind. The
 file holds the scores of a kind in a section of that name, each with its mean, its 95 % interval over prompts and, for
 all points but the base, its paired difference to the base.
 """
@@ -27,7 +27,7 @@ KINDS = ("reward", "diversity", "fidelity")  # sections of a point, in the order
 FIELDS: dict[str, tuple[type, ...]] = {  # JSON types of the top-level entries
     "method": (str,), "reward": (str,), "model": (str,), "seed": (int,), "iterations": (int,), "base": (dict,),
     "points": (list,), "limit": (dict, type(None)), "weights": (str, type(None)), "prompts": (dict,),
-    "compute": (dict,), "versions": (dict,),
+    "compute": (dict,), "versions": (dict,), "trained_on": (list, type(None)),
 }  # fmt: skip
 REQUIRED = ("method", "reward", "model", "seed", "iterations", "base", "points")
 BASE = {"name": "base"}  # the guidance that result.json gives for the base
@@ -47,7 +47,7 @@ class Point:
 
     guidance: dict[str, Any]
     scores: dict[str, Score]  # by kind in the order of KINDS, then "kl_nats"
-    levels: dict[str, Score]  # "latent_rms" and "brightness", which reveal drift and are in no table
+    levels: dict[str, Score]  # "latent_rms" and the sentinels, which reveal drift and are in no table
     per_prompt: dict[str, list[float]]  # (P,) each
     prompts: tuple[str, ...]  # (P,)
     n_per_prompt: int  # images of each prompt
@@ -80,6 +80,7 @@ class Result:
     points: tuple[Point, ...]  # at least one; the first is the run under its own guidance
     limit: dict[str, Any] | None = None  # the best that any method could reach, if the world knows it
     weights: str | None = None  # the fingerprint of the frozen weights that were evaluated
+    trained_on: tuple[str, ...] | None = None  # names of rewards; the other ones are unseen judges; None: not known
     prompts: dict[str, Any] = field(default_factory=dict)  # counts of prompts by split
     compute: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +89,17 @@ class Result:
     def tuned(self) -> Point:
         """Return the point of the run under its own guidance, whose pictures are named "tuned" too."""
         return self.points[0]
+
+    def role(self, reward: str) -> str | None:
+        """Return whether a reported reward was "trained on" or is an "unseen" judge; None if that is not known."""
+        if self.trained_on is None:
+            return None
+        return "trained on" if reward in self.trained_on else "unseen"
+
+    def roles(self) -> dict[str, str]:
+        """Return the role of every reported reward, by name; empty if it is not known."""
+        names = [name.removeprefix("reward/") for name in self.tuned.scores if name.startswith("reward/")]
+        return {name: role for name in names if (role := self.role(name))}
 
     def with_point(self, new: Point) -> "Result":
         """Return the result with one more point; it replaces a point of the same guidance."""
@@ -144,7 +156,8 @@ def digest(value: Any) -> str:
 def write(result: Result, folder: Path) -> None:
     """Write result.json into a folder; ValueError if a number is not finite."""
     whole = {"schema": SCHEMA} | {name: value for name, value in vars(result).items() if name not in ("base", "points")}
-    points = {"points": [_point_json(point) for point in result.points], "base": _point_json(result.base)}
+    roles = result.roles()
+    points = {"points": [_point_json(one, roles) for one in result.points], "base": _point_json(result.base, roles)}
     files.write_json(folder / FILE, whole | points)
 
 
@@ -158,6 +171,7 @@ def read(folder: Path) -> Result:
     if not found["points"]:
         raise ValueError(f"{FILE} has no points: nothing was evaluated")
     known = {name: found[name] for name in Result.__dataclass_fields__ if name in found}
+    known |= {"trained_on": tuple(map(str, names))} if (names := found.get("trained_on")) is not None else {}
     try:
         base = _point(found["base"], "base")
         points = tuple(_point(one, f"points[{k}]") for k, one in enumerate(found["points"]))
@@ -193,11 +207,13 @@ def _split(named: dict[str, Score]) -> tuple[dict[str, Score], dict[str, Score]]
     return scores, {name: one for name, one in named.items() if name not in scores}
 
 
-def _point_json(point: Point) -> dict[str, Any]:
+def _point_json(point: Point, roles: Mapping[str, str]) -> dict[str, Any]:
     sections: dict[str, Any] = {kind: {} for kind in KINDS}
     for name, score in (point.scores | point.levels).items():
         kind, _, short = name.rpartition("/")
         (sections[kind] if kind else sections)[short] = _score_json(score, total=name not in point.per_prompt)
+    for name, role in roles.items():
+        sections["reward"].get(name, {})["role"] = role
     return {"label": point.label, "guidance": point.guidance} | sections | {
         "n_prompts": point.n_prompts, "n_per_prompt": point.n_per_prompt,
         "per_prompt": point.per_prompt, "prompts": list(point.prompts),

@@ -1,5 +1,6 @@
 """Sampling: the sampler's settings, its steps, and rollouts from noise to clean latents."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -55,12 +56,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Hold one micro-batch of rollouts: B prompts, what each was sampled from, and the paths from noise to clean."""
+    """Hold one micro-batch of rollouts: B prompts, the key of the noise, and the paths from noise to clean.
+
+    `conditioned` returns what they were conditioned on. It is not kept, since several micro-batches may be.
+    """
 
     prompts: list[str]
     noise: Noise
-    cond: Cond
     trajectory: Trajectory
+    nats: Tensor | None = None  # (B,) bound on the KL to the base, if the rollouts were chosen among several
 
     @property
     def clean(self) -> Tensor:
@@ -68,22 +72,33 @@ class Rollout:
         return self.trajectory.clean
 
 
+class Selection(ABC):
+    """Choose each rollout among several; called as a denoiser, it is the one that makes them."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the output of the denoiser that makes the rollouts."""
+
+    @abstractmethod
+    def select(self, policy: Policy, prompts: list[str], noise: Noise, sampling: Sampling) -> Rollout:
+        """Return one rollout per prompt, whole and without gradient."""
+
+
 def sampled(
     policy: Policy, denoiser: Denoiser, prompts: list[str], noise: Noise, sampling: Sampling, stop: int | None = None
 ) -> Rollout:
     """Return rollouts of `denoiser`, one per prompt, without gradient; `stop` ends them after so many steps."""
+    if isinstance(denoiser, Selection):
+        if stop is not None:
+            raise ValueError(f"stop={stop}: rollouts are chosen once they are whole")
+        return denoiser.select(policy, prompts, noise, sampling)
     cond = conditioned(policy, prompts, noise)
-    return Rollout(prompts, noise, cond, rollout(denoiser, policy.process, cond, noise, sampling, stop))
+    return Rollout(prompts, noise, rollout(denoiser, policy.process, cond, noise, sampling, stop))
 
 
 def conditioned(policy: Policy, prompts: list[str], noise: Noise) -> Cond:
-    """Return the prompts' conditions, one row per prompt, beside each sample's own noise on its condition."""
-    return noisy(policy.encode(prompts), noise)
-
-
-def noisy(cond: Cond, noise: Noise) -> Cond:
-    """Return the condition with the samples' own noise attached, for guidance that perturbs conditions (CADS)."""
-    return replace(cond, noise=cond.map(lambda x: noise.like(x, f"condition {x.ndim}")))
+    """Return the prompts' conditions, one row per prompt, with the samples' noise for guidance such as CADS."""
+    return replace(policy.encode(prompts), noise=noise)
 
 
 @torch.no_grad()

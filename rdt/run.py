@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rdt import wandb
 from rdt.config import preflight
 from rdt.config.compose import command_errors, conf_dir, in_sweep, job_errors, typed
+from rdt.config.judges import settle_panel
 from rdt.config.plan import plan
 from rdt.config.rules import without_rules
+from rdt.config.run_help import print_run_help
 from rdt.errors import FORESEEN, Terminated, flat, to_stderr
 from rdt.training import constraints, folder, lock, paths, processes
-from rdt.training.sweep import SweepReport
+from rdt.training.sweep import SweepReport, job_name
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
@@ -38,10 +40,11 @@ def main(cfg: DictConfig) -> tuple[float, float] | None:
     return None
 
 
-def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False) -> None:
+def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False, name: str = "") -> None:
     """Check the config, then print the plan, or train, evaluate, record and report.
 
-    If `fresh`, output_dir is a new folder: its name gets a number if another run has taken it.
+    If `fresh`, output_dir is a new folder: its name gets a number if another run has taken it. A job of a sweep has a
+    `name`, and prints one line about what it reached.
     """
     further = (constraints.check_constraints, wandb.check_wandb, paths.make_absolute, folder.check_output_dir)
     for line in preflight.check_config(cfg, hydra_config, *further):
@@ -50,15 +53,18 @@ def job(cfg: DictConfig, hydra_config: Any, fresh: bool = False) -> None:
         print(plan(cfg))
         return
     if cfg.num_nodes > 1:  # on each machine, and rank 0 holds the lock
-        finish(cfg)
+        finish(cfg, name)
         return
     with lock.held("output_dir", Path(cfg.output_dir), fresh) as out:
         cfg.output_dir = str(out)
-        finish(cfg)
+        finish(cfg, name)
 
 
-def finish(cfg: DictConfig) -> None:
-    """Train, evaluate and record; on the machine of rank 0, draw the report and push the adapter."""
+def finish(cfg: DictConfig, name: str = "") -> None:
+    """Train, evaluate and record; on the machine of rank 0, draw the report and push the adapter.
+
+    Of a job with a name one line is printed in place of the tables.
+    """
     from rdt.report.write import report
     from rdt.training.abort import explain_full_disk
     from rdt.training.launch import launch
@@ -67,7 +73,7 @@ def finish(cfg: DictConfig) -> None:
     with explain_full_disk(out):
         if not launch(cfg):
             return
-        report([out], out)
+        report([out], out, name=name)
     if cfg.push_to_hub:
         from rdt.training.card import push
 
@@ -97,7 +103,8 @@ def sweep_job(cfg: DictConfig, hydra_config: Any) -> tuple[float, float] | None:
         if folder.is_finished(settled(cfg), out):
             print(f"finished {out}")
         else:
-            job(cfg, hydra_config)
+            print(name := job_name(cfg, hydra_config.job.num), flush=True)
+            job(cfg, hydra_config, name=name)
     except Terminated as error:
         to_stderr(f"{flat(error)}; the sweep ends here, and its command continues it")
         sys.exit(1)
@@ -115,6 +122,7 @@ def settled(cfg: DictConfig) -> DictConfig:
     """Return a config that was not checked yet as its run would record it."""
     found = without_rules(deepcopy(cfg))
     OmegaConf.resolve(found)
+    settle_panel(found)
     paths.make_absolute(found)
     return found
 
@@ -132,6 +140,7 @@ def entry() -> None:
     """Run the command, and draw the report of a sweep at its end."""
     sys.argv[1:] = [word for argument in sys.argv[1:] for word in constraints.expand_shorthand(argument)]
     with command_errors():
+        print_run_help(sys.argv[1:])
         try:
             main()
         finally:

@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import files, targets
 from rdt.config import check
-from rdt.config.compose import command_errors, conf_dir, job_errors
+from rdt.config.compose import built_now, command_errors, conf_dir, job_errors
 from rdt.errors import UsageError
 from rdt.result import digest, slug
 from rdt.text import lone_surrogate, printable
-from rdt.training import finished, folder
+from rdt.training import finished
 
 AS_TYPED = ("prompt", "run", "out")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # by the ending of out=
@@ -45,18 +45,28 @@ def sample(cfg: DictConfig) -> Path:
     if cfg.out:
         check_out(Path(str(cfg.out)).expanduser())
     run = finished.read_finished(cfg.run, cfg.get("guidance"))
+    note_unknown_words(run.cfg, str(cfg.prompt))
     out = Path(str(cfg.out)).expanduser() if cfg.out else run.folder / "samples" / f"{file_name(cfg)}.png"
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     return write_picture(run, str(cfg.prompt), cfg.n, cfg.seed, out)
 
 
+def note_unknown_words(cfg: DictConfig, prompt: str) -> None:
+    """Say on standard error if the run's model knows only some words and the prompt has others; it is drawn anyway."""
+    if cfg.model.get("vocabulary"):
+        try:
+            built_now(cfg.model.vocabulary)([prompt])
+        except ValueError as error:
+            print(printable(f"note: {error}"), file=sys.stderr)
+
+
 def check_out(out: Path) -> None:
-    """Raise UsageError if the picture cannot be written to this file, whose ending decides the format."""
+    """Raise ValueError if the picture cannot be written to this file, whose ending decides the format."""
     if out.is_dir():
         raise UsageError(f"out={out} is a folder; give the file of the picture, such as out={out / 'picture.png'}")
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"out={out} does not end in a format of pictures; end it in one of {', '.join(FORMATS)}")
-    folder.check_writable("out", out.parent)
+    files.check_writable("out", out.parent)
 
 
 def file_name(cfg: DictConfig) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rdt.errors import UsageError
+from rdt.text import NAME, printable
 
 PACKAGE = Path(__file__).resolve().parent
 TARGET = "_target_"
@@ -38,6 +39,13 @@ def conf_dir() -> str:
         if (folder / "config.yaml").is_file():
             return str(folder)
     raise FileNotFoundError(f"no conf/config.yaml beside or inside {PACKAGE}; reinstall rdt")
+
+
+def options(group: str) -> list[str]:
+    """Return the names that a group of conf/ offers; those that begin with an underscore belong to others."""
+    folder = Path(conf_dir()) / group
+    files = sorted(file.relative_to(folder).with_suffix("") for file in folder.rglob("*.yaml"))
+    return [name.as_posix() for name in files if not name.name.startswith("_") and name.parts[0] != "checkpoints"]
 
 
 @cache
@@ -127,5 +135,5 @@ def _host(address: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """Return a stranger's words so that a terminal prints them and nothing else."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
+    """Return a stranger's words for a message."""
+    return printable(value, NAME)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import string
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +94,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = _read(Path(path))
     except Exception as error:  # an unpickler raises errors of any type on a broken file
-        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {first_line(error)}") from None
+        safe = Path(path).suffix == ".safetensors"  # an unpickler's words are of its own working, or advise to run it
+        reason = first_line(error) if safe else "neither .safetensors nor a pickle of tensors alone"
+        raise ValueError(f"checkpoint {path} is not a readable file of tensors: {reason}") from None
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"checkpoint {path} holds {type(tensors).__name__}, expected a dictionary of tensors")
     return tensors
+
+
+def crc32(tensors: Iterable[tuple[str, Tensor]], start: int = 0) -> str:
+    """Return the CRC-32, in hexadecimal, of named tensors in the order of their names, going on from another one."""
+    import torch
+
+    crc = start
+    for _, tensor in sorted(tensors, key=lambda item: item[0]):
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def pretrained(kind: Any, source: str, sha256: str | None) -> Any:
@@ -152,6 +165,20 @@ def is_local(source: str) -> bool:
     """Return whether a source that was checked needs no download."""
     scheme, _, rest = source.partition(":")
     return scheme not in SCHEMES or cached(Place.of(rest, SCHEMES[scheme]))
+
+
+def to_fetch(source: str, of_weights: bool) -> str | None:
+    """Return that a source on the hub is not in the local cache, and how to get it; None if it is, or is a path.
+
+    The folder of a model counts only with a file of its weights, since its tokenizer alone may have been fetched.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme not in SCHEMES:
+        return None
+    place = Place.of(rest, SCHEMES[scheme])
+    if cached(place) and (place.file or not of_weights or checkpoint.tensors_in(_names(place))):
+        return None
+    return str(place.missing("no run has fetched it"))
 
 
 @dataclass(frozen=True)
@@ -220,6 +247,14 @@ def cached(place: Place) -> bool:
         return bool(snapshot_download(place.repo, local_files_only=True, **options))
     except Exception:  # of a dozen types, all of which say that it is not in the cache
         return False
+
+
+def _names(place: Place) -> list[str]:
+    """Return the names of the files in a cached folder of the hub."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(place.repo, revision=place.revision, repo_type=place.kind, local_files_only=True)
+    return [path.name for path in Path(folder).iterdir()]
 
 
 def refusal(place: Place) -> str | None:

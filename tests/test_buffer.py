@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from rdt.buffer import ReplayBuffer, State, Stock, Strategy, on_policy, prioritized, uniform
+from worlds import children
 
 NUM_STEPS, BATCH, CAPACITY, LATENT = 5, 4, 12, (2, 3)
 PRIORITIZED = partial(prioritized, gamma=0.8, omega=1.5)
@@ -203,7 +204,8 @@ def rank_process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_sample_and_save_what_one_does(tmp_path: Path) -> None:
-    mp.start_processes(rank_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    ranks = mp.start_processes(rank_process, (str(tmp_path),), nprocs=2, join=False, daemon=True, start_method="fork")
+    children.until(lambda: ranks.join(1))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     alone = filled(5)
     assert first["x"].equal(second["x"])

@@ -11,7 +11,7 @@ from rdt import guidance
 from rdt.guidance import Annealing, annealed, noised
 from rdt.policy import Cond, Policy
 from rdt.randomness import Noise
-from rdt.rollout import Sampling, noisy, rollout
+from rdt.rollout import Sampling, conditioned, rollout
 from worlds import tiny_policy
 
 CADS = Annealing(tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)
@@ -25,7 +25,7 @@ def noise(*indices: int) -> Noise:
 def cond(*indices: int) -> Cond:
     """Return conditions that carry noise; embeds and pooled differ in mean and deviation."""
     rows = [3.0 + 2 * tiny_policy.normal(1, 5, 8, seed=i) for i in indices]
-    return noisy(Cond(torch.cat(rows), torch.cat([row.mean(1) for row in rows])), noise(*indices))
+    return Cond(torch.cat(rows), torch.cat([row.mean(1) for row in rows]), noise(*indices))
 
 
 def size(x: Tensor) -> Tensor:
@@ -55,14 +55,14 @@ def test_without_rescaling_it_is_the_formula_and_psi_mixes() -> None:
     raw, mixed, whole = (
         annealed(clean, level, dataclasses.replace(CADS, psi=psi)).embeds for psi in (0.0, 0.4, 1.0)
     )  # fmt: skip
-    torch.testing.assert_close(raw, 0.5**0.5 * clean.embeds + 0.25 * 0.5**0.5 * clean.noise.embeds)
+    torch.testing.assert_close(raw, 0.5**0.5 * clean.embeds + 0.25 * 0.5**0.5 * clean.drawn.embeds)
     torch.testing.assert_close(mixed, 0.4 * whole + 0.6 * raw)
 
 
 @pytest.mark.parametrize("level", [0.9, 1.0])
 def test_from_tau2_on_it_is_noise_of_the_conditions_size(level: float) -> None:
     clean, found = cond(0, 1), annealed(cond(0, 1), torch.tensor(level), CADS)
-    centred, n = ((x - x.mean((1, 2), keepdim=True)).flatten(1) for x in (found.embeds, clean.noise.embeds))
+    centred, n = ((x - x.mean((1, 2), keepdim=True)).flatten(1) for x in (found.embeds, clean.drawn.embeds))
     torch.testing.assert_close(torch.cosine_similarity(centred, n), torch.ones(2))
     scaled = dataclasses.replace(CADS, scale=0.1)
     torch.testing.assert_close(annealed(clean, torch.tensor(level), scaled).embeds, found.embeds)
@@ -90,8 +90,8 @@ def test_the_noise_does_not_depend_on_the_batch() -> None:
     together = annealed(cond(4, 7, 5), torch.tensor(0.8), CADS)
     alone = annealed(cond(7), torch.tensor(0.8), CADS)
     torch.testing.assert_close(together.embeds[1:2], alone.embeds)
-    assert cond(4, 7, 5).noise.embeds[1:2].equal(cond(7).noise.embeds)
-    assert not cond(4).noise.embeds.equal(cond(7).noise.embeds)
+    assert cond(4, 7, 5).drawn.embeds[1:2].equal(cond(7).drawn.embeds)
+    assert not cond(4).drawn.embeds.equal(cond(7).drawn.embeds)
 
 
 @pytest.mark.parametrize("make", POLICIES)
@@ -102,7 +102,7 @@ def test_a_rollout_holds_one_noise_and_the_same_at_every_visit(make: Callable[[]
         seen.append((policy.process.level(t).item(), c.embeds))
         return policy.tuned(x, t, c)
 
-    with_noise = noisy(policy.encode(tiny_policy.PROMPTS), noise(0, 1, 2))
+    with_noise = conditioned(policy, tiny_policy.PROMPTS, noise(0, 1, 2))
     for _ in range(2):
         rollout(
             noised(watched, policy.process, CADS), policy.process, with_noise, noise(0, 1, 2), Sampling(10, 1.0, 1.0)
@@ -123,7 +123,7 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
         seen.append(c)
         return policy.tuned(x, t, c)
 
-    empty, with_noise = policy.encode([""]), noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
+    empty, with_noise = policy.encode([""]), conditioned(policy, tiny_policy.PROMPTS[:2], noise(0, 1))
     context = guidance.Context(policy, policy.base, lambda view, scale: guidance.cfg(watched, empty, 3.0), 4)
     denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.25, psi=1.0)(context)
     rollout(denoiser, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
@@ -135,7 +135,7 @@ def test_the_empty_prompt_of_classifier_free_guidance_is_never_noised(make: Call
 def test_no_scale_is_the_tuned_policy_bit_for_bit() -> None:
     policy = tiny_policy.policy()
     context = guidance.Context(policy, policy.base, lambda view, scale: view, 4)
-    with_noise = noisy(policy.encode(tiny_policy.PROMPTS[:2]), noise(0, 1))
+    with_noise = conditioned(policy, tiny_policy.PROMPTS[:2], noise(0, 1))
     denoiser = guidance.ConditionAnnealing(tau1=0.6, tau2=0.9, scale=0.0, psi=1.0)(context)
     found, plain = (
         rollout(view, policy.process, with_noise, noise(0, 1), Sampling(4, 1.0, 1.0))
@@ -146,7 +146,7 @@ def test_no_scale_is_the_tuned_policy_bit_for_bit() -> None:
 
 def test_half_precision_is_kept() -> None:
     clean = cond(0, 1)
-    half = dataclasses.replace(clean, embeds=clean.embeds.bfloat16(), pooled=None, noise=Cond(clean.noise.embeds))
+    half = dataclasses.replace(clean, embeds=clean.embeds.bfloat16(), pooled=None)
     found = annealed(half, torch.tensor(0.8), CADS).embeds
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(size(found.float()), size(half.embeds.float()), rtol=1e-2, atol=1e-2)

@@ -1,24 +1,24 @@
 """The `rdt` command lists its commands, names the nearest one, completes words, and finds plug-ins where it is run."""
 
 import os
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from rdt import cli
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def rdt(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def rdt(folder: Path, *words: str, **environment: str) -> CompletedProcess[str]:
     """Run the console script in a folder; the working directory is not on its path at first, as with a script."""
     code = "import sys; sys.argv[0] = 'rdt'; sys.path.remove(''); from rdt.cli import main; main()"
-    return subprocess.run(
+    return children.run(
         [sys.executable, "-c", code, *words], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -31,16 +31,46 @@ def test_without_a_command_it_lists_the_commands_and_five_examples(words, tmp_pa
     assert sum(line.startswith("  rdt ") for line in lines) == len(cli.EXAMPLES) == 5
 
 
+WRONG = {
+    "run": ["iterations=0"],
+    "evaluate": ["run=nowhere"],
+    "sample": ["run=nowhere", "prompt=x"],
+    "report": ["runs=nowhere"],
+    "study": ["runs=nowhere"],
+    "serve": ["port=x"],
+    "dashboard": ["entity=x"],
+}
+
+
+@pytest.mark.parametrize("words", [[name, *words] for name, words in WRONG.items()], ids=" ".join)
+def test_what_is_refused_is_one_line_and_status_1_in_every_command(words, tmp_path):
+    assert WRONG.keys() == cli.COMMANDS.keys()
+    done = rdt(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("error: "), done
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["report", "study", "dashboard"])
+def test_a_command_without_its_keys_shows_its_usage_as_an_error(name, tmp_path):
+    done = rdt(tmp_path, name)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "nosuch", "token=0123456789abcdef"])
+@pytest.mark.parametrize("word", ["token=0123456789abcdef", "runs=https://user:0123456789abcdef@host/x"])
+def test_no_command_repeats_a_credential(name, word, tmp_path):
+    done = rdt(tmp_path, name, word)
+    assert done.returncode == 1 and "0123456789abcdef" not in done.stdout + done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_list_needs_neither_hydra_nor_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['rdt']; from rdt.cli import main; main(); print({'hydra', 'torch'} & set(sys.modules))"
     )
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
     )
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
@@ -77,8 +107,11 @@ def test_every_command_has_an_entry_and_completes_the_keys_that_it_reads(name):
         ("rdt ev", ["evaluate"]),
         ("rdt run method=dra", ["method=draft", "method=draft_lv", "method=draft_plus"]),
         ("rdt run -m sweep=se", ["sweep=seeds"]),
-        ("rdt run method.kl", ["method.kl_coef=", "method.kl_min_std="]),
-        ("rdt evaluate guidance=", ["guidance=aig", "guidance=cads", "guidance=cfg", "guidance=lora_scale"]),
+        ("rdt run method.kl", ["method.kl_coef=", "method.kl_min_std=", "method.kl_reference="]),
+        (
+            "rdt evaluate guidance=",
+            ["guidance=aig", "guidance=best_of", "guidance=cads", "guidance=cfg", "guidance=lora_scale"],
+        ),
         ("rdt report r", ["runs="]),
         ("rdt nosuch x", []),
     ],
@@ -96,10 +129,9 @@ def test_bash_completes_after_the_printed_line(tmp_path):
     typed = (
         'eval "$(rdt -sc install=bash)"; COMP_WORDS=(rdt run method=sq); COMP_CWORD=2; COMP_LINE="rdt run method=sq"'
     )
-    done = subprocess.run(
+    done = children.run(
         ["bash", "-c", f'{typed}; hydra_bash_completion 2>/dev/null; echo "${{COMPREPLY[@]}}"; complete -p rdt'],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[0] == "method=sqdf", done.stderr
     assert done.stdout.splitlines()[1].endswith("-F hydra_bash_completion rdt")

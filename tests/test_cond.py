@@ -1,5 +1,6 @@
 """Conditions on disk equal those of the encoders, which are loaded only for new prompts."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rdt import ranks
 from rdt.cond import Cond, Embeddings, encoders_hash
 from rdt.models import sdxl
 from rdt.policy import Setup
+from rdt.randomness import Noise
 from worlds import model_checkpoints
 
 
@@ -77,3 +79,28 @@ def test_other_files_or_settings_give_another_hash(tmp_path: Path) -> None:
     assert first == encoders_hash(tmp_path, "fp32") != encoders_hash(tmp_path, "bf16")
     file.write_text("{ }")
     assert encoders_hash(tmp_path, "fp32") != first
+
+
+def key(*indices: int) -> Noise:
+    """Return the noise of samples."""
+    return Noise(seed=3, purpose="test", indices=indices, shape=(2,), device="cpu")
+
+
+def test_the_noise_of_a_condition_is_drawn_from_its_key_bit_for_bit_for_any_rows() -> None:
+    whole = Cond(torch.zeros(4, 5, 3, dtype=torch.bfloat16), torch.zeros(4, 6), key(4, 9, 2, 7))
+    assert whole.drawn.embeds.equal(key(4, 9, 2, 7).like(torch.zeros(4, 5, 3), "condition 3"))
+    assert whole.drawn.pooled is not None and whole.drawn.noise is None and whole.drawn is whole.drawn
+    assert whole.drawn.pooled.equal(key(4, 9, 2, 7).like(torch.zeros(4, 6), "condition 2"))
+    for rows in (slice(1, 3), torch.tensor([3, 0]), torch.tensor([True, False, False, True])):
+        assert whole[rows].drawn.embeds.equal(whole.drawn.embeds[rows])
+    assert Cond.cat(whole[:1], whole[1:]).drawn.embeds.equal(whole.drawn.embeds)
+
+
+def test_conditions_of_which_one_has_no_noise_have_none_together() -> None:
+    with_noise, without = Cond(torch.zeros(1, 5, 3), noise=key(1)), Cond(torch.zeros(1, 5, 3))
+    for joined in (Cond.cat(with_noise, without), Cond.cat(without, with_noise)):
+        assert joined.noise is None and len(joined) == 2
+    with pytest.raises(ValueError, match="cond carries no noise to draw"):
+        _ = without.drawn
+    with pytest.raises(ValueError, match="test of seed=3 and test of seed=4 differ"):
+        Cond.cat(with_noise, Cond(torch.zeros(1, 5, 3), noise=dataclasses.replace(key(1), seed=4)))

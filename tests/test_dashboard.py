@@ -55,7 +55,7 @@ def refused(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rdt dashboard", *arguments])
-        assert dashboard.entry() == 2
+        assert dashboard.entry() == 1
         out, line = capsys.readouterr()
         assert out == "" and line.count("\n") == 1
         return line

@@ -23,8 +23,10 @@ from rdt.report.read import read_runs
 from rdt.result import label, read
 from rdt.training import digests, finished
 from rdt.training.experiment import built
+from rdt.training.launch import launch
 from rdt.training.pictures import GAP, HEAD
 from rdt.training.record import add_points
+from worlds.smallest_run import minimal
 from worlds.wandb_files import merged, runs
 
 CONSTANT = ("guidance=aig", "guidance.schedule=constant")
@@ -232,7 +234,7 @@ def blocks(file, count=2):
 @pytest.mark.slow
 def test_sample_draws_base_and_tuned_at_equal_noise_and_prints_the_path(run, typed, capfd, tmp_path):
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3")
-    file = run / "samples" / "a-small-blue-ring-s0.png"
+    (file,) = (run / "samples").glob("a-small-blue-ring-n3-s0-*.png")
     assert capfd.readouterr().out.split() == [str(file)]
     base, tuned = blocks(file)
     assert (base != tuned).any()
@@ -241,4 +243,53 @@ def test_sample_draws_base_and_tuned_at_equal_noise_and_prints_the_path(run, typ
     first, none, full = blocks(named, 3)
     assert (first == base).all() and (none == base).all() and (full == tuned).all()
     typed(sample, f"run={run}", "prompt=a small blue ring", "n=3", "seed=1")
-    assert (blocks(run / "samples" / "a-small-blue-ring-s1.png")[0] != base).any()
+    (other,) = (run / "samples").glob("a-small-blue-ring-n3-s1-*.png")
+    assert (blocks(other)[0] != base).any()
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """Return the folder of a finished run that keeps a checkpoint of each of its three iterations."""
+    out = tmp_path_factory.mktemp("long") / "out"
+    every = ("trainer.keep=null", "trainer.checkpoint_every=1", "iterations=3", "method.replay_ratio=1", "logger=csv")
+    launch(minimal(out, *every))
+    return out
+
+
+def test_the_path_of_a_training_is_a_front(long_run, typed, tmp_path):
+    run = shutil.copytree(long_run, tmp_path / "run")
+    before = result(run)
+    typed(evaluate, f"run={run}", "checkpoints=all")
+    after = result(run)
+    own, first, second = after["points"]
+    assert own == before["points"][0] and after["base"] == before["base"]
+    assert [first["label"], second["label"]] == ["cfg iteration=1", "cfg iteration=2"]
+    assert own["per_prompt"] != first["per_prompt"] != second["per_prompt"]
+    assert (run / "samples" / "cfg-iteration-1.png").is_file()
+    typed(evaluate, f"run={run}", "checkpoints=[3,1]")
+    *others, last = result(run)["points"]
+    assert last["per_prompt"] == own["per_prompt"]  # the checkpoint of the last iteration has the run's adapter
+    assert others == after["points"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ("[7]", "no checkpoint 7; all, or of 1, 2, 3"),
+        ("some", "no checkpoint some; all, or of 1, 2, 3"),
+        ("[]", "has no checkpoint []; all, or of 1, 2, 3"),
+    ],
+)
+def test_checkpoints_that_are_not_there_are_one_line(long_run, typed, capfd, chosen, words):
+    one_line(lambda: typed(evaluate, f"run={long_run}", f"checkpoints={chosen}"), capfd, words)
+
+
+def test_a_run_without_earlier_checkpoints_says_how_to_keep_them(run, typed, capfd):
+    words = "has no checkpoint before its last iteration, 2 (it has none); train with trainer.keep=null"
+    one_line(lambda: typed(evaluate, f"run={run}", "checkpoints=all"), capfd, words)
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(long_run, typed, capfd, tmp_path):
+    run = shutil.copytree(long_run, tmp_path / "run")
+    (run / "checkpoints" / "000001" / digests.STATE).write_bytes(b"")
+    one_line(lambda: typed(evaluate, f"run={run}", "checkpoints=all"), capfd, "is damaged")

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ("method", "reward")
@@ -69,12 +71,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *overrides: str) -> CompletedProcess[str]:
     """Run the one command of the examples with more overrides."""
     (line,) = [b for example in EXAMPLES for b in blocks(example) if b.startswith("python -m ")]
     words = [sys.executable, *shlex.split(line)[1:], *overrides]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    return children.run(words, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -86,7 +88,7 @@ def test_an_example_is_one_short_file_and_one_yaml(example: str) -> None:
     assert len(lines) <= 15
 
 
-@pytest.mark.parametrize("model", ["shapes", "small"])
+@pytest.mark.parametrize("model", [pytest.param("shapes", marks=pytest.mark.slow), "small"])
 def test_the_plug_ins_run_together(folder: Path, model: str) -> None:
     done = run(folder, *SMALL, f"model={model}")
     assert done.returncode == 0, done.stderr
@@ -126,7 +128,7 @@ def test_the_console_command_finds_a_plug_in_where_it_is_run(folder: Path) -> No
     code = "import sys; sys.path.remove(''); from rdt.cli import main; main()"
     words = [sys.executable, "-c", code, "run", *shlex.split(line)[3:], *SMALL, "devices=2", "logger=none"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    done = children.run(words, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "result.json").is_file()
 

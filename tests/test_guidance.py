@@ -186,7 +186,7 @@ def context(policy: Policy) -> guidance.Context:
     def guided(view: guidance.Denoiser, scale: float | None = None) -> guidance.Denoiser:
         return guidance.cfg(view, empty, 3.0 if scale is None else scale)
 
-    return guidance.Context(policy, guidance.remembered(policy.base), guided, NUM_STEPS)
+    return guidance.Context(policy, guidance.remembered(policy.base), guided, NUM_STEPS, tiny_policy.Brightness())
 
 
 def adapted_convolutions() -> Policy:

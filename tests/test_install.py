@@ -2,12 +2,13 @@
 
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"pip install -[^\n`]*?'\.\[[^\]]*\]'")
@@ -47,6 +48,6 @@ def test_pip_accepts_an_install_line_as_far_as_it_goes_without_a_network():
     """pip builds the metadata of the checkout; the last two flags leave out what it would fetch."""
     offline = ["--dry-run", "--no-index", "--no-deps", "--no-build-isolation"]
     command = [sys.executable, "-m", "pip", "install", "-c", "constraints.txt", *offline, ".[parquet]"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = children.run(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"{PROJECT['name']}-{PROJECT['version']}" in done.stdout

@@ -1,7 +1,6 @@
 """One network has several views: each gives its own output, and none changes the outputs or gradients of another."""
 
 import dataclasses
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from worlds import tiny_policy
 
 VIEWS = ("base", "tuned", "consistency")
 X, T = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor([901, 341])
-Graph = Callable[[Policy], Tensor]  # -> loss ()
 
 
 @pytest.fixture
@@ -24,13 +22,7 @@ def run(policy: Policy, view: str, x: Tensor = X) -> Tensor:
     return getattr(policy, view)(x, T, policy.encode(tiny_policy.PROMPTS[:2]))
 
 
-def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
-    policy.zero_grad()
-    graph(policy).backward()
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.requires_grad}
-
-
-def look_ahead(view: str) -> Graph:
+def look_ahead(view: str) -> tiny_policy.Graph:
     """Return a loss through two views in one graph: a tuned step, then a look-ahead by `view`."""
     return lambda policy: run(policy, view, X - run(policy, "tuned")).square().mean()
 
@@ -66,7 +58,7 @@ def test_a_view_does_not_depend_on_the_view_that_ran_before(policy: Policy) -> N
 def test_only_the_trained_adapter_moves_in_a_step(policy: Policy) -> None:
     before = {name: p.clone() for name, p in policy.named_parameters()}
     outputs = {view: run(policy, view) for view in VIEWS}
-    gradients(policy, look_ahead("consistency"))
+    tiny_policy.gradients(policy, look_ahead("consistency"))
     torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, p in policy.named_parameters() if not p.equal(before[name])}
     assert moved and moved == {name for name in before if f".{TUNED}." in name}
@@ -88,13 +80,13 @@ def test_other_views_between_forward_and_backward_leave_gradients_intact(policy:
         policy.scaled(0.5)(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
         return loss
 
-    expected, found = gradients(policy, plain), gradients(policy, interrupted)
+    expected, found = tiny_policy.gradients(policy, plain), tiny_policy.gradients(policy, interrupted)
     assert all(found[name].equal(expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("view", ["base", "consistency"])
 def test_gradient_flows_through_a_frozen_view_into_the_tuned_one(policy: Policy, view: str) -> None:
-    through = gradients(policy, look_ahead(view))
+    through = tiny_policy.gradients(policy, look_ahead(view))
     assert all(gradient.norm() > 0 for gradient in through.values())
     assert all(p.grad is None for name, p in policy.named_parameters() if not p.requires_grad)
     assert any(f".{CONSISTENCY}." in name for name, _ in policy.named_parameters())
@@ -108,7 +100,7 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
         x = X.double() - run(policy, "tuned", X.double())
         return run(policy, "consistency", x).square().mean()
 
-    gradients(policy, loss)
+    tiny_policy.gradients(policy, loss)
     direction, step = weight.grad / weight.grad.norm(), 1e-5
     ends = []
     for sign in (1, -1):
@@ -124,9 +116,9 @@ def test_a_gradient_through_two_views_is_the_derivative(policy: Policy) -> None:
 def test_checkpointed_blocks_give_the_same_gradients(view: str, consistency_rank: int) -> None:
     """The two views of one graph have adapters of equal rank, where a mix-up is silent, or of different ranks."""
     policy = tiny_policy.policy(consistency_rank=consistency_rank)
-    expected = gradients(policy, look_ahead(view))
+    expected = tiny_policy.gradients(policy, look_ahead(view))
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, look_ahead(view)), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, look_ahead(view)), expected) < 1e-5
 
 
 def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> None:
@@ -135,12 +127,12 @@ def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> 
         weight.requires_grad_()  # with both adapters trained, torch cannot tell the two passes apart
     policy.never_merge()  # a merged layer is recomputed as another operation, which torch notices
     graph = look_ahead("consistency")
-    expected, loss = gradients(policy, graph), graph(policy)
+    expected, loss = tiny_policy.gradients(policy, graph), graph(policy)
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, graph), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, graph), expected) < 1e-5
     policy.network.enable_gradient_checkpointing()
     assert graph(policy).equal(loss)
-    assert difference(gradients(policy, graph), expected) > 0.01
+    assert difference(tiny_policy.gradients(policy, graph), expected) > 0.01
 
 
 def test_the_ends_of_the_scale_are_base_and_tuned_bit_for_bit(policy: Policy) -> None:
@@ -259,9 +251,9 @@ def test_checkpointed_blocks_recompute_under_the_same_scale(policy: Policy) -> N
     def graph(policy: Policy) -> Tensor:
         return policy.scaled(0.5)(X, T, cond).square().mean()
 
-    expected = gradients(policy, graph)
+    expected = tiny_policy.gradients(policy, graph)
     policy.checkpoint_blocks()
-    assert difference(gradients(policy, graph), expected) < 1e-5
+    assert difference(tiny_policy.gradients(policy, graph), expected) < 1e-5
 
 
 def test_noise_has_the_shape_of_the_latents_and_is_keyed_by_seed_purpose_and_sample(policy: Policy) -> None:
@@ -269,3 +261,78 @@ def test_noise_has_the_shape_of_the_latents_and_is_keyed_by_seed_purpose_and_sam
     assert noise.shape == (2, *tiny_policy.LATENT) and noise[1:].equal(policy.noise(3, "train", [8]).initial())
     others = [policy.noise(4, "train", [5]), policy.noise(3, "other", [5]), policy.noise(3, "train", [6])]
     assert not any(other.initial().equal(noise[:1]) for other in others)
+
+
+def test_a_snapshot_is_the_tuned_view_bit_for_bit_until_that_is_trained_further(policy: Policy) -> None:
+    policy.keep("old")
+    before = run(policy, "tuned")
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(before)
+    tiny_policy.disturb(policy, seed=2)
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(before)
+    assert not run(policy, "tuned").equal(before)
+    policy.keep("old")
+    assert policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2])).equal(run(policy, "tuned"))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_snapshot_leaves_every_view_and_the_gradient_as_they_are(policy: Policy, checkpointed: bool) -> None:
+    def loss(policy: Policy) -> Tensor:
+        found = run(policy, "tuned")
+        if policy.snapshots:
+            with torch.no_grad():
+                policy.view("old")(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
+        return found.square().mean()
+
+    if checkpointed:
+        policy.checkpoint_blocks()
+    outputs, expected = {view: run(policy, view) for view in VIEWS}, tiny_policy.gradients(policy, loss)
+    state = torch.random.get_rng_state()
+    policy.keep("old")
+    assert torch.random.get_rng_state().equal(state)
+    assert all(run(policy, view).equal(output) for view, output in outputs.items())
+    found = tiny_policy.gradients(policy, loss)
+    assert found.keys() == expected.keys() and all(found[name].equal(slope) for name, slope in expected.items())
+
+
+def test_blending_moves_both_factors_exactly(policy: Policy) -> None:
+    policy.keep("ema")
+    kept = {name: weight.clone() for name, weight in policy.lora("ema").items()}
+    tiny_policy.disturb(policy, seed=2)
+    policy.blend("ema", 1.0)
+    assert all(weight.equal(kept[name]) for name, weight in policy.lora("ema").items())
+    policy.blend("ema", 0.75)
+    for name, weight in policy.lora("ema").items():
+        torch.testing.assert_close(weight, 0.75 * kept[name] + 0.25 * policy.lora()[name])
+    policy.blend("ema", 0.0)
+    assert all(weight.equal(policy.lora()[name]) for name, weight in policy.lora("ema").items())
+
+
+def test_a_snapshot_stands_in_for_the_trained_adapter_and_gives_its_place_back(policy: Policy) -> None:
+    policy.keep("old")
+    old = run(policy, "tuned")
+    tiny_policy.disturb(policy, seed=2)
+    new, cond = run(policy, "tuned"), policy.encode(tiny_policy.PROMPTS[:2])
+    with policy.standing_in("old"):
+        assert run(policy, "tuned").equal(old) and policy.scaled(1.0)(X, T, cond).equal(old)
+    assert run(policy, "tuned").equal(new) and policy.view("old")(X, T, cond).equal(old)
+    with policy.standing_in(None):
+        assert run(policy, "tuned").equal(new)
+
+
+def test_the_digest_of_the_network_depends_on_no_adapter_but_the_one_that_it_names(policy: Policy) -> None:
+    found = policy.digest()
+    policy.keep("old")
+    kept = policy.digest("old")
+    assert policy.digest() == found != kept
+    tiny_policy.disturb(policy, seed=2)
+    assert (policy.digest(), policy.digest("old")) == (found, kept)
+    policy.keep("old")
+    assert policy.digest("old") != kept
+    assert Policy(tiny_policy.parts(), Adapter(4, 4, ("to_q",))).digest() == found
+
+
+def test_an_unknown_snapshot_and_a_name_that_is_taken_are_refused_in_one_line(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"^the policy has no snapshot old; it has none$"):
+        policy.view("old")
+    with pytest.raises(ValueError, match=f"^snapshot {CONSISTENCY}: the network has another adapter of that name$"):
+        policy.keep(CONSISTENCY)

@@ -130,6 +130,7 @@ def test_splitting_a_perfect_output_inverts_perturb(kind: str) -> None:
     t = times[1:]
     x = process.perturb(x0, e, t)
     output = exact_output(kind, process, x0, e, t)
+    assert process.target(x0, e, t).equal(output)
     torch.testing.assert_close(process.clean(output, x, t), x0, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(process._split(output, x, t)[1], e, atol=1e-4, rtol=1e-4)
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rdt.prompts import check_disjoint, from_file, joined, packaged, random_spli
 from rdt.stream import subset
 from rdt.text import LINE
 from rdt.weights import MissingCheckpoint, Place
+from worlds import children
 
 PROMPTS = ["a cat", "a dog, very happy", "Ünïcode “quotes”\u2028and a line mark", "x"]
 
@@ -30,7 +30,7 @@ def written(path: Path, text: str) -> str:
 
 def test_prompts_are_read_without_torch():
     code = "import sys, rdt.prompts; rdt.prompts.packaged(name='simple_animals'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert children.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_text_file_gives_each_line_once(tmp_path):

@@ -152,6 +152,14 @@ def namesakes() -> dict[str, list[str]]:
     return {name: paths for name, paths in found.items() if len(paths) > 1 and name not in PROTOCOL}
 
 
+def imported(path: Path) -> Iterator[str]:
+    """Yield the parts of every name that a file imports, and of the module that has it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]:
+                yield from name.split(".")
+
+
 def files(*folders: str) -> list[Path]:
     """Return the Python files below these folders of the repository."""
     return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
@@ -164,6 +172,12 @@ def test_docstrings_have_verbs_and_functions_are_short(path):
 
 def test_no_two_modules_define_one_name():
     assert not namesakes()
+
+
+def test_no_file_imports_tests():
+    """Keep in tests/worlds what several files use."""
+    found = {(path.name, name) for path in files(*FOLDERS) for name in imported(path)}
+    assert not [pair for pair in found if pair[1].startswith("test_") or pair[1] == "conftest"]
 
 
 SENTENCES = """

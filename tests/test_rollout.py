@@ -134,13 +134,14 @@ def test_sampling_a_policy_is_a_rollout_under_its_prompts_and_their_noise() -> N
     expected = rollout(policy.tuned, policy.process, policy.encode(tiny_policy.PROMPTS), drawn, sampling)
     assert found.trajectory.latents.equal(expected.latents) and found.clean.equal(expected.clean)
     again = conditioned(policy, tiny_policy.PROMPTS[2:], policy.noise(0, "test", [2]))
-    assert found.cond[2:].noise.embeds.equal(again.noise.embeds) and found.cond[2:].embeds.equal(again.embeds)
+    cond = conditioned(policy, found.prompts, found.noise)
+    assert cond[2:].drawn.embeds.equal(again.drawn.embeds) and cond[2:].embeds.equal(again.embeds)
 
 
 def test_the_kl_of_a_path_is_the_sum_of_its_steps_and_of_the_base_exactly_zero() -> None:
     policy, sampling = tiny_policy.policy(), Sampling(3, 1.0, 1.0)
     found = sampled(policy, policy.tuned, tiny_policy.PROMPTS, policy.noise(0, "test", range(3)), sampling)
-    given = policy.process, found.cond, found.trajectory
+    given = policy.process, conditioned(policy, found.prompts, found.noise), found.trajectory
     with torch.no_grad():
         expected = sum(
             replayed(policy.tuned, *given, i, 1.0).kl(replayed(policy.base, *given, i, 1.0)) for i in range(3)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,27 +16,18 @@ from rdt import run
 from rdt.config.compose import composed
 from rdt.training import folder, lock
 from rdt.weights import BUNDLE
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, answered):
     """Return a function that runs `rdt run output_dir=out ...` in an empty folder: (exit status, stdout, stderr)."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
-
-    def answer(*overrides):
-        monkeypatch.setattr(sys, "argv", ["rdt", "output_dir=out", "logger=csv", *overrides])
-        status = 0
-        try:
-            run.entry()
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return answer
+    return lambda *overrides: answered(run.entry, "output_dir=out", "logger=csv", *overrides)
 
 
 def refused(answer, *words):
@@ -119,11 +109,46 @@ def test_a_bad_override_is_one_line(command, monkeypatch, override, words):
         ("+reward@evaluation.judges.ir=imagereward",): ["model=shapes has no checkpoint for imagereward"],
         ("~method",): ["method= is missing"],
         ("diversity=[0.5]",): ["0.5 is no name"],
-        ("evaluation=[null]",): ["None is no name"],
+        ("evaluation=[null]",): ["null is no name"],
+        ("diversity=null",): ["diversity=null: null is no name"],
+        ("reward=3",): ["reward=3: 3 is no name"],
+        ("guidance=[aig,cads]",): ["guidance=[aig,cads] lists choices, of which guidance takes one"],
+        ("diversity=[shapes,nosuch]",): ["diversity=nosuch is not one of clip, dino,"],
+        ("judges=[nosuch]",): ["judges=nosuch is not one of aesthetic,"],
+        ("evaluation.judges=[gold]",): ["evaluation.judges=[gold] is no section"],
+        ("reward.scale=0",): ["reward.scale=0 must be other than 0"],
+        ("model.lora.targets=[]",): ["model.lora.targets=[] must be a non-empty list of texts"],
+        ("method=bbo", "method.queries=[]"): ["method.queries=[] must be a non-empty list of integers"],
+        ("guidance=aig", "guidance.curve=[1,-1]"): [
+            "guidance.curve=[1, -1] holds -1: guidance.power must be at least 0"
+        ],
+        ("guidance=cads", "guidance.curve=[-0.5]"): ["holds -0.5: guidance.scale must be at least 0"],
+        (f"output_dir={'x' * 300}",): ["output_dir=", "cannot be written: File name too long"],
     }.items(),
 )
 def test_a_value_that_cannot_be_meant_is_one_line(command, overrides, words):
     refused(command(*overrides), *words)
+
+
+CLIMBERS = ("sqdf", "aig", "draft", "draft_lv", "draft_plus", "alignprop", "refl")
+
+
+@pytest.mark.parametrize("plan", ["dry_run=true", "dry_run=false"])
+@pytest.mark.parametrize("method", CLIMBERS)
+def test_a_reward_without_a_gradient_is_refused_before_anything_is_loaded(command, method, plan):
+    refused(command(f"method={method}", "reward=gold", plan), f"method={method} climbs the reward's", "reward=gold has")
+
+
+def test_a_part_without_a_gradient_is_named_and_remote_scorers_have_none(command):
+    mixture = ("reward=mixture", "+reward@reward.parts.gold=gold", "+reward.parts.gold.weight=1")
+    refused(command(*mixture, "method=draft"), "reward.parts.gold has none")
+    refused(command("reward=remote", "reward.url=http://127.0.0.1:8000"), "reward=remote has none")
+
+
+@pytest.mark.parametrize("words", [["method=grpo", "reward=gold"], ["method=bbo", "reward=gold"], ["reward=jpeg"]])
+def test_a_method_without_need_of_a_gradient_or_a_reward_that_has_one_is_planned(command, words):
+    status, out, err = command(*words, "dry_run=true")
+    assert status == 0 and "dry run: " in out, err
 
 
 def test_every_missing_value_has_its_line(command):
@@ -162,6 +187,69 @@ def test_two_measures_of_one_name_are_refused_and_several_choices_keep_their_own
     [
         (["method.n_step=2"], "method.n_step=2 has no effect with method.look_ahead=consistency"),
         (["guidance=aig", "guidance.fraction=0.1"], "guidance.fraction=0.1 has no effect with guidance.schedule=power"),
+        (["method.kl_coef=0", "method.kl_min_std=0.1"], "method.kl_min_std=0.1 has no effect with method.kl_coef=0"),
+        (["method=grpo", "method.window_within=0.3"], "method.window_within=0.3 has no effect with method.window=null"),
+        (["method=grpo", "method.window_within=0.3", "method.window=2"], ""),
+        (
+            ["method=grpo", "method.uncond_grad=true", "model.sampling.guidance_scale=1"],
+            "method.uncond_grad=true has no effect with model.sampling.guidance_scale=1",
+        ),
+        (
+            ["method=drift", "method.concentrate=off", "method.keep=3"],
+            "method.keep=3 has no effect with method.concentrate=off",
+        ),
+        (
+            ["method=drift", "method.prompt_noise=0", "method.tau1=0.1"],
+            "method.tau1=0.1 has no effect with method.prompt_noise=0",
+        ),
+        (
+            ["method=bbo", "method.surrogates.ucb.ridge=3"],
+            "method.surrogates.ucb.ridge=3 has no effect with method.surrogate=bootstrap",
+        ),
+        (
+            ["evaluation.every=500", "iterations=10"],
+            "evaluation.every=500 has no effect with iterations=10: training ends before the first evaluation",
+        ),
+        (
+            ["evaluation.every=0", "evaluation.small_prompts=2"],
+            "evaluation.small_prompts=2 has no effect with evaluation.every=0",
+        ),
+        (
+            ["evaluation.kl_images=1", "model.sampling.eta=0"],
+            "evaluation.kl_images=1 has no effect with model.sampling.eta=0",
+        ),
+        (
+            ["constraint.kl.action=stop"],
+            "constraint.kl.action=stop has no effect without constraint.kl.min or constraint.kl.max",
+        ),
+        (
+            ["constraint.kl.max=9", "constraint.kl.rate=2"],
+            "constraint.kl.rate=2 has no effect with constraint.kl.action=warn",
+        ),
+        (
+            ["constraint.judge=gold"],
+            "constraint.judge=gold has no effect without constraint.gap.min or constraint.gap.max",
+        ),
+        (["constraint.kl<=9"], ""),
+        (["+folds=3"], "folds=3 has no effect: nothing in this run reads it"),
+        (["+trainer.checkpoint_evry=3"], "trainer.checkpoint_evry=3 has no effect: nothing in this run reads it"),
+        (["+folds=3", "iterations=${folds}"], ""),
+        (["cache=elsewhere"], "cache=elsewhere has no effect: nothing in this run reads it"),
+        (
+            ["method=grpo", "model.look_ahead=tweedie"],
+            "model.look_ahead=tweedie has no effect: nothing in this run reads it",
+        ),
+        (["model.look_ahead=tweedie"], ""),
+        (
+            ["model.policy.setup.precision=bf16", "precision=bf16"],
+            "precision=bf16 has no effect: nothing in this run reads it",
+        ),
+        (["precision=bf16"], ""),
+        (
+            ["model.checkpoints.hps_v2.checkpoint=x"],
+            "model.checkpoints.hps_v2.checkpoint=x has no effect: nothing in this run reads it",
+        ),
+        (["model.checkpoints.hps.checkpoint=bundled:hps.safetensors"], ""),
         (["method.n_step=2", "method.look_ahead=n_step"], ""),
         (["precision=fp32"], ""),
     ],
@@ -275,7 +363,8 @@ def test_a_corrupt_safetensors_file_is_one_line(command, tmp_path, key, damage):
 def test_a_corrupt_pickle_is_one_line(command, tmp_path):
     file = tmp_path / "damaged.pt"
     file.write_text("root:x:0:0\n")
-    refused(command(f"model.checkpoints.hps.checkpoint={file}"), str(file), "not a readable file of tensors")
+    reason = "not a readable file of tensors: neither .safetensors nor a pickle of tensors alone"
+    refused(command(f"model.checkpoints.hps.checkpoint={file}"), str(file), reason)
 
 
 def test_a_lora_of_another_model_is_one_line(command, tmp_path):
@@ -310,9 +399,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["dry_run=true"]], ids=" ".join)
 def test_answers_without_weights_import_no_torch(tmp_path, arguments):
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-X", "importtime", "-m", "rdt.run", *arguments],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -321,9 +410,9 @@ def test_answers_without_weights_import_no_torch(tmp_path, arguments):
 
 
 def test_a_sweep_names_the_first_bad_job_and_leaves_no_job_folder(tmp_path):
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-m", "rdt.run", "-m", "method.lr=0.1,0", "dry_run=true", "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("dry run:") == 1 and "sweep/0" in done.stdout

@@ -1,7 +1,5 @@
 """`rdt sample` takes any prompt as it is typed, and names its picture after all that decides it."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -13,7 +11,6 @@ from PIL import Image
 
 from rdt import sample
 from rdt.config.compose import composed
-from rdt.errors import UsageError
 from rdt.sample import QUOTED, as_typed, check_out, file_name
 
 PROMPTS = ["it's a circle", "猫", "a, b", "a (red:1.2) circle", 'say "hi"', "${seed} $x", "[a]", "{a: 1}", "a=b", "5",
@@ -64,16 +61,25 @@ def test_a_file_that_cannot_be_the_picture_is_refused_before_anything_else(tmp_p
         "x": "end it",
         "file/x.png": "file",
     }.items():
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(ValueError, match=words):
             check_out(tmp_path / out)
-        with pytest.raises(UsageError, match=words):  # although there is no run
+        with pytest.raises(ValueError, match=words):  # although there is no run
             sample.sample(composed("sample", "prompt=a", f"out={tmp_path / out}", f"run={tmp_path / 'none'}"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_ending_decides_the_format(run_folder, tmp_path):
-    command = [sys.executable, "-m", "rdt.sample", f"run={run_folder}", "prompt=it's a (red) circle", "n=1"]
-    done = subprocess.run([*command, f"out={tmp_path / 'x.JPG'}"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x.JPG'}\n"), done.stderr
+def test_the_ending_decides_the_format(run_folder, tmp_path, answered):
+    words = [f"run={run_folder}", "prompt=it's a (red) circle", "n=1", f"out={tmp_path / 'x.JPG'}"]
+    status, out, err = answered(sample.entry, *words)
+    assert (status, out) == (0, f"{tmp_path / 'x.JPG'}\n"), err
     with Image.open(tmp_path / "x.JPG") as image:
         assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noted"), [("a red circle", ""), ("a red 猫", "'猫' is not a word of the shapes world")]
+)
+def test_a_word_that_the_world_does_not_draw_is_noted(prompt, noted, capsys):
+    sample.note_unknown_words(composed("config"), prompt)
+    said = capsys.readouterr().err
+    assert noted in said and bool(said) == bool(noted)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from rdt.errors import flat
 from rdt.text import LINE, csv_cell, folded, lines_of, parse_json, printable, read_json, read_text
+from worlds import children
 
 ANY = st.text()
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
@@ -117,7 +117,7 @@ def test_output_degrades_to_what_its_encoding_has(output):
         "    list(track(range(2), 'a \\u2022 b'))\n"
         "    raise ValueError('\\u2013 \\u732b \\x1b[31m')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | output)
+    done = children.run([sys.executable, "-c", code], text=False, env=os.environ | output)
     assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
     assert done.stderr.startswith(b"error: ") and rb"\x1b[31m" in done.stderr
     assert rb"\ud83d" in done.stdout and b"a " in done.stdout

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ def test_the_pictures_the_table_and_the_charts_are_logged(read, run_folder, resu
     table = json.loads(next(media.glob("table/front/table_*.json")).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row.pop("point") for row in rows] == ["base", "cfg"]
+    gaps = [row.pop("hacking_gap") for row in rows]
+    assert gaps[0] == 0 and merged(read, "summary")["final/hacking_gap"] == pytest.approx(gaps[1])
     assert rows == [pytest.approx(result.base.means()), pytest.approx(result.tuned.means())]
     charts = {k: v for k, v in merged(read, "config").items() if "visualize" in k}
     axes = {tuple(v["panel_config"]["fieldSettings"].values()) for v in charts.values()}
@@ -83,6 +86,7 @@ def test_the_adapter_is_an_artifact_with_its_origin_and_scores(read, run_folder,
     assert metadata == {
         "method": "sqdf", "reward": "hps", "model": "shapes", "seed": 0, "iterations": 2,
         "base_model": "bundled:base", "rank": 2, "alpha": 2,
+        "rewards": {"hps": "trained on", "gold": "unseen", "judge": "unseen"},
     }  # fmt: skip
 
 
@@ -106,6 +110,7 @@ def job(run_folder, sweep, number):
     cfg = minimal(out, f"seed={number}")
     name_outputs(cfg, OmegaConf.create(multirun | {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(sweep)}}))
     OmegaConf.save(cfg, out / "config.yaml")
+    results.write(replace(results.read(out), seed=number), out)  # otherwise the second job is the first one's copy
     conclude(loggers(cfg, out, {}), cfg, out)
     return records(out)
 

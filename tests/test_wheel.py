@@ -1,11 +1,12 @@
 """The wheel holds all that a run needs: away from the checkout it finds its config and its weights."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from worlds import children
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
@@ -15,17 +16,17 @@ BUILD = "import sys; from hatchling.build import build_wheel; print(build_wheel(
 def installed(tmp_path_factory):
     """Build the wheel, install it without a network into an empty folder, and return the folder."""
     dist, site = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, "-c", BUILD, dist], cwd=ROOT, capture_output=True, text=True, check=True)
+    built = children.run([sys.executable, "-c", BUILD, dist], cwd=ROOT, check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", site]
-    subprocess.run([*pip, dist / built.stdout.split()[-1]], check=True)
+    children.run([*pip, dist / built.stdout.split()[-1]], check=True)
     return site
 
 
 def test_a_wheel_installed_elsewhere_plans_a_run(installed, tmp_path):
     script = "import rdt, sys; sys.stderr.write(rdt.__file__); from rdt.cli import main; main()"
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", script, "run", "dry_run=true"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == str(installed / "rdt" / "__init__.py")

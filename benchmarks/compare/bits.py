@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import recordings
+
 METHODS = ("aig", "alignprop", "bbo", "ddpo", "draft", "draft_lv", "draft_plus", "drift", "grpo", "refl", "sqdf")
 MODELS = ("shapes", "shapes_flow")
 SMALL = (
@@ -81,17 +83,12 @@ def diff(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in sorted(before | after) if before.get(name) != after.get(name)]
 
 
-def main() -> int:
-    """Exit status 1 if two recordings differ."""
-    verb, first, second = sys.argv[1:]
-    if verb == "record":
-        Path(second).write_text(json.dumps(record(Path(first).resolve()), indent=1), "utf-8")
-        return 0
-    before, after = (json.loads(Path(file).read_text("utf-8")) for file in (first, second))
+def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
+    """Print how many configurations differ, and which; return 1 if any does."""
     different = diff(before, after)
     print(f"{len(before)} configurations, {len(different)} differ", *different, sep="\n")
     return bool(different)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recordings.run(record, compare))

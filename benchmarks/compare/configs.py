@@ -15,6 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import recordings
+
 METHODS = ("aig", "alignprop", "bbo", "ddpo", "draft", "draft_lv", "draft_plus", "drift", "grpo", "refl", "sqdf")
 MODELS = ("shapes", "shapes_flow", "sd15", "sdxl", "sd3", "flux")
 REWARDS = ("hps", "hps_v2", "pickscore", "imagereward", "aesthetic", "clipscore", "jpeg", "mixture")
@@ -134,13 +136,8 @@ def diff(before: dict[str, Any], after: dict[str, Any]) -> Counter[str]:
     return found
 
 
-def main() -> int:
-    """Record a checkout's configs, or print how two recordings differ."""
-    verb, first, second = sys.argv[1:]
-    if verb == "record":
-        Path(second).write_text(json.dumps(record(Path(first).resolve()), indent=1), "utf-8")
-        return 0
-    before, after = (json.loads(Path(file).read_text("utf-8")) for file in (first, second))
+def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
+    """Print every difference with the number of jobs that have it."""
     found = diff(before, after)
     print(f"{len(before)} jobs before, {len(after)} after, {len(found)} differences")
     print(*(f"{count:4d} {line}" for line, count in sorted(found.items())), sep="\n")
@@ -148,4 +145,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recordings.run(record, compare))

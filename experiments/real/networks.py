@@ -19,8 +19,8 @@ from rdt.models import pipeline, sd3, sdxl
 from rdt.policy import Adapter, Cond, Policy, Setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from models.test_sizes import PUBLISHED
 from worlds import full_size_checkpoints, tiny_policy
+from worlds.published_networks import PUBLISHED
 
 PROMPT = {"sd15": (77, 768, 0), "sdxl": (77, 2048, 1280), "sd3": (77 + 256, 4096, 2048)}  # tokens, width, pooled
 PREDICT = {"sd15": tiny_policy.parts().predict, "sdxl": partial(sdxl.predict, 1024.0), "sd3": sd3.predict}

@@ -53,7 +53,7 @@ def _accepted(module: str, name: str) -> set[str] | None:
     tree = imports.tree(module)
     found = next((node for node in tree.body if isinstance(node, Definition) and node.name == name), None)
     if found is None:
-        origin = _imported(tree, name)
+        origin = imports.imported(tree, name)
         return _accepted(*origin) if origin else None
     return _of_class(module, found) if isinstance(found, ast.ClassDef) else _of_function(found)
 
@@ -90,13 +90,3 @@ def _fields(cls: ast.ClassDef) -> set[str]:
     return {
         node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-
-
-def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
-    """Return the module from which a name is imported, and its name there."""
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return node.module, alias.name
-    return None

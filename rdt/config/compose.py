@@ -13,6 +13,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,10 +23,10 @@ from rdt import credentials
 from rdt.config import quoting
 from rdt.config.rules import RULES, without_rules
 from rdt.errors import Refused, UsageError, flat, one_line
-from rdt.rewards.endpoint import check_arguments
-from rdt.targets import conf_dir, instantiate
+from rdt.targets import conf_dir, instantiate, options
 from rdt.text import make_streams_safe
 
+LISTED = ("diversity", "judges")  # groups of which several choices may be listed
 VARIABLES = ("RDT_CACHE",)  # of the environment, in conf/
 
 
@@ -38,8 +39,9 @@ def composed(config_name: str, *overrides: str) -> DictConfig:
 
 def with_defaults(hydra_config: Any) -> DictConfig:
     """Compose the groups that the command line chose, without its other overrides."""
-    chosen = hydra_config.runtime.choices
-    groups = [word for word in typed(hydra_config) if word.lstrip("+~").split("=")[0] in chosen]
+    chosen = hydra_config.runtime.choices  # which lacks groups that are chosen as a list, such as judges
+    keys = {word: word.lstrip("+~").split("=")[0] for word in typed(hydra_config)}
+    groups = [word for word, key in keys.items() if key in chosen or Path(conf_dir(), key).is_dir()]
     return without_rules(hydra.compose(hydra_config.job.config_name, groups))
 
 
@@ -77,7 +79,6 @@ def command_errors() -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     empty_means_default()
     with one_line(), hydra_errors():
-        check_arguments(sys.argv[1:])
         credentials.check_typed(sys.argv[1:])
         check_words(sys.argv[1:])
         yield
@@ -107,7 +108,7 @@ def check_words(words: Sequence[str]) -> None:
 
 def unreadable(word: str, swept: bool) -> str | None:
     """Return why Hydra cannot read an override, with the corrected word if quotes mend it; None if it can."""
-    key, equals, _ = word.partition("=")
+    equals = "=" in word
     if not equals and not word.startswith("~"):
         return f"{word or repr(word)} is not key=value"
     try:
@@ -119,11 +120,21 @@ def unreadable(word: str, swept: bool) -> str | None:
         return f"{word} cannot be read as key=value: {str(error).splitlines()[0]}"
     if not parsed.key_or_group:
         return f"{word} has no key in front of ="
-    if isinstance(value := parsed.value(), list) and Path(conf_dir(), parsed.key_or_group).is_dir():
-        odd = [one for one in value if not isinstance(one, str)]
-        return f"{word}: {odd[0]} is no name; a list of choices is written as {key}=[a,b]" if odd else None
+    if equals and not parsed.is_sweep_override() and Path(conf_dir(), parsed.key_or_group).is_dir():
+        return _no_name(word, parsed)
     if parsed.is_sweep_override() and not swept:
         return f"{word} gives several values; add -m to run each, or type {quoting.corrected(word)} for one text"
+    return None
+
+
+def _no_name(word: str, parsed: Override) -> str | None:
+    """Return why the value of a choice is no name, or no list of names where one may be listed; None if it is."""
+    key, value = word.partition("=")[0], None if parsed.is_delete() else parsed.value()
+    odd = [one for one in (value if isinstance(value, list) else [value]) if not isinstance(one, str)]
+    if odd:
+        return f"{word}: {'null' if odd == [None] else odd[0]} is no name; a list of choices is written as {key}=[a,b]"
+    if isinstance(value, list) and parsed.key_or_group not in LISTED:
+        return f"{word} lists choices, of which {key} takes one; add -m and leave out the brackets to run each"
     return None
 
 
@@ -168,14 +179,15 @@ def without_key(error: BaseException) -> str:
 
 def _no_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if not group or error.options is None:
-        return str(error)
-    return f"{group}={name} is not one of {', '.join(error.options) or 'nothing: there is no such group'}"
+    offered = error.options if error.options is not None else options(group)  # Hydra does not say for a list
+    return f"{group}={name} is not one of {', '.join(offered) or 'nothing: there is no such group'}"
 
 
 def _refused_override(error: ConfigCompositionException, cause: BaseException) -> str:
     """Return which keys there are; the last word of Hydra's message is the override."""
     typed = (str(error).split() or ["the config"])[-1].lstrip("+")
+    if "Cannot merge" in str(cause):
+        return f"{typed} is no section; set its keys one by one, as {typed.partition('=')[0]}.<key>=..."
     if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{typed}: {str(cause).splitlines()[0]}"
     section, _, _ = (cause.full_key or typed.partition("=")[0]).rpartition(".")

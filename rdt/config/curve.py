@@ -22,11 +22,11 @@ def points(guidance: Mapping[str, Any]) -> list[dict[str, Any]]:
     wrong = [value for value in curve if isinstance(value, bool) or not isinstance(value, int | float)]
     if wrong:
         raise UsageError(f"guidance.curve={curve} holds {wrong[0]}, which is no number")
-    knob = _knob(guidance)
+    knob = knob_of(guidance)
     return [arguments | {knob: value} for value in dict.fromkeys(curve)]
 
 
-def _knob(guidance: Mapping[str, Any]) -> str:
+def knob_of(guidance: Mapping[str, Any]) -> str:
     """Return the argument that `curve` varies; a mapping {key: {value: argument}} chooses it by another key's value."""
     knob = guidance.get("knob")
     if not isinstance(knob, Mapping):

@@ -63,6 +63,38 @@ def tree(module: str) -> ast.Module:
         return ast.Module([], [])
 
 
+def class_constant(target: str, attribute: str) -> Any:
+    """Return the constant that a class declares for an attribute, itself or by its bases; None if that is not known.
+
+    It is not known if the class computes the attribute, or if its source cannot be found.
+    """
+    module, _, name = target.rpartition(".")
+    source = tree(module)
+    found = next((node for node in source.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if found is None:
+        origin = imported(source, name)
+        return class_constant(".".join(origin), attribute) if origin and origin != (module, name) else None
+    for node in ast.walk(found):
+        names = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(attribute in (getattr(one, "id", None), getattr(one, "attr", None)) for one in names):
+            value = getattr(node, "value", None)
+            return value.value if node in found.body and isinstance(value, ast.Constant) else None
+        if isinstance(node, ast.FunctionDef) and node.name == attribute:
+            return None
+    bases = (class_constant(f"{module}.{base.id}", attribute) for base in found.bases if isinstance(base, ast.Name))
+    return next((value for value in bases if value is not None), None)
+
+
+def imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
+    """Return the module from which a name is imported, and its name there."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return node.module, alias.name
+    return None
+
+
 def _deepest(parts: list[str]) -> tuple[ModuleSpec | None, int]:
     """Return the spec of the deepest module on a dotted path, and how many parts name it."""
     spec, depth = None, 0

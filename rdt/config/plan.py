@@ -1,7 +1,8 @@
 """What a run needs and what it would cost: the plan that `dry_run=true` prints.
 
 A method's yaml may state `plan`: the `updates_per_rollout` (1 if it does not) and the `num_steps` of a training rollout
-(the model's if it does not). The constructor does not get this section.
+(the model's if it does not). A method that samples images once instead, and keeps them on disk, states `images` of each
+of `prompts` training prompts, in each of `rounds`. The constructor does not get this section.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rdt import weights
+from rdt.config import compose
 from rdt.config.curve import points
 
 SECTIONS = ("model.policy", "reward", "method", "evaluation.judges", "diversity", "prompts")  # may name files
@@ -29,6 +31,17 @@ def plan(cfg: DictConfig) -> str:
         *_work(cfg),
         *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
         *(f"not here: {missing}" for missing in missing_devices(cfg)),
+        "dry run: nothing was loaded or written",
+    ])  # fmt: skip
+
+
+def evaluation_plan(cfg: DictConfig) -> str:
+    """Return what an evaluation that trains nothing would do and cost, in images and network passes."""
+    return "\n".join([
+        f"model={cfg.model.name} lora={cfg.lora} guidance={cfg.guidance.name}",
+        f"output_dir={cfg.output_dir}",
+        _evaluated(cfg),
+        *(f"needs {key}: {source} ({_state(source)}{_pin(cfg, key)})" for key, source in sources(cfg)),
         "dry run: nothing was loaded or written",
     ])  # fmt: skip
 
@@ -77,25 +90,62 @@ def leaves(node: DictConfig | None, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _work(cfg: DictConfig) -> list[str]:
-    """Return the lines on training and evaluation; the base is evaluated beside the points of the guidance."""
-    sampling, evaluation = cfg.model.sampling, cfg.evaluation
-    passes = 2 if sampling.guidance_scale != 1 else 1  # per sampling step
-    evaluated = 1 + len(points(OmegaConf.to_container(cfg.guidance)))
-    images = evaluated * evaluation.prompts * evaluation.images_per_prompt
+    """Return the lines on training and evaluation."""
+    passes = _passes(cfg)
     return [
         f"train: {cfg.iterations} updates of {cfg.batch_size} samples on {cfg.devices * cfg.num_nodes} device(s),"
         + (f" {cfg.micro_batch_size} at a time," if cfg.micro_batch_size else "")
         + f" {_steps(cfg)} sampling steps"
         + (f", at most {cfg.max_passes:,} network passes" if cfg.max_passes else ""),
         f"sample for that: {_rollouts(cfg) * _steps(cfg) * passes:,} network passes, and those of gradients on top",
-        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
-        f" {images * sampling.num_steps * passes:,} network passes",
+        *_kept_images(cfg),
+        _evaluated(cfg),
     ]
+
+
+def _evaluated(cfg: DictConfig) -> str:
+    """Return the line on the evaluation of the base and of the points of the guidance."""
+    evaluation = cfg.evaluation
+    curve = points(OmegaConf.to_container(cfg.guidance))
+    sampled = 1 + sum(int(point.get("candidates", 1)) for point in curve)  # of which one image each is kept
+    images = sampled * evaluation.prompts * evaluation.images_per_prompt
+    return (
+        f"evaluate: {images} images of {evaluation.prompts} held-out prompts,"
+        f" {images * cfg.model.sampling.num_steps * _passes(cfg):,} network passes"
+    )
+
+
+def _passes(cfg: DictConfig) -> int:
+    """Return the network passes of a sampling step."""
+    return 2 if cfg.model.sampling.guidance_scale != 1 else 1
 
 
 def _rollouts(cfg: DictConfig) -> int:
     """Return how many trajectories training samples, as the method's `plan` states; ReFL stops some of them early."""
+    if images := _stated(cfg, "images", 0):
+        return _stated(cfg, "rounds", 1) * _prompts(cfg) * images
     return math.ceil(cfg.iterations / _stated(cfg, "updates_per_rollout", 1)) * cfg.batch_size
+
+
+def _prompts(cfg: DictConfig) -> int:
+    """Return how many prompts have images, at most as many as there are for training, if they can be read here."""
+    most, train = _stated(cfg, "prompts", 1), cfg.prompts.train
+    path = str(train.get("path") or "")
+    if path.startswith(tuple(f"{scheme}:" for scheme in weights.SCHEMES)) or not str(train._target_).startswith("rdt."):
+        return most
+    return min(most, len(set(compose.built_now(train))))
+
+
+def _kept_images(cfg: DictConfig) -> Iterator[str]:
+    """Yield what images that are sampled once take of the disk, if the model states how large a latent is."""
+    latent = cfg.model.get("latent")
+    if _stated(cfg, "images", 0) and latent and latent.image:
+        images = _rollouts(cfg)
+        size = images * 4 * latent.channels * (latent.image // latent.stride) ** 2
+        yield (
+            f"keep on disk: {images:,} images, {size / 1e6:,.0f} MB, in {cfg.method.samples}; those that are there"
+            " are not sampled again"
+        )
 
 
 def _steps(cfg: DictConfig) -> int:

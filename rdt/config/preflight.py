@@ -10,43 +10,74 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rdt import credentials, prompts, weights
+from rdt import checkpoint, credentials, prompts, weights
 from rdt.config import arguments, compose, curve, imports
 from rdt.config.check import missing_checkpoints, refused_values, shown
+from rdt.config.collisions import collisions
+from rdt.config.effects import Effects
+from rdt.config.judges import judge_faults, settle_panel
 from rdt.config.plan import leaves, missing_devices, sources
-from rdt.config.rules import Condition, conditions
+from rdt.config.rules import rule_of, stated_rules
 from rdt.errors import Refused, UsageError, flat
 from rdt.rewards import endpoint
 
 Check = Callable[[DictConfig], object]
 GROUPS = ("method", "reward", "model", "guidance", "prompts", "diversity", "evaluation", "logger")
-PRECISION = "${precision}"  # what reads the key, if anything does
+EVALUATED = ("model", "guidance", "prompts", "diversity", "evaluation")
+REMOTE = "rdt.rewards.remote.RemoteReward"
+MIXTURE = "rdt.rewards.mixture.mixture"
 
 
 def check_config(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
-    """Resolve a config in place, remove its rules, and return a line for each key that was typed and has no effect.
+    """Resolve the config of a run in place, settle its judges, remove its rules, and return its notes.
 
+    A note is a line for each key that was typed and has no effect, and for each judge that is left out.
     Refused with a line for each fault. `further` checks get the resolved config and raise ValueError or OSError.
     """
-    if faults := [f"{key}= is missing; {key}=... chooses one" for key in GROUPS if not cfg.get(key)]:
+    return _checked(cfg, hydra_config, GROUPS, (_of_a_run, CHECKS), further)
+
+
+def check_evaluation(cfg: DictConfig, hydra_config: Any, *further: Check) -> list[str]:
+    """Do what `check_config` does, for the config of an evaluation that trains nothing."""
+    return _checked(cfg, hydra_config, EVALUATED, (_of_a_model, WITHOUT_TRAINING), further)
+
+
+Unresolved = Callable[[DictConfig, Any], Iterator[str]]
+Checks = tuple[Callable[[DictConfig], Iterator[str]], ...]
+
+
+def _checked(
+    cfg: DictConfig, hydra_config: Any, groups: Sequence[str], checks: tuple[Unresolved, Checks],
+    further: Sequence[Check],
+) -> list[str]:  # fmt: skip
+    """Resolve a config that needs these groups, check it before and after, and return its notes."""
+    if faults := [f"{key}= is missing; {key}=... chooses one" for key in groups if not cfg.get(key)]:
         raise Refused(faults)
-    effects, read = conditions(cfg), PRECISION in OmegaConf.to_yaml(cfg)
+    words = compose.typed(hydra_config)
+    effects, rules = Effects.of(cfg, words), stated_rules(cfg)
     faults = refused_values(cfg, hydra_config)
-    faults += _unresolved(cfg, hydra_config)
+    faults += checks[0](cfg, hydra_config)
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise Refused(faults or [compose.without_key(error)]) from None
-    faults += [fault for check in CHECKS for fault in check(cfg)]
+    left_out = settle_panel(cfg)
+    faults += [*collisions(hydra_config), *(fault for check in checks[1] for fault in check(cfg))]
+    faults += _values_of_curve(cfg, rules)
     faults += [fault for check in further for fault in _raised(check, cfg)]
-    faults += arguments.unknown(cfg, compose.typed(hydra_config))
+    faults += arguments.unknown(cfg, words)
     if faults:
         raise Refused(list(dict.fromkeys(faults)))
-    return _without_effect(cfg, _typed(hydra_config), effects, read)
+    return [*effects.notes(cfg, words), *left_out]
 
 
-def _unresolved(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
-    """Yield what is wrong with a config that still shows which keys refer to which."""
+def _of_a_model(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield the judges that the model has no files for, while the config still shows which keys refer to which."""
+    yield from missing_checkpoints(cfg, hydra_config.job.config_name)
+
+
+def _of_a_run(cfg: DictConfig, hydra_config: Any) -> Iterator[str]:
+    """Yield what is wrong with a run's config that still shows which keys refer to which."""
     without = hydra_config.runtime.choices.get("without") or ""
     owner, _, part = without.rpartition("/")
     if owner not in ("", cfg.method.name):
@@ -79,6 +110,18 @@ def _curve(cfg: DictConfig) -> Iterator[str]:
     yield from _raised(lambda cfg: curve.points(OmegaConf.to_container(cfg.guidance)), cfg)
 
 
+def _values_of_curve(cfg: DictConfig, rules: Mapping[str, str]) -> Iterator[str]:
+    """Yield the values of the guidance's curve that break the rule of the key which it varies."""
+    guidance = OmegaConf.to_container(cfg.guidance)
+    if not guidance.get("curve") or list(_curve(cfg)):
+        return
+    name = curve.knob_of(guidance)
+    rule, written = rule_of(cfg, rules.get(f"guidance.{name}", "a number"))
+    for value in guidance["curve"]:
+        if refusal := rule.refusal(value, written):
+            yield f"guidance.curve={guidance['curve']} holds {value}: guidance.{name} {refusal}"
+
+
 def _devices(cfg: DictConfig) -> Iterator[str]:
     """Yield the devices that are not here, unless the run is only planned, and work that does not divide over them."""
     if not cfg.dry_run and (missing := list(missing_devices(cfg))):
@@ -90,6 +133,21 @@ def _devices(cfg: DictConfig) -> Iterator[str]:
     for key in ("prompts", "small_prompts") if cfg.evaluation.every else ("prompts",):
         if cfg.evaluation[key] < world:
             yield f"evaluation.{key}={cfg.evaluation[key]} is fewer than the {world} devices; take {world} or more"
+
+
+def _gradient(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a method climbs the gradient of a reward that has none, as far as their classes declare it."""
+    if imports.class_constant(str(cfg.method.get("_target_")), "needs_gradient") is not True:
+        return
+    parts = (cfg.reward.get("parts") or {}) if cfg.reward.get("_target_") == MIXTURE else {}
+    rewards = {f"reward={cfg.reward.name}": cfg.reward} | {f"reward.parts.{name}": part for name, part in parts.items()}
+    for key, reward in rewards.items():
+        target = reward.get("_target_") if isinstance(reward, DictConfig) else None
+        if target and imports.class_constant(str(target), "differentiable") is False:
+            yield (
+                f"method={cfg.method.name} climbs the reward's gradient, and {key} has none; take a differentiable"
+                " reward such as hps, or a method that needs none: tilt, ddpo, grpo, drift, bbo"
+            )
 
 
 def _measures(cfg: DictConfig) -> Iterator[str]:
@@ -132,24 +190,29 @@ def _statistics(diversity: DictConfig) -> Iterator[tuple[str, str, str, Any]]:
                     yield f"diversity.{section}.{name}", statistic, kind or group, config
 
 
-def _judges(cfg: DictConfig) -> Iterator[str]:
-    """Yield judges that are not configured as a reward is."""
-    for name, judge in (cfg.evaluation.judges or {}).items():
-        if judge is not None and not (isinstance(judge, DictConfig) and "_target_" in judge):
-            key, given = f"evaluation.judges.{name}", judge if isinstance(judge, str) else "<reward>"
-            yield f"{key}={shown(judge)} is no reward; +reward@{key}={given} adds one"
-
-
 def _secrets(cfg: DictConfig) -> Iterator[str]:
-    """Yield that the config holds what looks like a credential, without the value."""
-    urls = {key: value for key, value in leaves(cfg) if key.rpartition(".")[2] == "url" and isinstance(value, str)}
-    faults = [fault for key, url in urls.items() for fault in _raised(partial(endpoint.check_url, key), url)]
-    yield from faults or _raised(credentials.check_recorded, OmegaConf.to_container(cfg))
+    """Yield that the config holds what looks like a credential, without the value; else scorers' URLs that are none."""
+    faults = list(_raised(credentials.check_recorded, OmegaConf.to_container(cfg)))
+    yield from faults or _urls(cfg)
+
+
+def _urls(cfg: DictConfig) -> Iterator[str]:
+    """Yield the addresses of remote scorers that are no URLs of HTTP."""
+    for key, url in leaves(cfg):
+        section, _, name = key.rpartition(".")
+        if name == "url" and OmegaConf.select(cfg, f"{section}._target_") == REMOTE:
+            yield from _raised(partial(endpoint.check_url, key), url)
 
 
 def _targets(cfg: DictConfig) -> Iterator[str]:
     """Yield what cannot be imported."""
     yield from imports.faults(OmegaConf.to_container(cfg))
+
+
+def _trains(cfg: DictConfig) -> Iterator[str]:
+    """Yield that a prompt set has nothing to train on."""
+    if "train" not in cfg.prompts:
+        yield f"prompts={cfg.prompts.name} has no training prompts; it serves rdt.evaluate model=... lora=..."
 
 
 def _prompts(cfg: DictConfig) -> Iterator[str]:
@@ -165,8 +228,8 @@ def _prompts(cfg: DictConfig) -> Iterator[str]:
     if faults or None in paths or any(map(_remote, paths)) or not all(map(_packaged, parts.values())):
         return
     try:
-        sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out")}
-        prompts.check_disjoint(**sets)
+        sets = {name: compose.built_now(cfg.prompts[name]) for name in ("train", "held_out") if name in cfg.prompts}
+        prompts.check_disjoint(sets.get("train", ()), sets["held_out"])
     except (ValueError, OSError, UsageError) as error:
         yield f"prompts: {flat(error)}" if not isinstance(error, UsageError) else flat(error)
         return
@@ -210,9 +273,31 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}={shown(source)} is not a file, a folder or a repository"
 
 
-CHECKS: tuple[Callable[[DictConfig], Iterator[str]], ...] = (
-    _secrets, _curve, _devices, _grid, _measures, _judges, _targets, _prompts, _sources,
+def _init_lora(cfg: DictConfig) -> Iterator[str]:
+    """Yield that the LoRA to start from cannot be read, or has another rank than the adapter."""
+    source, online = cfg.init_lora, not cfg.dry_run
+    if source is None:
+        return
+    try:
+        if _remote(source):
+            weights.check_source(source, online)
+            return
+        file = weights.locate(source)
+        found = checkpoint.lora_ranks(checkpoint.lora_file(file) if file.is_dir() else file)
+    except (ValueError, OSError) as error:
+        yield f"init_lora={source}: {flat(error)}"
+        return
+    if found and found != {cfg.model.lora.rank}:
+        ranks = " and ".join(map(str, sorted(found)))
+        cure = f"; take model.lora.rank={ranks}" if len(found) == 1 else ""
+        yield f"init_lora={source} has rank {ranks}, model.lora.rank={cfg.model.lora.rank}{cure}"
+
+
+CHECKS: Checks = (
+    _secrets, _curve, _devices, _grid, _gradient, _measures, judge_faults, _targets, _trains, _prompts, _sources,
+    _init_lora,
 )  # fmt: skip
+WITHOUT_TRAINING: Checks = (_secrets, _curve, _grid, _measures, judge_faults, _targets, _prompts, _sources)
 
 
 def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:
@@ -223,23 +308,6 @@ def _raised(check: Callable[[Any], object], value: Any) -> Iterator[str]:
         yield from error.faults
     except (ValueError, OSError) as error:
         yield flat(error)
-
-
-def _without_effect(cfg: DictConfig, typed: set[str], effects: Mapping[str, Condition], read: bool) -> list[str]:
-    """Return a line for each key that was typed and has no effect."""
-    lines = []
-    if "precision" in typed and not read and cfg.precision != "fp32":
-        lines.append(f"precision={cfg.precision} has no effect on model={cfg.model.name}, whose weights stay in fp32")
-    for key, condition in effects.items():
-        value = OmegaConf.select(cfg, condition.key)
-        if key in typed and shown(value) not in condition.values:
-            lines.append(f"{key}={shown(OmegaConf.select(cfg, key))} has no effect with {condition.key}={shown(value)}")
-    return lines
-
-
-def _typed(hydra_config: Any) -> set[str]:
-    """Return the keys that the command line sets."""
-    return {word.lstrip("+").partition("=")[0] for word in compose.typed(hydra_config)}
 
 
 def _remote(path: Any) -> bool:

@@ -8,12 +8,14 @@ A section of the config may hold a mapping `rules`, from its keys to:
     window: an integer greater than 0 or null                       a type, for a key whose default is null
     capacity: at least 1 and a multiple of ${batch_size}            two bounds, one by another value
     grid: a list of 2 integers greater than 0                       a type, a length and a bound of a list's elements
+    tags: a non-empty list of texts                                 at least one element
     precision: fp32 | bf16; fp16 needs loss scaling                 a note, which a refusal ends with
     n_step: at least 1 (only with method.look_ahead=n_step)         when the key has an effect
+    window_within: at most 1 (not with method.window=null)          when it has none
 
-Bounds are `greater than`, `less than`, `at least`, `at most`, `from .. to ..`, `a multiple of`, `a divisor of` and
-`of .. to .. characters`. The check applies the rules and removes them; error messages and the documentation print them
-as they are written.
+Bounds are `greater than`, `less than`, `other than`, `at least`, `at most`, `from .. to ..`, `a multiple of`,
+`a divisor of` and `of .. to .. characters`. The check applies the rules and removes them; error messages and the
+documentation print them as they are written.
 """
 
 import operator
@@ -36,6 +38,7 @@ ELEMENTS = {"texts": "a text", "integers": "an integer", "numbers": "a number"}
 BOUNDS: dict[str, Callable[..., bool]] = {
     r"greater than (\S+)": operator.gt,
     r"less than (\S+)": operator.lt,
+    r"other than (\S+)": operator.ne,
     r"at least (\S+)": operator.ge,
     r"at most (\S+)": operator.le,
     r"from (\S+) to (\S+)": lambda value, low, high: low <= value <= high,
@@ -44,18 +47,23 @@ BOUNDS: dict[str, Callable[..., bool]] = {
     r"of (\S+) to (\S+) characters": lambda value, low, high: low <= len(value) <= high,
 }
 CHOICE = re.compile(r"([\w.-]+)(?: \(needs ([\w.]+)\))?")
-LIST = re.compile(rf"a list of (?:(\d+) )?({'|'.join(ELEMENTS)})\b(.*)")
-CONDITION = re.compile(r"(.*) \(only with ([\w.]+)=([\w.|-]+)\)")
+LIST = re.compile(rf"a (non-empty )?list of (?:(\d+) )?({'|'.join(ELEMENTS)})\b(.*)")
+CONDITION = re.compile(r"(.*) \((only|not) with ([\w.]+)=([\w.|-]+)\)")
 ABSENT = object()
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """States which values of another key give a key an effect."""
+    """States which values of another key give a key an effect, or take it."""
 
     key: str
     values: tuple[str, ...]
+    takes: bool = False  # these values take the effect
+
+    def is_met(self, value: Any) -> bool:
+        """Return whether the key has an effect if the other one has this value."""
+        return any(_is_written(value, text) for text in self.values) != self.takes
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Rule:
     nullable: bool = False
     elements: "Rule | None" = None  # of a list
     length: int | None = None  # of a list
+    filled: bool = False  # whether a list must not be empty
     note: str = ""  # what a refusal ends with
     condition: Condition | None = None  # None: the value always has an effect
 
@@ -85,6 +94,7 @@ class Rule:
         if expected and not _is(value, expected):
             return f"is {type_name(value)}, expected {expected}"
         whole = all(_holds(bound, value) for bound in self.bounds) and self.length in (None, _length(value))
+        whole = whole and not (self.filled and not value)
         parts = value if self.elements and whole else ()
         if not whole or any(self.elements and self.elements.refusal(part, "") for part in parts):
             return f"must be {written}"
@@ -94,8 +104,9 @@ class Rule:
 def parsed_rule(text: str) -> Rule:
     """Return the rule that a text states; ValueError if it states none."""
     stated, _, note = text.partition("; ")
-    body, key, values = conditional.groups() if (conditional := CONDITION.fullmatch(stated)) else (stated, "", "")
-    condition = Condition(key, tuple(values.split("|"))) if key else None
+    found = CONDITION.fullmatch(stated)
+    body, how, key, values = found.groups() if found else (stated, "", "", "")
+    condition = Condition(key, tuple(values.split("|")), takes=how == "not") if key else None
     return replace(_unconditional(body.removesuffix(" or null")), nullable=body.endswith(" or null"), note=note,
                    condition=condition)  # fmt: skip
 
@@ -106,9 +117,9 @@ def _unconditional(body: str) -> Rule:
     if len(parts) > 1 and all(parts):
         return Rule({part[1]: part[2] for part in parts if part})
     if found := LIST.fullmatch(body):
-        length, elements, bounds = found.groups()
+        filled, length, elements, bounds = found.groups()
         inner = Rule(type=ELEMENTS[elements], bounds=_bounds(bounds))
-        return Rule(type="a list", elements=inner, length=int(length) if length else None)
+        return Rule(type="a list", elements=inner, length=int(length) if length else None, filled=bool(filled))
     type = next((name for name in TYPES if re.match(rf"{name}\b", body)), None)
     return Rule(type=type, bounds=_bounds(body.removeprefix(type or "")))
 
@@ -189,6 +200,13 @@ def _is(value: Any, name: str) -> bool:
 def _select(cfg: DictConfig, key: str) -> Any:
     """Return the value at a key, None if it refers to nothing, ABSENT if there is no such key."""
     return OmegaConf.select(cfg, key, default=ABSENT, throw_on_resolution_failure=False)
+
+
+def _is_written(value: Any, text: str) -> bool:
+    """Return whether a rule's text stands for a value, such as null, true, 0 (also 0.0) or a word."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return bool(re.fullmatch(r"-?[\d.]+", text)) and value == float(text)
+    return text == ("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _length(value: Any) -> int | None:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from rdt import guidance
 from rdt.errors import Diverged
-from rdt.policy import Denoiser, Policy
+from rdt.policy import INIT, Denoiser, Policy
 from rdt.randomness import Noise
 from rdt.rewards.base import Reward
 from rdt.rewards.missing import Scored
 from rdt.rollout import Rollout, Sampling, sampled
-from rdt.stream import Batch
+from rdt.stream import Batch, PromptStream
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Method(L.LightningModule):
     def __init__(
         self, *, policy: Policy, reward: Reward, sampling: Sampling, batch_size: int, micro_batch_size: int | None,
         seed: int, lr: float, weight_decay: float, max_grad_norm: float, adam_eps: float, images_per_prompt: int = 1,
+        kl_reference: str = "base",
     ) -> None:  # fmt: skip
         super().__init__()
         self.check_reward(reward, images_per_prompt)
@@ -110,6 +111,7 @@ class Method(L.LightningModule):
         self.seed, self.batch_size, self.micro_batch_size = seed, batch_size, micro_batch_size
         self.images_per_prompt = images_per_prompt
         self.lr, self.weight_decay, self.max_grad_norm, self.adam_eps = lr, weight_decay, max_grad_norm, adam_eps
+        self.refers_to_start = named("method.kl_reference", kl_reference, {"base": False, "init": True})
         self.iteration = 0  # the one that runs, or the next one
         self.images = 0  # sampled for training so far on this rank
         self.ended = ""  # why training ended before its last iteration
@@ -121,7 +123,7 @@ class Method(L.LightningModule):
         if self.needs_gradient and not reward.differentiable:
             raise ValueError(
                 f"{type(self).__name__} climbs the reward's gradient, and {reward} has none; take a"
-                " differentiable reward such as hps, or a policy-gradient method: ddpo, grpo, drift"
+                " differentiable reward such as hps, or a method that needs none: tilt, ddpo, grpo, drift"
             )
         if reward.grouped and images_per_prompt < 2:
             raise ValueError(
@@ -136,6 +138,14 @@ class Method(L.LightningModule):
     def prompts_per_iteration(self) -> int:
         """Return how many prompts `training_step` takes, over all ranks."""
         return self.batch_size
+
+    def training_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Return those of the training prompts that the method trains on."""
+        return list(prompts)
+
+    def conditioned_on(self, stream: PromptStream) -> list[str]:
+        """Return the prompts that training conditions on: those of all iterations."""
+        return [prompt for iteration in range(stream.iterations) for prompt in stream.batch(iteration).prompts]
 
     def rows(self, batch: Batch) -> range:
         """Return the sample rows of this batch: its micro-batch if it has one, otherwise this rank's share."""
@@ -161,6 +171,11 @@ class Method(L.LightningModule):
     def guided(self, view: Denoiser, scale: float | None = None) -> Denoiser:
         """Return a view of the policy under classifier-free guidance, at the run's scale unless one is given."""
         return guidance.cfg(view, self.policy.encode([""]), self.sampling.guidance_scale if scale is None else scale)
+
+    @property
+    def kl_view(self) -> Denoiser:
+        """Return the view that a KL is to: the base, or the LoRA that training started from."""
+        return self.policy.view(INIT) if self.refers_to_start else self.policy.base
 
     def sample(self, batch: Batch, stop: int | None = None) -> Rollout:
         """Return on-policy rollouts of the batch's rows, without gradient; `stop` ends them after so many steps."""
@@ -246,12 +261,15 @@ class Method(L.LightningModule):
         checkpoint["progress"] = {"iteration": self.iteration, "images": self.images, "ended": self.ended}
         checkpoint["seconds"] = self.seconds
         checkpoint["passes"] = [self.policy.passes, self.policy.backward_passes]
+        checkpoint["snapshots"] = {name: self.policy.lora(name) for name in self.policy.snapshots}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
         self.iteration, self.images, self.ended = progress["iteration"], progress["images"], progress["ended"]
         self.began -= checkpoint["seconds"]
         self.policy.passes, self.policy.backward_passes = checkpoint["passes"]
+        for name, weights in checkpoint["snapshots"].items():
+            self.policy.load_lora(weights, name)
 
 
 Choice = TypeVar("Choice")

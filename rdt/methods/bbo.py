@@ -35,19 +35,23 @@ class Answers:
 
     phi: Tensor  # (N, D) features of image and prompt
     scores: Tensor  # (N,)
+    rows: Tensor  # (N,) numbers of the images in their round
 
     @staticmethod
     def cat(parts: list["Answers"]) -> "Answers":
         """Return the answers of all parts, in order."""
-        return Answers(torch.cat([part.phi for part in parts]), torch.cat([part.scores for part in parts]))
+        columns = zip(*((part.phi, part.scores, part.rows) for part in parts), strict=True)
+        return Answers(*map(torch.cat, columns))
 
     def present(self, chosen: Tensor) -> "Answers":
         """Return the answers that are chosen by a mask (N,)."""
-        return Answers(self.phi[chosen], self.scores[chosen])
+        return Answers(self.phi[chosen], self.scores[chosen], self.rows[chosen])
 
 
 class BBO(SQDF):
     """Train by SQDF on `self.reward`, a surrogate of a budgeted oracle, in rounds of `updates_per_round` iterations."""
+
+    needs_gradient = False  # of the oracle; the surrogate has one
 
     def __init__(
         self, *, reward: Reward, surrogate: Surrogate, queries: list[int], budget: int, updates_per_round: int,
@@ -89,7 +93,8 @@ class BBO(SQDF):
         found = Answers.cat(own if world == 1 else _gathered(own, world))
         if not len(found.scores):
             raise ValueError(f"method.budget={self.oracle.budget}: round {round} was charged, and no answer was kept")
-        found = found.present(~self.check_scores("oracle", self.oracle, found.scores, prompts))
+        asked = [prompts[row] for row in found.rows.tolist()]
+        found = found.present(~self.check_scores("oracle", self.oracle, found.scores, asked))
         self.round_metrics = {
             "queries": self.oracle.calls, "oracle": found.scores.mean().item()
         } | self.correlation(found)  # fmt: skip
@@ -115,9 +120,10 @@ class BBO(SQDF):
             self.journal.charge(round, asked)
             scores = self.oracle(images[new], [prompts[k] for k in new]).float().cpu()
             self.journal.answer(round, asked, scores.tolist())
-        kept = [k for k, row in enumerate(rows) if (round, row) in self.journal.scores]
-        phi = self.reward.phi(images, prompts)[kept].cpu()
-        return Answers(phi, torch.tensor([self.journal.scores[round, rows[k]] for k in kept]))
+        kept = [row for row in rows if (round, row) in self.journal.scores]
+        phi = self.reward.phi(images, prompts)[[row - rows.start for row in kept]].cpu()
+        scores = torch.tensor([self.journal.scores[round, row] for row in kept])
+        return Answers(phi, scores, torch.tensor(kept, dtype=torch.long))
 
     @torch.no_grad()
     def correlation(self, fresh: Answers) -> dict[str, float]:

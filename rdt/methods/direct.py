@@ -9,7 +9,7 @@ from rdt.methods.base import Loss, Method
 from rdt.policy import Cond
 from rdt.process import Transition
 from rdt.randomness import Noise
-from rdt.rollout import steps
+from rdt.rollout import conditioned, steps
 from rdt.stream import Batch
 
 
@@ -45,9 +45,10 @@ class Direct(Method):
         """Return rollouts of the batch's rows whose last K steps carry gradient, at the T passes of plain sampling."""
         first = self.sampling.num_steps - K
         start, view, process = self.sample(batch, stop=first), self.guided(self.policy.tuned), self.policy.process
-        last_steps = steps(view, process, start.cond, start.noise, self.sampling, (first, start.clean))
+        cond = conditioned(self.policy, start.prompts, start.noise)
+        last_steps = steps(view, process, cond, start.noise, self.sampling, (first, start.clean))
         transitions, states = zip(*last_steps, strict=True)
-        return Tail(start.prompts, start.cond, start.noise, (start.clean, *states), transitions)
+        return Tail(start.prompts, cond, start.noise, (start.clean, *states), transitions)
 
     def scores(self, x0: Tensor, prompts: list[str]) -> Tensor:
         """Return the rewards, shape (B,), of decoded clean latents (B, *latent); differentiable."""

@@ -37,7 +37,7 @@ class DraftPlus(Draft):
 
     def kl(self, tail: Tail) -> Tensor:
         """Return the KL in nats, shape (B,), summed over the K steps."""
-        base, process = self.guided(self.policy.base), self.policy.process
+        base, process = self.guided(self.kl_view), self.policy.process
         times, etas = self.times[-1 - self.K :], self.sampling.etas[-self.K :]
         total = tail.clean.new_zeros(len(tail.prompts))
         for k, (x, ours) in enumerate(zip(tail.states, tail.transitions, strict=False)):

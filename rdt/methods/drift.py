@@ -27,7 +27,7 @@ from rdt.guidance import Annealing, noised
 from rdt.methods.base import named
 from rdt.methods.grpo import GRPO
 from rdt.policy import Denoiser
-from rdt.rollout import Rollout
+from rdt.rollout import Rollout, conditioned
 
 Concentration = Callable[[Tensor, int], Tensor]  # rewards (P, N), K -> columns (P, K), ascending
 RESOLUTION = 1e-4  # the smallest range of cosine distances that is stretched to [0, 1]; below it is rounding
@@ -141,7 +141,8 @@ class DRIFT(GRPO):
     def estimates(self, i: int, rollout: Rollout) -> Tensor:
         """Return the images (B, 3, H, W) of the clean estimates at state i, at the cost of one guided pass."""
         x, t, process = rollout.trajectory.latents[:, i], self.times[i], self.policy.process
-        return self.policy.decode(process.clean(self.acting(self.policy.tuned)(x, t, rollout.cond), x, t))
+        cond = conditioned(self.policy, rollout.prompts, rollout.noise)
+        return self.policy.decode(process.clean(self.acting(self.policy.tuned)(x, t, cond), x, t))
 
 
 CONCENTRATIONS: dict[str, Concentration] = {"off": everything, "window": window, "sigma": sigma, "trim": trim}

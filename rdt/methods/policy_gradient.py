@@ -239,7 +239,7 @@ class PolicyGradient(Method):
     def objective(self, iteration: int, on_policy: bool) -> ClippedObjective:
         """Return the objective of this iteration's update."""
         return ClippedObjective(
-            process=self.policy.process, tuned=self.acting(self.policy.tuned), base=self.acting(self.policy.base),
+            process=self.policy.process, tuned=self.acting(self.policy.tuned), base=self.acting(self.kl_view),
             clip=self.clip, kl_coef=self.kl_coef, etas=self.steps.rollout_sampling(iteration).etas,
             steps=self.steps.trained(iteration), stochastic_steps=len(self.steps.candidates(iteration)),
             on_policy=on_policy,

@@ -16,7 +16,7 @@ from torch import Tensor
 from rdt.methods.base import Loss
 from rdt.methods.direct import Direct
 from rdt.randomness import generator
-from rdt.rollout import Rollout
+from rdt.rollout import Rollout, conditioned
 from rdt.stream import Batch
 
 
@@ -41,7 +41,8 @@ class ReFL(Direct):
     def prediction(self, rollout: Rollout, m: int) -> Tensor:
         """Return x0_hat (B, *latent) of the state that a rollout of m steps stopped at; differentiable."""
         x, t = rollout.clean, self.times[m]
-        return self.policy.process.clean(self.guided(self.policy.tuned)(x, t, rollout.cond), x, t)
+        cond = conditioned(self.policy, rollout.prompts, rollout.noise)
+        return self.policy.process.clean(self.guided(self.policy.tuned)(x, t, cond), x, t)
 
     def reward_loss(self, rewards: Tensor) -> Tensor:
         """Return the losses, shape (B,), of rewards (B,)."""

@@ -100,7 +100,7 @@ class SQDF(Method):
         state = state[rows.start : rows.stop]
         cond, i = self.policy.encode(state.prompts), state.i.to(self.device)
         t, t_next = self.times[torch.stack([state.i, state.i + 1])].to(self.device, non_blocking=True)
-        base = self.guided(self.policy.base)
+        base = self.guided(self.kl_view)
         tuned_step = self.step(self.guided(self.policy.tuned), state.x, t, t_next, cond)
         with torch.no_grad():
             base_step = self.step(base, state.x, t, t_next, cond)

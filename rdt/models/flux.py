@@ -45,15 +45,10 @@ def parts(folder: Path, guidance: float, sampler: str, tokens: int, setup: Setup
     shape = pipeline.latent_shape(SIZE, 2, vae, setup)
     widths = Widths(network.config.joint_attention_dim, network.config.pooled_projection_dim)
     text = encoders(Text(folder, {FluxPipeline: encode}, tokens), network, widths, setup)
-    return Parts(
+    return text.beside(vae, setup)(
         network=network,
         predict=partial(predict, guidance),
         process=flow(times, shape[1] * shape[2] // 4, sampler, GRID),
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save_lora, FluxPipeline, "transformer"),
     )

@@ -29,17 +29,25 @@ def read_lora(file: Path, adapter: Adapter) -> dict[str, Tensor]:
     A module's scale is alpha / rank, as diffusers reads it from the file: where it differs from the adapter's, the
     weights are rescaled. ValueError if the file is not a LoRA in diffusers' format.
     """
-    tensors = _lora_tensors(file)
-    alphas = {key.removesuffix(".alpha"): value.item() for key, value in tensors.items() if key.endswith(".alpha")}
-    weights = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
-    converted = convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
-    scales = Scaling({key.partition(".")[2]: alpha for key, alpha in alphas.items()}, _metadata(file))
+    converted, scales = read_unscaled(file)
     for key in [key for key in converted if key.endswith(".lora_B.weight")]:
         module, rank = key.removesuffix(".lora_B.weight"), converted[key].shape[1]
         ratio = scales.alpha(module, rank) / rank / (adapter.alpha / adapter.rank)
         if ratio != 1:
             converted[key] = converted[key] * ratio
     return converted
+
+
+def read_unscaled(file: Path) -> tuple[dict[str, Tensor], "Scaling"]:
+    """Return a LoRA's weights in peft's names as the file has them, and what it says of their alphas.
+
+    ValueError if the file is not a LoRA in diffusers' format.
+    """
+    tensors = _lora_tensors(file)
+    alphas = {key.removesuffix(".alpha"): value.item() for key, value in tensors.items() if key.endswith(".alpha")}
+    weights = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
+    converted = convert_unet_state_dict_to_peft({key.partition(".")[2]: value for key, value in weights.items()})
+    return converted, Scaling({key.partition(".")[2]: alpha for key, alpha in alphas.items()}, _metadata(file))
 
 
 def _lora_tensors(file: Path) -> dict[str, Tensor]:

@@ -12,20 +12,29 @@ from typing import Any
 
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from rdt.models.settings import DIFFUSION, END, FLOW, GRID, NOISE, SCHEDULER, SNR, check_choices, scheduler_settings
+from rdt.errors import flat
+from rdt.models.settings import (
+    DIFFUSION,
+    DIFFUSION_SCHEDULERS,
+    FLOW,
+    FLOW_SCHEDULERS,
+    NOISE,
+    SCHEDULER,
+    check_choices,
+    scheduler_settings,
+)
 from rdt.process import Diffusion, Flow
 
-DDIM = {key: value for key, value in DDIMScheduler().config.items() if key in NOISE | GRID | SNR | END}
+DDIM = {key: value for key, value in DDIMScheduler().config.items() if key in DIFFUSION}
 GRIDS = ("even", "published")  # the times of a flow: evenly spaced to 0, or, before the last step, to the smallest time
 
 
 def diffusion(folder: Path, fixed: Mapping[str, Any]) -> Diffusion:
     """Return the process of a diffusion model; `fixed` holds the settings that its stock pipeline sets itself."""
-    settings = DDIM | scheduler_settings(folder, DIFFUSION, fixed)
+    settings = DDIM | scheduler_settings(folder, DIFFUSION_SCHEDULERS, DIFFUSION, fixed)
     check_choices(folder, settings)
     try:
-        betas = {key: settings[key] for key in NOISE | SNR}
-        alphas = DDIMScheduler(**betas).alphas_cumprod
+        alphas = DDIMScheduler(**{key: settings[key] for key in NOISE}).alphas_cumprod
         process = Diffusion(
             alphas_cumprod=alphas,
             prediction=settings["prediction_type"],
@@ -35,8 +44,7 @@ def diffusion(folder: Path, fixed: Mapping[str, Any]) -> Diffusion:
         )
         process.times(1)
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"checkpoint {folder / SCHEDULER} gives no noise schedule: {reason}") from None
+        raise ValueError(f"checkpoint {folder / SCHEDULER} gives no noise schedule: {flat(error)[:200]}") from None
     if len(alphas) != settings["num_train_timesteps"]:
         stated = f"num_train_timesteps={settings['num_train_timesteps']}"
         raise ValueError(f"checkpoint {folder / SCHEDULER}: {stated} differs from its {len(alphas)} trained_betas")
@@ -47,20 +55,23 @@ def flow_settings(folder: Path, grid: str) -> dict[str, Any]:
     """Return the settings of a flow's scheduler; ValueError if some are not supported, or if the grid is unknown."""
     if grid not in GRIDS:
         raise ValueError(f"grid={grid} is not one of {', '.join(GRIDS)}")
-    settings = scheduler_settings(folder, FLOW, {})
+    settings = scheduler_settings(folder, FLOW_SCHEDULERS, FLOW, {})
     try:
         _shift(settings, 1)
-        FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in next(iter(FLOW.values()))})
+        _flow_scheduler(settings)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"checkpoint {folder / SCHEDULER} gives no times: {' '.join(str(error).split())}") from None
+        raise ValueError(f"checkpoint {folder / SCHEDULER} gives no times: {flat(error)[:200]}") from None
     return settings
 
 
 def flow(settings: Mapping[str, Any], patches: int, sampler: str, grid: str) -> Flow:
     """Return the flow of images of so many patches, with the shift that its scheduler's settings state."""
-    scheduler = FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in next(iter(FLOW.values()))})
-    last = scheduler.sigma_min if grid == "published" else None
+    last = _flow_scheduler(settings).sigma_min if grid == "published" else None
     return Flow(shift=_shift(settings, patches), sampler=sampler, last=last)
+
+
+def _flow_scheduler(settings: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(**{key: settings[key] for key in FLOW})
 
 
 def _shift(settings: Mapping[str, Any], patches: int) -> float:

@@ -36,15 +36,10 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
         unet.set_attn_processor(AttnProcessor())  # on so few tokens plain attention is faster
     widths = Widths(unet.config.cross_attention_dim, None)
     text = encoders(Text(folder, {StableDiffusionPipeline: encode}), unet, widths, setup)
-    return Parts(
+    return text.beside(vae, setup)(
         network=unet,
         predict=predict,
         process=process,
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=pipeline.latent_shape(side, 1, vae, setup),
         save_lora=partial(lora.save_lora, StableDiffusionPipeline, "unet"),
     )

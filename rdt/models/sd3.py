@@ -51,15 +51,10 @@ def parts(folder: Path, text: Text, sampler: str, grid: str = "even", setup: Set
     shape = pipeline.latent_shape(side, config.patch_size, vae, setup)
     check_positions(folder, config, shape[1])
     prompts = encoders(text, network, Widths(config.joint_attention_dim, config.pooled_projection_dim), setup)
-    return Parts(
+    return prompts.beside(vae, setup)(
         network=network,
         predict=predict,
         process=flow(times, (shape[1] // config.patch_size) ** 2, sampler, grid),
-        encode=prompts.encode,
-        prepare=prompts.prepare,
-        overlong=prompts.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*prompts.resident, vae]),
         latent_shape=shape,
         save_lora=save_lora,
     )

@@ -37,15 +37,10 @@ def parts(folder: Path, setup: Setup = PLAIN) -> Parts:
     shape = pipeline.latent_shape(pipeline.latent_side(folder, "unet", unet.config.sample_size, setup), 1, vae, setup)
     widths = Widths(unet.config.cross_attention_dim, pooled_width(unet))
     text = encoders(Text(folder, {StableDiffusionXLPipeline: encode}), unet, widths, setup)
-    return Parts(
+    return text.beside(vae, setup)(
         network=unet,
         predict=partial(predict, float(pipeline.scale(vae) * shape[1])),
         process=process,
-        encode=text.encode,
-        prepare=text.prepare,
-        overlong=text.overlong,
-        decode=pipeline.image_decoder(vae, setup),
-        frozen=nn.ModuleList([*text.resident, vae]),
         latent_shape=shape,
         save_lora=partial(lora.save_lora, StableDiffusionXLPipeline, "unet"),
     )

@@ -17,31 +17,25 @@ from rdt.checkpoint import INDEX, read_config
 
 SCHEDULER = "scheduler/scheduler_config.json"
 NOISE = frozenset(
-    {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"}
-)
-GRID = frozenset({"timestep_spacing", "steps_offset"})
-SNR, END = frozenset({"rescale_betas_zero_snr"}), frozenset({"set_alpha_to_one"})
-SHIFTS = frozenset(
-    {"shift", "use_dynamic_shifting", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"}
-)
-DIFFUSION = {  # schedulers that a UNet's folder may name -> their settings that are honoured: all are sampled as DDIM
-    "DDIMScheduler": NOISE | GRID | SNR | END,
-    "DDPMScheduler": NOISE | GRID | SNR,
-    "DEISMultistepScheduler": NOISE | GRID,
-    "DPMSolverMultistepScheduler": NOISE | GRID | SNR,
-    "DPMSolverSinglestepScheduler": NOISE,
-    "EulerAncestralDiscreteScheduler": NOISE | GRID | SNR,
-    "EulerDiscreteScheduler": NOISE | GRID | SNR,
-    "HeunDiscreteScheduler": NOISE | GRID,
-    "KDPM2AncestralDiscreteScheduler": NOISE | GRID,
-    "KDPM2DiscreteScheduler": NOISE | GRID,
-    "LCMScheduler": NOISE | GRID | SNR | END,
-    "LMSDiscreteScheduler": NOISE | GRID,
-    "PNDMScheduler": NOISE | GRID | END,
-    "TCDScheduler": NOISE | GRID | SNR | END,
-    "UniPCMultistepScheduler": NOISE | GRID | SNR,
-}
-FLOW = {"FlowMatchEulerDiscreteScheduler": SHIFTS | {"time_shift_type"}}  # those of Stable Diffusion 3 and FLUX
+    {
+        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+        "rescale_betas_zero_snr",
+    }
+)  # fmt: skip
+DIFFUSION = NOISE | {"timestep_spacing", "steps_offset", "set_alpha_to_one"}  # honoured, as all is sampled by DDIM
+DIFFUSION_SCHEDULERS = (  # that a UNet's folder may name
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "TCDScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+FLOW = frozenset(
+    {
+        "shift", "use_dynamic_shifting", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len",
+        "time_shift_type",
+    }
+)  # fmt: skip
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)  # of Stable Diffusion 3 and FLUX
 WITHOUT_EFFECT = frozenset(  # on DDIM without clipping; skip_prk_steps leaves out PNDM's first steps
     {"skip_prk_steps", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"}
 )
@@ -58,18 +52,20 @@ UNET = {  # inputs that no stock text-to-image pipeline gives, or only with furt
 }  # fmt: skip
 
 
-def scheduler_settings(folder: Path, table: Mapping[str, frozenset[str]], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_settings(
+    folder: Path, kinds: tuple[str, ...], honoured: frozenset[str], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a scheduler's settings, its class's defaults among them, and `fixed` in place of what the folder says.
 
-    ValueError if its class is not in the table, or if a setting is neither honoured nor what it must be.
+    ValueError if its class is none of `kinds`, or if a setting is neither honoured nor what it must be.
     """
     config = read_config(folder / SCHEDULER)
-    kind = _scheduler_class(folder, config, table)
+    kind = _scheduler_class(folder, config, kinds)
     settings = _defaults(kind) | {key: value for key, value in config.items() if not key.startswith("_")}
     settings |= {key: value for key, value in fixed.items() if key in settings}
     for key, value in settings.items():
-        if key not in _honoured(table, kind) | WITHOUT_EFFECT:
-            _require(folder / SCHEDULER, key, value, _must_be(key, table, kind), f" of the {kind}")
+        if key not in honoured | WITHOUT_EFFECT:
+            _require(folder / SCHEDULER, key, value, _must_be(key, kind), f" of the {kind}")
     return settings
 
 
@@ -105,14 +101,14 @@ def _require(file: Path, key: str, value: Any, expected: Any, whose: str = "") -
         raise ValueError(f"checkpoint {file}: {key}={_shown(value)}{whose} is not supported; expected {wanted}")
 
 
-def _scheduler_class(folder: Path, config: Mapping[str, Any], table: Mapping[str, frozenset[str]]) -> str:
+def _scheduler_class(folder: Path, config: Mapping[str, Any], kinds: tuple[str, ...]) -> str:
     """Return the scheduler's class, which the pipeline's index names, or its own config if there is no index."""
     index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
     entry = index.get("scheduler")
     named = [entry[1] if isinstance(entry, list) and len(entry) == 2 else None, config.get("_class_name")]
     for kind in named:
-        if kind is not None and kind not in table:
-            expected = f"one of {', '.join(table)}" if len(table) > 1 else f"a {next(iter(table))}"
+        if kind is not None and kind not in kinds:
+            expected = f"one of {', '.join(kinds)}" if len(kinds) > 1 else f"a {kinds[0]}"
             raise ValueError(f"checkpoint {folder / SCHEDULER}: the scheduler is {kind}; expected {expected}")
     found = next((kind for kind in named if kind is not None), None)
     if found is None:
@@ -120,17 +116,11 @@ def _scheduler_class(folder: Path, config: Mapping[str, Any], table: Mapping[str
     return found
 
 
-def _honoured(table: Mapping[str, frozenset[str]], kind: str) -> frozenset[str]:
-    """Return the settings of a class that are honoured, and DDIM's where the class itself has no such setting."""
-    foreign = frozenset().union(*table.values()) - set(_defaults(kind))
-    return table[kind] | foreign
-
-
-def _must_be(key: str, table: Mapping[str, frozenset[str]], kind: str) -> Any:
+def _must_be(key: str, kind: str) -> Any:
     """Return the value that a setting must have: its default in this class, or in another if this one has none."""
     if key in REQUIRED:
         return REQUIRED[key]
-    known = (_defaults(name) for name in (kind, *DIFFUSION, *FLOW))
+    known = (_defaults(name) for name in (kind, *DIFFUSION_SCHEDULERS, *FLOW_SCHEDULERS))
     return next((defaults[key] for defaults in known if key in defaults), None)
 
 

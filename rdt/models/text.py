@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from rdt import ranks
 from rdt.checkpoint import INDEX, UNREAD, read_config
 from rdt.cond import Cond, Embeddings, Encode, encoders_hash
-from rdt.models.pipeline import component, declared, read_component
-from rdt.policy import Setup
+from rdt.models.pipeline import component, declared, image_decoder, read_component
+from rdt.policy import Parts, Setup
 
 Pipeline = Any  # a diffusers pipeline with its text encoders, without its UNet and autoencoder
 PipelineEncode = Callable[[Pipeline, int, list[str]], Cond]  # (pipeline, T5 tokens, prompts) -> condition
@@ -45,6 +46,14 @@ class Encoders:
     prepare: Callable[[Sequence[str]], None]
     overlong: Callable[[Sequence[str]], int]
     resident: list[nn.Module]  # the text encoders, if they stay in memory
+
+    def beside(self, vae: AutoencoderKL, setup: Setup) -> Callable[..., Parts]:
+        """Return the constructor of `Parts` that have this encoding of prompts and the decoder of an autoencoder."""
+        frozen = nn.ModuleList([*self.resident, vae])
+        return partial(
+            Parts, encode=self.encode, prepare=self.prepare, overlong=self.overlong,
+            decode=image_decoder(vae, setup), frozen=frozen,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

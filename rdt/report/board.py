@@ -35,6 +35,7 @@ def _logged(comparisons: list[Comparison], out: Path) -> Iterator[tuple[str, Any
     import wandb
 
     yield "pareto/front", wandb.Image(str(out / "front.png"))
+    yield "pareto/report", wandb.Html(str(out / "report.html"), inject=False)
     for index, one in enumerate(comparisons):
         prefix = f"pareto/{index}/" if len(comparisons) > 1 else "pareto/"
         table = wandb.Table(*wandb_rows(one))

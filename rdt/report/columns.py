@@ -11,6 +11,7 @@ import numpy as np
 
 from rdt.pareto import Interval
 from rdt.report.compare import Comparison, Group
+from rdt.report.hacking import GAP
 from rdt.report.read import Run
 from rdt.report.text import number, short
 from rdt.result import Point, Score
@@ -45,6 +46,11 @@ class Column:
     def title(self) -> str:
         """Return the head of the column."""
         return short(self.name)
+
+    @property
+    def arrow(self) -> str:
+        """Return an arrow that tells which side is better; empty if neither is."""
+        return {1: "↑", -1: "↓"}.get(self.better, "")
 
     def verdict(self, score: Score) -> str:
         """Return "up" or "down", "even" if the paired interval holds 0, or "cost" if more of it is not better."""
@@ -123,10 +129,10 @@ def run_rows(comparison: Comparison) -> list[TableRow]:
 
 
 def _score_column(comparison: Comparison, name: str) -> Column:
-    """Return the column of a recorded score; short tables leave out what the figure does not draw, except the KL."""
+    """Return the column of a recorded score; short tables hold what is drawn, the KL and the gap."""
     kind, drawn = name.partition("/")[0], name in (*comparison.rewards, comparison.diversity)
-    better = {"reward": 1, "diversity": 1, "kl_nats": -1}.get(kind, 0)
-    tables = TABLES if drawn or name == "kl_nats" else TABLES - {"terminal", "page cards"}
+    better = {"reward": 1, "diversity": 1, "kl_nats": -1, GAP: -1}.get(kind, 0)
+    tables = TABLES if drawn or name in ("kl_nats", GAP) else TABLES - {"terminal", "page cards", "front.tex"}
     return Column(name, lambda row: row.scores.get(name), tables, better)
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from rdt.pareto import bootstrap_mean, front, hypervolume, hypervolume_under, largest_gap, paired_difference
+from rdt.report.hacking import GAP
 from rdt.report.read import Run
 from rdt.result import Point, Score
 from rdt.text import printable
 
 # Settings in which two runs may differ and still be seeds of the same setting.
 INCIDENTAL = {"seed", "output_dir", "resume", "tags", "dry_run", "micro_batch_size", "devices", "num_nodes",
-              "precision", "method", "reward", "model", "overrides"}  # fmt: skip
+              "precision", "method", "reward", "model", "overrides", "cache", "method.samples"}  # fmt: skip
 INCIDENTAL_SECTIONS = {"hydra", "logger", "trainer"}
+CHOSEN = "trainer.ema."  # it changes what is evaluated
 UNMEASURED = "diversity/none measured"  # the diversity of runs that measured none
 
 
@@ -35,6 +37,11 @@ class Group:
     runs: tuple[Run, ...]
     points: tuple[Point, ...]  # one per run
     scores: dict[str, Score]  # over seeds and prompts
+
+    @property
+    def hacked(self) -> bool:
+        """Return whether the trained reward rose while a judge fell, both by more than their intervals."""
+        return self.runs[0].hacked(self.scores)
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,15 @@ class Comparison:
         return tuple({run.path: run for group in self.groups for run in group.runs}.values())
 
     @property
+    def seeds(self) -> int:
+        """The least number of seeds that a group has."""
+        return min(len(group.runs) for group in self.groups)
+
+    @property
     def score_names(self) -> list[str]:
         """The names of all scores; those that the figure draws come first."""
         names = dict.fromkeys(n for scores in (self.base, *(g.scores for g in self.groups)) for n in scores)
-        drawn = [name for name in (*self.rewards, self.diversity) if name in names]
+        drawn = [name for name in (*self.rewards, self.diversity, GAP) if name in names]
         return drawn + [name for name in names if name not in drawn]
 
     def plane(self, scores: Iterable[dict[str, Score]], reward: str) -> np.ndarray:
@@ -233,7 +245,7 @@ def _choices(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in chosen.items()
-        if key not in INCIDENTAL and key.partition(".")[0] not in INCIDENTAL_SECTIONS
+        if key.startswith(CHOSEN) or (key not in INCIDENTAL and key.partition(".")[0] not in INCIDENTAL_SECTIONS)
     }
 
 
@@ -260,7 +272,7 @@ def _description(settings: dict[str, Any], varying: list[str], most: int = 2) ->
     """Return the first few of the varying settings that a group chose; those left at their default are not named."""
     chosen = [(key, settings[key]) for key in varying if key in settings]
     words = [str(value) if key == "label" else f"{key.rpartition('.')[2]} {value}" for key, value in chosen]
-    more = f"  +{len(words) - most}" if len(words) > most else ""
+    more = f"  and {len(words) - most} more" if len(words) > most else ""
     return "  ".join(words[:most]) + more
 
 

@@ -16,8 +16,9 @@ from rdt.result import Point
 from rdt.text import csv_cell
 
 RESAMPLES = 1000
-TITLES = ("front", "against", "reward", "hypervolume", "P(larger)", "P(dominates)", "epsilon",
-          "diversity at equal reward", "reward at equal diversity", "")  # fmt: skip
+TITLES = ("front", "against", "reward", "verdict", "hypervolume", "P(larger)", "P(dominates)", "epsilon",
+          "diversity at equal reward", "reward at equal diversity")  # fmt: skip
+ONE_SEED = {"better": "ahead on these prompts (one seed)", "worse": "behind on these prompts (one seed)"}
 INTERVALS = ("hypervolume", "epsilon", "diversity", "reward")  # the quantities of a Versus that have an interval
 
 
@@ -30,6 +31,15 @@ class MethodPair:
     reward: str
     difference: Versus  # first minus second
     limit: float  # the limit's hypervolume, of which shares are taken; 1 if no limit is known
+    seeds: int  # the least that a setting of the two methods has
+
+    @property
+    def verdict(self) -> str:
+        """Return the verdict; one seed judges no method, since it says nothing about others."""
+        found = self.difference.verdict
+        if self.seeds > 1 or found not in ONE_SEED:
+            return found if self.seeds > 1 else f"{found} (one seed)"
+        return ONE_SEED[found]
 
     @property
     def cells(self) -> list[str]:
@@ -38,7 +48,7 @@ class MethodPair:
         share = Interval(area.mean / self.limit, area.lo / self.limit, area.hi / self.limit)
         odds = [f"{d.larger:.2f}", f"{d.dominates:.2f}"]
         others = [difference(d.epsilon), difference(d.diversity), difference(d.reward)]
-        return [self.first, self.second, short(self.reward), difference(share), *odds, *others, d.verdict]
+        return [self.first, self.second, short(self.reward), self.verdict, difference(share), *odds, *others]
 
 
 @lru_cache(maxsize=16)
@@ -55,14 +65,27 @@ def _pairs(comparison: Comparison, reward: str) -> Iterator[MethodPair]:
     corner, scale = (comparison.base[reward].value.mean, 0.0), _scale(list(fronts.values()))
     for first, second in combinations(fronts, 2):
         found = versus(fronts[first], fronts[second], corner, scale)
-        yield MethodPair(first, second, reward, found, comparison.limit_hypervolume(reward))
+        seeds = min(len(group.runs) for group in comparison.groups if group.method in (first, second))
+        yield MethodPair(first, second, reward, found, comparison.limit_hypervolume(reward), seeds)
 
 
 def duels_csv(comparisons: list[Comparison]) -> str:
     """Return duels.csv: one row per pair and reward; intervals have columns name, name_lo and name_hi."""
     out = io.StringIO()
     columns = [f"{name}{end}" for name in INTERVALS for end in ("", "_lo", "_hi")]
-    head = ["model", "front", "against", "in", *columns, "larger", "dominates", "dominated", "limit", "verdict"]
+    head = [
+        "model",
+        "front",
+        "against",
+        "in",
+        *columns,
+        "larger",
+        "dominates",
+        "dominated",
+        "limit",
+        "seeds",
+        "verdict",
+    ]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
     for comparison in comparisons:
@@ -76,7 +99,17 @@ def _csv_row(comparison: Comparison, pair: MethodPair) -> list[str | float]:
     intervals = [getattr(d, name) for name in INTERVALS]
     values = [value if np.isfinite(value) else "" for one in intervals for value in (one.mean, one.lo, one.hi)]
     odds = (d.larger, d.dominates, d.dominated)
-    return [comparison.model, pair.first, pair.second, pair.reward, *values, *odds, pair.limit, d.verdict]
+    return [
+        comparison.model,
+        pair.first,
+        pair.second,
+        pair.reward,
+        *values,
+        *odds,
+        pair.limit,
+        pair.seeds,
+        pair.verdict,
+    ]
 
 
 def _resampled_front(comparison: Comparison, method: str, reward: str) -> np.ndarray | None:

@@ -1,6 +1,6 @@
-"""Draws front.png and front.svg: rewards against diversity with the limit, and samples of the models below.
+"""Draws front.png and front.svg: the planes of a comparison with a title and a legend, and samples of the models below.
 
-The y axes are the comparison's rewards, the x axis is its diversity. Points carry 95 % intervals.
+Points lie at their paired difference to the base or, with `absolute`, at the scores themselves.
 """
 
 import warnings
@@ -10,16 +10,14 @@ from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
 
-import numpy as np
-
-from rdt.pareto import front
-from rdt.report.compare import Comparison, Group
+from rdt.report.compare import Comparison
 from rdt.report.grids import Grid
-from rdt.result import Score
+from rdt.report.panel import LONGEST, draw_plane
+from rdt.report.planes import planes_of
+from rdt.report.style import BEYOND, INK, MARKERS, QUIET, mark_of
+from rdt.report.text import half
 from rdt.text import folded
 
-INK, QUIET, FAINT, BEYOND = "#1d2733", "#6b7684", "#e6e9ee", "#f1f2f5"
-COLOURS = ("#0b6fb8", "#d1501f", "#12906b", "#8e5bb5", "#c58a00", "#c2407e", "#3a97c9", "#7a6a4f")
 STYLE = {
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -37,10 +35,8 @@ STYLE = {
     "xtick.color": QUIET,
     "ytick.color": QUIET,
 }
-WIDTH, MARGIN, HEAD, PANEL, ROW = 10.4, 0.35, 1.12, 3.6, 4.6  # inches; a row is a panel with its title and axis
-ROW_LABELS, BETWEEN, OVER = 1.35, 0.35, 0.42  # inches beside, between and above the sample grids
-LONGEST = 80  # characters of a name in the picture
-LABELLED = 14  # with more groups in a panel, their settings are left to the table
+WIDTH, MARGIN, HEAD, PANEL, ROW = 11.6, 0.35, 1.12, 3.2, 4.3  # inches; a row is a panel with its title and axis
+ROW_LABELS, BETWEEN, OVER = 1.35, 0.35, 0.62  # inches beside, between and above the sample grids
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,11 @@ class Box:
     height: float
 
 
-def colour_of(comparison: Comparison, method: str) -> str:
-    """Return the colour of a method, the same in every picture of one report."""
-    return COLOURS[comparison.methods.index(method) % len(COLOURS)]
-
-
-def draw(comparisons: list[Comparison], grids: list[Grid], path: Path, form: str = "png") -> None:
-    """Write the picture as PNG of 200 dpi or as SVG; without grids there is no strip of samples."""
+def draw(
+    comparisons: list[Comparison], grids: list[Grid], path: Path, form: str = "png", absolute: bool = False,
+    left_out: int = 0,
+) -> None:  # fmt: skip
+    """Write the picture as PNG of 200 dpi or as SVG, with the grids below; a note says how many were left out."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,11 +64,13 @@ def draw(comparisons: list[Comparison], grids: list[Grid], path: Path, form: str
         boxes, strip = _boxes(grids, top)
         figure = Figure(figsize=(WIDTH, top + strip))
         FigureCanvasAgg(figure)
-        _head(figure, comparisons)
+        _head(figure, comparisons, absolute)
         for row, comparison in enumerate(comparisons):
-            _panels(figure, comparison, HEAD + ROW * row)
+            _panels(figure, comparison, HEAD + ROW * row, absolute)
         for grid, box in zip(grids, boxes, strict=True):
             _picture(figure, grid, comparisons[0], box)
+        words = f"and {left_out} more sample grids in report.html" if left_out else ""
+        figure.text(MARGIN / WIDTH, 0.1 / figure.get_figheight(), words, fontsize=8.5, color=QUIET)
         figure.savefig(path, dpi=200, format=form)
 
 
@@ -85,21 +81,32 @@ def _axes(figure: Any, box: Box) -> Any:
     return figure.add_axes((box.left / WIDTH, bottom, box.width / WIDTH, box.height / height))
 
 
-def _head(figure: Any, comparisons: list[Comparison]) -> None:
+def _head(figure: Any, comparisons: list[Comparison], absolute: bool) -> None:
     """Write title, subtitle and legend."""
     height, first = figure.get_figheight(), comparisons[0]
     methods = dict.fromkeys(method for comparison in comparisons for method in comparison.methods)
     measured = f"{folded(first.model, LONGEST)}, {first.n_prompts} held-out prompts × {first.n_per_prompt} images"
     if len(comparisons) > 1:
         measured = f"{len(comparisons)} sets of prompts or models"
-    title = folded(f"Reward against diversity: {', '.join(methods)}", 2 * LONGEST)
+    title = folded(f"{_subject(absolute)}: {', '.join(methods)}", 2 * LONGEST)
     figure.text(MARGIN / WIDTH, 1 - 0.42 / height, title, fontsize=15, fontweight="bold", va="baseline")
-    subtitle = f"{measured}.  Bars: 95 % intervals.  Hollow: dominated.  Better is up and to the right."
+    subtitle = f"{measured}.  {_bars(comparisons, absolute)}  Hollow: dominated.  Better is up and to the right."
     figure.text(MARGIN / WIDTH, 1 - 0.66 / height, subtitle, fontsize=9, color=QUIET, va="baseline")
     corner = ((MARGIN - 0.06) / WIDTH, 1 - 0.72 / height)
     spacing = {"handlelength": 1.7, "columnspacing": 1.5, "handletextpad": 0.6, "borderpad": 0.1}
     placed = {"loc": "upper left", "bbox_to_anchor": corner, "ncols": 9, "frameon": False, "fontsize": 9}
     figure.legend(*_legend(comparisons), **placed, **spacing)
+
+
+def _subject(absolute: bool) -> str:
+    return "Reward against diversity" if absolute else "Difference to the base"
+
+
+def _bars(comparisons: list[Comparison], absolute: bool) -> str:
+    """Return what the intervals hold: of one seed each they say nothing about other seeds."""
+    paired = "95 % intervals" if absolute else "95 % intervals, paired by prompt"
+    single = min(comparison.seeds for comparison in comparisons) == 1
+    return f"Bars: {paired}; one seed: over prompts only." if single else f"Bars: {paired}."
 
 
 def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
@@ -111,8 +118,9 @@ def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
     entries: dict[str, Any] = {"base": Line2D([], [], marker="D", color=INK, linestyle="", **dot)}
     for comparison in comparisons:
         for method in comparison.methods:
-            hue = colour_of(comparison, method)
-            entries[folded(method, LONGEST)] = Line2D([], [], marker="o", color=hue, linestyle="-", **dot)
+            mark = mark_of(comparison, method)
+            line = Line2D([], [], marker=MARKERS[mark.shape], color=mark.colour, linestyle="-", **dot)
+            entries[folded(method, LONGEST)] = line
         if any(comparison.curve(reward) is not None for reward in comparison.rewards):
             entries["limit, measured alike"] = Line2D([], [], color=QUIET, linewidth=1.5)
             entries["limit, exact"] = Line2D([], [], color=QUIET, linewidth=1.1, dashes=(4, 2.5))
@@ -122,108 +130,14 @@ def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
     return list(entries.values()), list(entries)
 
 
-def _panels(figure: Any, comparison: Comparison, top: float) -> None:
-    """Draw one panel per reward, side by side."""
-    left, gap, count = MARGIN + 0.4, 0.75, len(comparison.rewards)
+def _panels(figure: Any, comparison: Comparison, top: float, absolute: bool) -> None:
+    """Draw the planes of a comparison side by side."""
+    planes = planes_of(comparison)
+    left, gap, count = MARGIN + 0.45, 0.78, len(planes)
     width = min((WIDTH - left - MARGIN - gap * (count - 1)) / max(count, 1), 7.0)
-    for column, reward in enumerate(comparison.rewards):
+    for column, plane in enumerate(planes):
         axes = _axes(figure, Box(left + column * (width + gap), top + 0.4, width, PANEL))
-        _panel(axes, comparison, reward)
-
-
-def _panel(axes: Any, comparison: Comparison, reward: str) -> None:
-    """Draw one reward against the diversity: the limit, every method and the base."""
-    _frame(axes, comparison, reward)
-    _limit(axes, comparison, reward)
-    for method in comparison.methods:
-        _front(axes, comparison, method, reward)
-    if {reward, comparison.diversity} <= set(comparison.base):
-        _cross(axes, comparison.base[comparison.diversity], comparison.base[reward], INK, "D", True)
-    name = folded(comparison.diversity.partition("/")[2], LONGEST)
-    axes.set_xlabel(f"{name}  →  more diverse", labelpad=5)
-    axes.set_title(folded(reward.partition("/")[2], LONGEST), fontweight="bold", fontsize=11, pad=9)
-    style = {"ha": "right", "color": QUIET, "fontsize": 8.5}
-    axes.annotate(_role(comparison, reward), (1, 1), (0, 9), "axes fraction", "offset points", **style)
-
-
-def _role(comparison: Comparison, reward: str) -> str:
-    """Return what a reward is to the runs: what they were trained on, what is to be gained, or a judge."""
-    name = reward.partition("/")[2]
-    if name in {run.result.reward for run in comparison.runs}:
-        return "what is optimised"
-    return "what is wanted" if name == (comparison.limit or {}).get("reward") else "a judge"
-
-
-def _frame(axes: Any, comparison: Comparison, reward: str) -> None:
-    """Set the axes' limits around all that was measured, and around the limit as far as it comes near."""
-    scores = [comparison.base, *(group.scores for group in comparison.groups)]
-    spans = []
-    for name in (comparison.diversity, reward):
-        bounds = [bound for s in scores if name in s for bound in (s[name].value.lo, s[name].value.hi)] or [0.0, 1.0]
-        spans.append((min(bounds), max(bounds)))
-    curve = comparison.curve(reward)
-    if curve is not None:
-        near = curve.reward[curve.sampled >= spans[0][0]]
-        spans = [(spans[0][0], max(spans[0][1], curve.exact.max())), (spans[1][0], max([spans[1][1], *near[-1:]]))]
-    pads = [max(0.09 * (hi - lo), 1e-3) for lo, hi in spans]
-    (x0, x1), (y0, y1) = ((lo - pad, hi + pad) for (lo, hi), pad in zip(spans, pads, strict=True))
-    axes.set(xlim=(x0, x1), ylim=(y0, y1))
-    axes.grid(color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=5)
-    axes.locator_params(nbins=6)
-
-
-def _limit(axes: Any, comparison: Comparison, reward: str) -> None:
-    """Draw the limit as measured and exact, and shade what lies beyond it."""
-    curve, kl = comparison.curve(reward), comparison.curve(reward, "kl_frontier")
-    if curve is None:
-        return
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    level = [min(y0, curve.reward[0]), *curve.reward, curve.reward[-1], max(y1, curve.reward[-1])]
-    edge = [curve.sampled[0], *curve.sampled, x0, x0]
-    axes.fill_betweenx(level, edge, max(x1, *edge), color=BEYOND, linewidth=0, zorder=0.4)
-    axes.plot(edge[:-2], level[:-2], color=QUIET, linewidth=1.5, zorder=1.6)
-    axes.plot(curve.exact, curve.reward, color=QUIET, linewidth=1.1, dashes=(4, 2.5), zorder=1.6)
-    if kl is not None:
-        axes.plot(kl.sampled, kl.reward, color=QUIET, linewidth=1.1, linestyle=":", zorder=1.6)
-
-
-def _front(axes: Any, comparison: Comparison, method: str, reward: str) -> None:
-    """Draw the groups of a method, hollow if its front or the base dominates them; a line joins base and front."""
-    groups, best = comparison.on_front(method, reward)
-    colour, plane = colour_of(comparison, method), comparison.plane([g.scores for g in groups], reward)
-    start = comparison.plane([comparison.base], reward)
-    line = np.concatenate([start, plane[best]])
-    axes.plot(*line[np.argsort(-line[:, 1])].T[::-1], color=colour, linewidth=1.6, alpha=0.55, zorder=2.5)
-    gains = front(np.concatenate([plane, start]))[: len(plane)]
-    for group, filled in zip(groups, gains, strict=True):
-        if len(group.points) > 1:
-            seeds = comparison.plane([point.scores for point in group.points], reward)
-            axes.plot(*seeds.T[::-1], "o", color=colour, markersize=3, alpha=0.5, markeredgewidth=0, zorder=2.6)
-        _cross(axes, group.scores[comparison.diversity], group.scores[reward], colour, "o", bool(filled))
-        if group.setting and len(comparison.groups) <= LABELLED:
-            _label(axes, group, comparison, reward, colour)
-
-
-def _cross(axes: Any, across: Score, up: Score, colour: str, marker: str, filled: bool) -> None:
-    """Draw a point with its two intervals."""
-    x, y = across.value, up.value
-    bars = {"xerr": [[x.mean - x.lo], [x.hi - x.mean]], "yerr": [[y.mean - y.lo], [y.hi - y.mean]]}
-    face, edge = (colour, "white") if filled else ("white", colour)
-    dot: dict[str, Any] = {"markersize": 7, "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.9}
-    style = {"color": colour, "ecolor": colour, "elinewidth": 1.1, "capsize": 0, "zorder": 3}
-    axes.errorbar(x.mean, y.mean, fmt=marker, **bars, **dot, **style)
-
-
-def _label(axes: Any, group: Group, comparison: Comparison, reward: str, colour: str) -> None:
-    """Write the setting of a group beside its point."""
-    from matplotlib.patheffects import withStroke
-
-    at = (group.scores[comparison.diversity].value.mean, group.scores[reward].value.mean)
-    halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
-    style = {"fontsize": 7.5, "color": colour, "zorder": 4, "path_effects": halo}
-    axes.annotate(folded(group.setting, LONGEST), at, (6, 5), textcoords="offset points", **style)
+        draw_plane(axes, comparison, plane, absolute)
 
 
 def _boxes(grids: list[Grid], top: float) -> tuple[list[Box], float]:
@@ -252,16 +166,22 @@ def _picture(figure: Any, grid: Grid, comparison: Comparison, box: Box) -> None:
     with Image.open(grid.path) as image:
         axes.imshow(image.convert("RGB"), aspect="auto", interpolation="bicubic")
     axes.set_axis_off()
-    scores = grid.group.scores if grid.group else comparison.base
-    colour = colour_of(comparison, grid.group.method) if grid.group else INK
-    shown = [name for name in (*comparison.rewards, comparison.diversity) if name in scores]
-    words = "   ".join(f"{folded(name.partition('/')[2], LONGEST)} {scores[name].value.mean:#.3g}" for name in shown)
-    title = folded(grid.title, LONGEST)
-    size = min(10, 200 / max(len(title), 1))  # a long title must not run into the scores
-    axes.set_title(title, fontsize=size, fontweight="bold", color=colour, pad=6)
-    axes.annotate(words, (1, 1), (0, 7), "axes fraction", "offset points", ha="right", fontsize=8.5, color=QUIET)
+    colour = mark_of(comparison, grid.group.method).colour if grid.group else INK
+    title = fill(folded(grid.title, LONGEST), max(20, round(box.width * 12)))
+    axes.set_title(title, fontsize=10, fontweight="bold", color=INK, pad=17, linespacing=1.1)
+    style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 8.5, "color": QUIET}
+    axes.annotate(_words(comparison, grid), (0, 1), (0, 6), **style)
+    axes.plot([0, 1], [1, 1], color=colour, linewidth=2.5, transform=axes.transAxes, clip_on=False)
     if box.left < MARGIN + ROW_LABELS + 0.01:
         _row_labels(axes, grid.prompts)
+
+
+def _words(comparison: Comparison, grid: Grid) -> str:
+    """Return the scores of a grid's model, or how they differ from the base's if that is known."""
+    scores = grid.group.scores if grid.group else comparison.base
+    shown = [name for name in (*comparison.rewards, comparison.diversity) if name in scores]
+    pairs = [(folded(name.partition("/")[2], LONGEST), scores[name]) for name in shown]
+    return "   ".join(f"Δ{n} {half(s.diff, '+')}" if s.diff else f"{n} {s.value.mean:#.3g}" for n, s in pairs)
 
 
 def _row_labels(axes: Any, prompts: Sequence[str]) -> None:

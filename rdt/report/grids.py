@@ -12,7 +12,7 @@ from rdt.report.read import Run
 from rdt.result import sample_names
 from rdt.text import folded
 
-WIDE, MANY, NARROW = 900, 24, 480  # most pixels across a picture of a page; NARROW if it has more than MANY pictures
+WIDE, MANY, NARROW = 1440, 24, 480  # most pixels across a picture of a page; NARROW if it has more than MANY pictures
 PAGE_BYTES = 16_000_000  # of all grids of a page together; a grid past its share becomes JPEG
 
 
@@ -37,9 +37,10 @@ def grids_of(comparison: Comparison, most: int) -> list[Grid]:
     return [grid for grid in grids if grid is not None][:most]
 
 
-def embedded(grid: Grid, count: int) -> str:
-    """Return the data URI of one of `count` grids of a page."""
-    return data_uri(grid.path, WIDE if count <= MANY else NARROW, PAGE_BYTES // count)
+def embedded(grid: Grid, count: int) -> tuple[str, bool]:
+    """Return the data URI of one of `count` grids of a page, and whether it shows the pixels of small images."""
+    uri = data_uri(grid.path, WIDE if count <= MANY else NARROW, PAGE_BYTES // count)
+    return uri, uri.startswith("data:image/png")
 
 
 def data_uri(path: Path, most: int, light: int) -> str:

@@ -1,130 +1,116 @@
-"use strict";
-// Draws one interactive scatter per comparison as inline SVG, from the data in its <script type="application/json">.
-// `rdt.report.scatter` writes the data. scores[name] of a point is [mean, lower bound, upper bound].
-const W = 1040, H = 470, LEFT = 62, RIGHT = 18, TOP = 14, BOTTOM = 42;
-const safe = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" }[c]));
-const brief = (x) => Number(x.toPrecision(4)).toString();
-
-function ticks(lo, hi) {
-  const raw = (hi - lo) / 7, unit = 10 ** Math.floor(Math.log10(raw));
-  const step = unit * [1, 2, 2.5, 5, 10].find((k) => k * unit >= raw);
-  const out = [];
-  for (let k = Math.ceil(lo / step); k * step <= hi; k++) out.push(k * step);
-  return out;
+// Joins the plots of a comparison to its legend, its switch, its pinned panel, the keyboard and the page's address.
+function axisTitle(data, absolute) {
+  return (name) => `${absolute || data.plain.includes(name) ? "" : "Δ "}${name}${data.units[name] ? `, ${data.units[name]}` : ""}`;
 }
 
-function scale(points, name, from, to) {
-  const bounds = points.flatMap((p) => p.scores[name].slice(1, 3));
-  let lo = Math.min(...bounds), hi = Math.max(...bounds);
-  const pad = (hi - lo || Math.abs(hi) || 1) * 0.08;
-  lo -= pad; hi += pad;
-  return { lo, hi, at: (x) => from + ((x - lo) / (hi - lo)) * (to - from) };
+// Returns what the corners of a freely chosen view mean; nothing where an axis has no better side.
+function named(data, x, y) {
+  const a = data.better[x], b = data.better[y];
+  if (!a || !b || x === y) return null;
+  const words = (u, v) => (u * a > 0 && v * b > 0 ? "better in both" : u * a < 0 && v * b < 0 ? "worse in both" : u * a > 0 ? `better ${x}, worse ${y}` : `better ${y}, worse ${x}`);
+  return [words(1, 1), words(-1, 1), words(1, -1), words(-1, -1)];
 }
 
-function axes(sx, sy, x, y) {
-  const across = ticks(sx.lo, sx.hi).map((t) => `<line class="axis" x1="${sx.at(t)}" x2="${sx.at(t)}" y1="${TOP}" y2="${H - BOTTOM}"/>
-    <text x="${sx.at(t)}" y="${H - BOTTOM + 17}" text-anchor="middle">${brief(t)}</text>`);
-  const up = ticks(sy.lo, sy.hi).map((t) => `<line class="axis" x1="${LEFT}" x2="${W - RIGHT}" y1="${sy.at(t)}" y2="${sy.at(t)}"/>
-    <text x="${LEFT - 8}" y="${sy.at(t) + 4}" text-anchor="end">${brief(t)}</text>`);
-  const names = `<text x="${W - RIGHT}" y="${H - 6}" text-anchor="end">${safe(x)} →</text><text x="${LEFT + 6}" y="${TOP + 10}">↑ ${safe(y)}</text>`;
-  return across.join("") + up.join("") + names;
+function download(plot, name) {
+  const svg = plot.querySelector("svg").cloneNode(true), style = getComputedStyle(document.documentElement);
+  svg.setAttribute("xmlns", "http" + "://www.w3.org/2000/svg");
+  const rules = document.createElement("style");
+  rules.textContent = "text{font:12px sans-serif;fill:var(--quiet)} .name{fill:var(--ink)} .label{font-size:11px;fill:var(--ink)} .quadrant{font-size:11px;font-style:italic} .hit{fill:none}";
+  svg.prepend(rules);
+  save(`${name}.svg`, svg.outerHTML.replace(/var\((--\w+)\)/g, (_, key) => style.getPropertyValue(key).trim()), "image/svg+xml");
 }
 
-function limits(data, sx, sy, x, y) {
-  return data.curves.filter((c) => (c.x === x && c.y === y) || (c.x === y && c.y === x)).map((c) => {
-    const path = c.points.map((p) => (c.x === x ? p : [p[1], p[0]])).map((p) => `${sx.at(p[0])},${sy.at(p[1])}`).join(" ");
-    return `<polyline points="${path}" fill="none" stroke="#6b7684" stroke-width="1.5" stroke-dasharray="${c.dash}" clip-path="url(#${data.id}-clip)"/>`;
-  }).join("");
-}
+function chart(script) {
+  const data = JSON.parse(script.textContent), all = [...document.querySelectorAll(`[data-for="${data.id}"]`)];
+  const find = (css) => all.flatMap((box) => [...box.querySelectorAll(css)]);
+  const off = new Set(), plots = find(".plot"), [selectX, selectY] = find("select"), panel = find(".pins")[0], hover = find(".tip")[0];
+  let absolute = false, pins = [], shown = null;
 
-// Returns, by method, its points and those of them and the base that none of these dominates. Returns nothing if an
-// axis has no better direction.
-function fronts(points, better, x, y) {
-  const a = better[x], b = better[y], means = points.filter((p) => p.kind === "mean");
-  const beats = (q, p) => {
-    const over = a * (q.scores[x][0] - p.scores[x][0]), up = b * (q.scores[y][0] - p.scores[y][0]);
-    return over >= 0 && up >= 0 && (over > 0 || up > 0);
+  const view = (plot, index) => {
+    const plane = plot.dataset.plane && data.planes[plot.dataset.plane], W = Math.max(280, plot.clientWidth);
+    const [x, y] = plane ? [plane.x, plane.y] : [selectX.value, selectY.value];
+    const names = absolute ? null : plane ? plane.names : named(data, x, y);
+    return { W, H: plane ? Math.min(W * 0.92, 360) : Math.min(Math.max(W * 0.62, 300), 470), x, y, names, absolute, clip: `${data.id}-clip${index}`, title: axisTitle(data, absolute) };
   };
-  return a && b ? [...new Set(means.map((p) => p.method))].map((method) => {
-    const own = points.filter((p) => p.kind === "base" || (p.kind === "mean" && p.method === method));
-    const best = own.filter((p) => !own.some((q) => beats(q, p))).sort((p, q) => p.scores[x][0] - q.scores[x][0]);
-    return { method, own, best, colour: own.at(-1).colour };
-  }) : [];
-}
-
-// Draws a front as a line through its means, in a band between the worse and the better corners of their intervals.
-function band(front, better, sx, sy, x, y) {
-  const at = (p, side) => `${sx.at(p.scores[x][side && 1 + (side * better[x] + 1) / 2])},${sy.at(p.scores[y][side && 1 + (side * better[y] + 1) / 2])}`;
-  const edge = [...front.best.map((p) => at(p, 1)), ...front.best.map((p) => at(p, -1)).reverse()];
-  return `<g data-front="${safe(front.method)}"><polygon points="${edge.join(" ")}" fill="${front.colour}" opacity=".12"/>
-    <polyline points="${front.best.map((p) => at(p, 0)).join(" ")}" fill="none" stroke="${front.colour}" stroke-width="1.8" opacity=".6"/></g>`;
-}
-
-function mark(p, index, hollow, sx, sy, x, y) {
-  const a = p.scores[x], b = p.scores[y], cx = sx.at(a[0]), cy = sy.at(b[0]);
-  const bars = p.kind === "seed" ? "" : `<path d="M${sx.at(a[1])} ${cy}H${sx.at(a[2])}M${cx} ${sy.at(b[1])}V${sy.at(b[2])}" stroke="${p.colour}" stroke-width="1.3"/>`;
-  const hue = hollow.has(p) ? `fill="#fff" stroke="${p.colour}" stroke-width="1.5"` : `fill="${p.colour}" stroke="#fff"`;
-  const dot = p.kind === "base" ? `<path d="M${cx} ${cy - 7}l7 7l-7 7l-7 -7z" fill="${p.colour}" stroke="#fff"/>`
-    : `<circle cx="${cx}" cy="${cy}" r="${p.kind === "seed" ? 3.5 : 6.5}" ${hue} fill-opacity="${p.kind === "seed" ? 0.5 : 1}"/>`;
-  return `<g data-tip="${index}">${bars}${dot}</g>`;
-}
-
-function line(tag, text) {
-  return Object.assign(document.createElement(tag), { textContent: text });
-}
-
-// Returns what hovering over a point shows: its name, settings, scores and command, and its samples, which are copied
-// from the page's own grid.
-function tip(p) {
-  const words = document.createElement("div"), grid = p.grid && document.getElementById(p.grid);
-  const rows = Object.entries(p.scores).map(([name, s]) => `${name}  ${brief(s[0])}${s[1] === s[2] ? "" : ` [${brief(s[1])}, ${brief(s[2])}]`}`);
-  words.append(line("b", p.name), line("p", p.config || ""), line("p", rows.join("\n")), line("code", p.command || ""));
-  if (!grid) return [words];
-  const picture = document.createElement("figure"), copy = new Image();
-  copy.src = grid.src;
-  copy.alt = grid.alt;
-  picture.append(copy, line("figcaption", p.drawn || ""));
-  return [words, picture];
-}
-
-function place(hover, event) {
-  const fits = (at, size, room) => Math.max(8, at + 16 + size > room - 8 ? Math.min(at - 16 - size, room - 8 - size) : at + 16);
-  hover.style.left = `${fits(event.clientX, hover.offsetWidth, innerWidth)}px`;
-  hover.style.top = `${Math.max(8, Math.min(event.clientY + 12, innerHeight - hover.offsetHeight - 8))}px`;
-}
-
-function chart(box) {
-  const data = JSON.parse(box.querySelector("script").textContent);
-  const [selectX, selectY] = box.querySelectorAll("select"), plot = box.querySelector(".plot"), hover = box.querySelector(".tip");
-  const off = new Set();
-  let shown = null;
-  const draw = () => {
-    const x = selectX.value, y = selectY.value;
-    const points = data.points.filter((p) => p.scores[x] && p.scores[y] && !off.has(p.method));
-    if (!points.length) { plot.innerHTML = "<p class='quiet'>No point has both of these scores.</p>"; return; }
-    const sx = scale(points, x, LEFT, W - RIGHT), sy = scale(points, y, H - BOTTOM, TOP);
-    const found = fronts(points, data.better, x, y), hollow = new Set(found.flatMap((f) => f.own.filter((p) => p.kind === "mean" && !f.best.includes(p))));
-    const bands = found.map((f) => band(f, data.better, sx, sy, x, y)).join("");
-    const clip = `<clipPath id="${data.id}-clip"><rect x="${LEFT}" y="${TOP}" width="${W - LEFT - RIGHT}" height="${H - TOP - BOTTOM}"/></clipPath>`;
-    const marks = points.map((p) => mark(p, data.points.indexOf(p), hollow, sx, sy, x, y)).join("");
-    plot.innerHTML = `<svg viewBox="0 0 ${W} ${H}" role="img">${clip}${axes(sx, sy, x, y)}${limits(data, sx, sy, x, y)}${bands}${marks}</svg>`;
-  };
-  plot.addEventListener("pointermove", (event) => {
-    const target = event.target.closest("[data-tip]");
-    hover.hidden = !target;
-    if (!target) return;
-    if (shown !== target.dataset.tip) hover.replaceChildren(...tip(data.points[shown = target.dataset.tip]));
-    place(hover, event);
+  const draw = () => plots.forEach((plot, index) => {
+    plot.innerHTML = picture(data, view(plot, index), off);
+    plot.querySelector("[data-tip]")?.setAttribute("tabindex", "0");
+    pins.forEach((k) => plot.querySelectorAll(`[data-tip="${k}"]`).forEach((g) => g.classList.add("pinned")));
   });
-  plot.addEventListener("pointerleave", () => { hover.hidden = true; });
-  box.querySelectorAll(".keys button").forEach((key) => key.addEventListener("click", () => {
+  const remember = () => history.replaceState(null, "", `#${data.id}=${[selectX.value, selectY.value, absolute ? "absolute" : "difference", ...pins].map(encodeURIComponent).join(",")}`);
+  const redraw = () => { draw(); remember(); };
+  const close = () => { const from = pins[0]; pin([]); plots[0].querySelector(`[data-tip="${from}"]`)?.focus(); };
+  const pin = (wanted) => { pins = wanted; showPins(panel, data, pins, close); redraw(); };
+  const choose = (k, more) => {
+    pin(more && pins.length ? [...pins.filter((one) => one !== k), k].slice(-2) : [k]);
+    hover.hidden = true;
+    panel.focus({ preventScroll: true });
+    panel.scrollIntoView({ block: "nearest" });
+  };
+  // Moves the focus to the next point of a plot, from left to right.
+  const step = (plot, mark, by) => {
+    const marks = [...plot.querySelectorAll("[data-tip]")].sort((a, b) => a.querySelector(".hit").cx.baseVal.value - b.querySelector(".hit").cx.baseVal.value);
+    const next = marks[(marks.indexOf(mark) + by + marks.length) % marks.length];
+    marks.forEach((one) => one.setAttribute("tabindex", one === next ? "0" : "-1"));
+    next.focus();
+  };
+  const tell = (k, event) => {
+    hover.hidden = false;
+    if (shown !== k) hover.replaceChildren(...tip(data.points[shown = k]));
+    place(hover, event);
+  };
+
+  plots.forEach((plot) => {
+    const over = (event) => {
+      const mark = event.target.closest("[data-tip]");
+      mark ? tell(Number(mark.dataset.tip), event) : (hover.hidden = true);
+    };
+    plot.addEventListener("pointermove", over);
+    plot.addEventListener("pointerleave", () => { hover.hidden = true; });
+    plot.addEventListener("focusin", (event) => {
+      const mark = event.target.closest("[data-tip]"), box = mark?.querySelector(".hit").getBoundingClientRect();
+      if (mark?.matches(":focus-visible")) tell(Number(mark.dataset.tip), { clientX: box.right, clientY: box.bottom });
+    });
+    plot.addEventListener("focusout", () => { hover.hidden = true; });
+    plot.addEventListener("click", (event) => {
+      const mark = event.target.closest("[data-tip]");
+      if (mark) choose(Number(mark.dataset.tip), event.shiftKey);
+    });
+    plot.addEventListener("keydown", (event) => {
+      const mark = event.target.closest("[data-tip]"), by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+      if (!mark) return;
+      if (by) step(plot, mark, by);
+      else if (event.key === "Enter" || event.key === " ") choose(Number(mark.dataset.tip), event.shiftKey);
+      else return;
+      event.preventDefault();
+    });
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && pins.length && !document.querySelector("dialog")) close(); });
+  find(".keys button").forEach((key) => key.addEventListener("click", () => {
     const method = key.dataset.method;
     off.has(method) ? off.delete(method) : off.add(method);
-    key.classList.toggle("off", off.has(method));
+    find(`.keys button`).filter((one) => one.dataset.method === method).forEach((one) => one.setAttribute("aria-pressed", String(!off.has(method))));
     draw();
   }));
-  [selectX, selectY].forEach((select) => select.addEventListener("change", draw));
+  const turn = (wanted) => {
+    absolute = wanted;
+    find(".switch button").forEach((one) => one.setAttribute("aria-pressed", String((one.dataset.view === "absolute") === absolute)));
+  };
+  find(".switch button").forEach((one) => one.addEventListener("click", () => { turn(one.dataset.view === "absolute"); redraw(); }));
+  find(".svg").forEach((button) => button.addEventListener("click", () => download(button.parentElement.querySelector(".plot"), button.dataset.file)));
+  [selectX, selectY].forEach((select) => select.addEventListener("change", redraw));
+  const kept = location.hash.slice(1).split("=");
+  if (kept[0] === data.id && kept[1]) {
+    const [x, y, mode, ...wanted] = kept[1].split(",").map(decodeURIComponent);
+    const known = [...selectX.options].map((option) => option.value);
+    if (known.includes(x) && known.includes(y)) [selectX.value, selectY.value] = [x, y];
+    turn(mode === "absolute");
+    pins = wanted.map(Number).filter((k) => data.points[k]).slice(0, 2);
+    showPins(panel, data, pins, close);
+  }
+  let wide = 0;
+  new ResizeObserver(() => { if (plots[0].clientWidth !== wide) { wide = plots[0].clientWidth; draw(); } }).observe(plots[0]);
   draw();
 }
 
-document.querySelectorAll(".scatter").forEach(chart);
+document.querySelectorAll("script[data-chart]").forEach(chart);

@@ -5,17 +5,17 @@ import json
 import os
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rdt import result
-from rdt.result import Result
+from rdt.config.keys import override_key
+from rdt.config.recorded import ERROR, mapping
+from rdt.report.hacking import is_hacked, with_gaps
+from rdt.result import Result, Score
 from rdt.text import NAME, folded, lone_surrogate
 
-ERROR = "error.txt"  # `rdt.training.folder` writes here why a job of a sweep failed
 FILES = {result.FILE, "config.yaml", ERROR}  # a folder with one of them is a run's
 OWN = {"wandb", "checkpoints", "lora", "samples"}  # folders directly below a run's, which hold no other run
 COMMAS = 10  # parts between commas that one folder's name may have
@@ -60,7 +60,12 @@ class Run:
     def judges(self) -> list[str]:
         """The names of the rewards that were evaluated and not trained on."""
         judges = self.setting("evaluation.judges")
-        return [name for name in judges if name != self.result.reward] if isinstance(judges, dict) else []
+        trained = self.result.trained_on or (self.result.reward,)
+        return [name for name in judges if name not in trained] if isinstance(judges, dict) else []
+
+    def hacked(self, scores: dict[str, Score]) -> bool:
+        """Return whether scores of this run, or of several seeds of it, gained on the reward and lost on a judge."""
+        return is_hacked(self.result, scores, self.judges)
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,6 @@ class Failure:
 
     path: Path
     reason: str
-
-
-def override_key(override: str) -> str:
-    """Return the key that an override sets."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def named_folders(runs: str) -> list[Path]:
@@ -159,7 +159,8 @@ def read_run(folder: Path) -> Run:
     """Return the run of a folder; ValueError, in one line, if it failed or its result.json cannot be used."""
     if (folder / ERROR).is_file():
         raise ValueError((folder / ERROR).read_text("utf-8", errors="replace"))
-    return Run(folder, result.read(folder), *_config(folder / "config.yaml"))
+    run = Run(folder, result.read(folder), *_config(folder / "config.yaml"))
+    return replace(run, result=with_gaps(run.result, run.judges))
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any], str]:
@@ -168,21 +169,8 @@ def _config(path: Path) -> tuple[str, dict[str, Any], str]:
         return "", {}, ""
     text = path.read_text("utf-8", errors="replace")
     try:
-        config = yaml.load(text, PlainLoader)
+        config = mapping(text)
         found = lone_surrogate(json.dumps(config, ensure_ascii=False, skipkeys=True, default=str))
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         return text, {}, folded(error, NAME)
-    except RecursionError:
-        return text, {}, "it is nested too deep"
-    if not isinstance(config, dict):
-        return text, {}, f"it holds {type(config).__name__}, expected a mapping"
     return (text, {}, f"it has {found}, half of a character") if found else (text, config, "")
-
-
-class PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, which rdt never writes and with which a small file can stand for a huge one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name)")
-        return super().compose_node(parent, index)

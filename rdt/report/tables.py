@@ -1,4 +1,4 @@
-"""Prints the columns of `rdt.report.columns` as HTML, LaTeX, CSV, Markdown, for W&B and in the terminal."""
+"""Prints the columns of `rdt.report.columns` as HTML, LaTeX, CSV, Markdown and for W&B."""
 
 import csv
 import io
@@ -7,11 +7,6 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from rdt.pareto import Interval
 from rdt.report.columns import (
@@ -27,11 +22,11 @@ from rdt.report.columns import (
 )
 from rdt.report.compare import Comparison, Group, compare
 from rdt.report.duels import TITLES, method_pairs
-from rdt.report.figure import INK, colour_of
-from rdt.report.read import Failure, Run
-from rdt.report.text import NONE, difference, number, short
+from rdt.report.read import Run
+from rdt.report.style import mark_html
+from rdt.report.text import NONE, difference, half, measured_text, number, short, unit
 from rdt.result import Result
-from rdt.text import NAME, csv_cell, folded, printable
+from rdt.text import csv_cell, folded
 
 LATEX = (
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -44,6 +39,9 @@ LATEX = (
 )
 
 
+ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
+
+
 def tables_html(comparison: Comparison) -> str:
     """Return the scores, the fronts against the limit, and the fronts of every two methods."""
     return _scores_html(comparison) + _limits_html(comparison) + _pairs_html(comparison)
@@ -51,40 +49,58 @@ def tables_html(comparison: Comparison) -> str:
 
 def _scores_html(comparison: Comparison) -> str:
     columns = columns_of(comparison, "page")
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
+    heads = "".join(
+        f'<th scope="col" data-better="{column.better}" data-name="{escape(column.title)}">'
+        f"{escape(column.title)}{escape(unit(column.name))} {column.arrow}</th>"
+        for column in columns
+    )
     rows = "".join(_row_html(comparison, row, columns) for row in summary_rows(comparison))
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
+    return table_html("scores", '<th scope="col">setting</th>' + heads, rows)
+
+
+def table_html(file: str, heads: str, rows: str) -> str:
+    """Return a table in a region that scrolls, by keyboard too; `file` names what is saved of it."""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="table of {file}"><table data-file="{file}">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _row_html(comparison: Comparison, row: TableRow, columns: list[Column]) -> str:
-    cells = "".join(f"<td>{_cell_html(column, row)}</td>" for column in columns)
+    cells = "".join(_cell_html(column, row) for column in columns)
     if row.group is None:
-        return f'<tr class=""><td>{_dot(INK)}base</td>{cells}</tr>'
+        return f'<tr class="base"><th scope="row">{mark_html(comparison, None)}base</th>{cells}</tr>'
     several, seed = len(row.runs) > 1, f"seed {row.runs[0].result.seed}"
     if row.kind == "point":
-        return f'<tr class="seed"><td>{seed}</td>{cells}</tr>'
+        return f'<tr class="seed"><th scope="row">{seed}</th>{cells}</tr>'
     name = f"{row.group.name}, {f'{len(row.runs)} seeds' if several else seed}"
-    return f'<tr class=""><td>{_dot(colour_of(comparison, row.group.method))}{escape(name)}</td>{cells}</tr>'
+    mark = mark_html(comparison, row.group.method)
+    return f'<tr><th scope="row">{mark}{escape(name)}{hacked_html(row.group)}</th>{cells}</tr>'
+
+
+def hacked_html(group: Group) -> str:
+    """Return the tag of a group whose reward rose while a judge fell; empty for others."""
+    return ' <span class="tag">hacked</span>' if group.hacked else ""
 
 
 def _cell_html(column: Column, row: TableRow) -> str:
+    """Return a cell with its value, its paired difference, and both again as page.js sorts and saves them."""
     score = column.value(row)
     if score is None:
-        return NONE
+        return f"<td>{NONE}</td>"
     value, diff = score.value, change(score)
-    bounds = "" if value.lo == value.hi else f" [{number(value.lo)}, {number(value.hi)}]"
+    mean, _, bounds = measured_text(value).partition(" ")
+    mean = mean if column.spread else column.form(value.mean)
     paired = "" if diff is None else f'<small class="{column.verdict(score)}">{difference(diff)}</small>'
-    return f"<b>{column.form(value.mean)}</b>{bounds}{paired}"
-
-
-def _dot(hue: str) -> str:
-    return f'<span class="dot" style="--hue:{hue}"></span>'
+    shown = value if row.group is None or score.diff is None else score.diff
+    tex = (half(shown, "" if shown is value else "+") or mean).replace("±", r"\pm ")
+    return f'<td data-v="{shown.mean!r}" data-tex="{escape(tex)}"><b>{mean}</b> {bounds}{paired}</td>'
 
 
 def _limits_html(comparison: Comparison) -> str:
     """Return a table of how close each front comes to the limit; empty if no limit is known."""
     rows = "".join(
-        f"<tr><td>{_dot(colour_of(comparison, one.method))}{escape(one.method)}</td>"
+        f'<tr><th scope="row">{mark_html(comparison, one.method)}{escape(one.method)}</th>'
         f"<td>{escape(short(one.reward))}</td><td>{one.share:.1%}</td>"
         f"<td>{number(one.gap) if one.gap == one.gap else NONE}</td></tr>"
         for one in comparison.limit_shares()
@@ -96,14 +112,16 @@ def _limits_html(comparison: Comparison) -> str:
     return (
         f'<h2>Against the limit</h2><p class="quiet">The hypervolume is the area above the reward of the base and zero '
         f"{lost}. The gap is the {lost} lost at equal reward. The limit is measured on the same number of images.</p>"
-        f'<div class="scroll"><table><tr>{_heads(titles)}</tr>{rows}</table></div>'
+        f"{table_html('limits', _heads(titles), rows)}"
     )
 
 
 def _pairs_html(comparison: Comparison) -> str:
     """Return a table of the fronts of every two methods; empty if there are no two."""
     rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in pair.cells)}</tr>" for pair in method_pairs(comparison)
+        f'<tr><th scope="row">{escape(pair.cells[0])}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in pair.cells[1:])}</tr>"
+        for pair in method_pairs(comparison)
     )
     if not rows:
         return ""
@@ -112,33 +130,47 @@ def _pairs_html(comparison: Comparison) -> str:
         "are the first front minus the second, over common resamples of prompts and seeds. Hypervolume is a share of "
         "the limit's if a limit is known. Epsilon is the least gain that would make the first front dominate the "
         "second, as a share of the range that the fronts span. Values at equal reward or diversity cover only the "
-        f'range that both fronts reach.</p><div class="scroll"><table><tr>{_heads(TITLES)}</tr>{rows}</table></div>'
+        "range that both fronts reach. A verdict needs two seeds of every setting.</p>"
+        f"{table_html('fronts', _heads(TITLES), rows)}"
     )
 
 
 def _heads(titles: Iterable[str]) -> str:
-    return "".join(f"<th>{escape(title)}</th>" for title in titles)
+    return "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
 
 
-def front_tex(comparisons: list[Comparison]) -> str:
+def front_tex(comparisons: list[Comparison], absolute: bool = False) -> str:
     """Return front.tex, one tabular per comparison, which needs the LaTeX package booktabs.
 
-    A cell holds a value and its paired difference to the base, each with half its 95 % interval.
+    The base's row holds its scores, every other row its paired differences to the base, or its scores if `absolute`,
+    each with half the 95 % interval. Arrows tell which side is better; the best mean of a column is bold.
     """
-    return "\n".join(_tabular(comparison) for comparison in comparisons)
+    return "\n".join(_tabular(comparison, absolute) for comparison in comparisons)
 
 
-def _tabular(comparison: Comparison) -> str:
+def _tabular(comparison: Comparison, absolute: bool) -> str:
     columns = columns_of(comparison, "front.tex")
-    rows = [["", *(_latex(column.title) for column in columns)]]
-    for row in (base_row(comparison), *map(group_row, comparison.groups)):
+    rows = [["", *(f"{_latex(column.title)}{ARROWS[column.better]}" for column in columns)]]
+    groups = [group_row(group) for group in comparison.groups]
+    best = {column.name: _best(column, groups) for column in columns}
+    for row in (base_row(comparison), *groups):
         seeds = f" ({len(row.runs)} seeds)" if row.group and len(row.runs) > 1 else ""
         name = _latex(row.group.name) + seeds if row.group else "base"
-        rows.append([name, *(_cell_tex(column, row) for column in columns)])
+        cells = [_cell_tex(column, row, absolute, best[column.name] is row) for column in columns]
+        rows.append([name, *cells])
     head, *body = [" & ".join(row) + r" \\" for row in rows]
+    shown = "scores" if absolute else "the base's scores, then paired differences to them"
     about = f"% {folded(comparison.model)}: {comparison.n_prompts} held-out prompts x {comparison.n_per_prompt} images"
     frame = [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([about, *frame, r"\end{tabular}", ""])
+    return "\n".join([f"{about}; {shown}", *frame, r"\end{tabular}", ""])
+
+
+def _best(column: Column, rows: list[TableRow]) -> TableRow | None:
+    """Return the row with the best mean of a column; None if neither side is better or there is nothing to choose."""
+    found = [(score.value.mean, row) for row in rows if (score := column.value(row)) is not None]
+    if not column.better or len(found) < 2:
+        return None
+    return max(found, key=lambda pair: column.better * pair[0])[1]
 
 
 def _latex(words: str) -> str:
@@ -146,71 +178,15 @@ def _latex(words: str) -> str:
     return "".join(LATEX.get(c, c) for c in folded(words))
 
 
-def _cell_tex(column: Column, row: TableRow) -> str:
+def _cell_tex(column: Column, row: TableRow, absolute: bool, bold: bool) -> str:
     score = column.value(row)
     if score is None:
         return "--"
-    diff = change(score)
-    paired = "" if diff is None else f" (${'+' * (diff.mean >= 0)}{number(diff.mean)}{_half_tex(diff)}$)"
-    return f"${_latex(column.form(score.value.mean))}{_half_tex(score.value)}${paired}"
-
-
-def _half_tex(value: Interval) -> str:
-    return f" \\pm {number((value.hi - value.lo) / 2)}" if value.hi > value.lo else ""
-
-
-def print_tables(comparisons: list[Comparison], failures: list[Failure]) -> None:
-    """Print the main scores, the fronts against the limit and each other, repeated runs and failures."""
-    console = Console(highlight=False)
-    for comparison in comparisons:
-        console.print(_table(comparison))
-        for one in comparison.limit_shares():
-            gap = f", largest gap to it {number(one.gap)}" if one.gap == one.gap else ""
-            line = f"{one.method}: {one.share:.1%} of the limit's hypervolume in {short(one.reward)}{gap}"
-            console.print(Text(printable(line)), style="dim")
-        for pair in method_pairs(comparison):
-            first, second, reward, area, larger, *_, verdict = pair.cells
-            line = f"{first} against {second} in {reward}: {verdict}, hypervolume {area}, P(larger) {larger}"
-            console.print(Text(printable(line)), style="dim")
-        for repeat in comparison.repeats:
-            console.print(Text(f"repeated: {repeat.line}"), style="yellow", soft_wrap=True)
-    for failure in failures:
-        line = f"failed: {printable(failure.path)}: {folded(failure.reason, NAME)}"
-        console.print(Text(line), style="red", soft_wrap=True)
-
-
-def _table(comparison: Comparison) -> Table:
-    columns = columns_of(comparison, "terminal")
-    images = f"{comparison.n_prompts} prompts × {comparison.n_per_prompt} images"
-    title = f"{folded(comparison.model, NAME)}, {images}; ± half the 95 % interval, Δ paired"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("")
-    for column in columns:
-        table.add_column(Text(folded(column.title)), justify="right", no_wrap=True)
-    for row in (base_row(comparison), *map(group_row, comparison.groups)):
-        table.add_row(_name(row.group), *(_cell(column, row) for column in columns))
-    return table
-
-
-def _name(group: Group | None) -> Text:
-    if group is None:
-        return Text("base")
-    seeds = f" ×{len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return Text(f"{folded(group.method, NAME)}{seeds}\n{folded(group.setting, NAME)}".strip())
-
-
-def _cell(column: Column, row: TableRow) -> str:
-    score = column.value(row)
-    if score is None:
-        return NONE
-    value, diff = score.value, change(score)
-    paired = "" if diff is None else f"\n[dim]Δ {_half(diff, '+.2g') or number(diff.mean)}[/dim]"
-    return (_half(value, "#.3g") or column.form(value.mean)) + paired
-
-
-def _half(value: Interval, form: str) -> str:
-    """Return a mean with half its interval; empty if that has no width."""
-    return f"{value.mean:{form}}".rstrip(".") + f" ±{(value.hi - value.lo) / 2:.1g}" if value.hi > value.lo else ""
+    paired = not absolute and row.group is not None and score.diff is not None
+    shown = score.diff if paired and score.diff else score.value
+    words = half(shown, "+" * paired) if column.spread else ""
+    words = (words or _latex(column.form(shown.mean))).replace("±", r"\pm ")
+    return rf"$\mathbf{{{words}}}$" if bold else f"${words}$"
 
 
 def front_csv(comparisons: list[Comparison]) -> str:
@@ -244,15 +220,20 @@ def _interval(name: str, value: Interval) -> dict[str, float]:
 
 
 def wandb_rows(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows: the base, then every point with its group, whether that is on a front, and its means."""
+    """Return columns and rows: the base, then every point with its group, whether that is on a front, and its means.
+
+    Behind the means come the paired differences to the base and the bounds of their intervals.
+    """
     columns, fronts = columns_of(comparison, "wandb"), [_on_front(comparison, reward) for reward in comparison.rewards]
-    rows = [["base", "base", None, *(None for _ in fronts), *_means(columns, base_row(comparison))]]
+    rows = [["base", "base", None, *(None for _ in fronts), *_values(columns, base_row(comparison))]]
     for group in comparison.groups:
         on = [id(group) in front for front in fronts]
         for row in point_rows(group):
-            rows.append([group.name, group.method, row.runs[0].result.seed, *on, *_means(columns, row)])
+            rows.append([group.name, group.method, row.runs[0].result.seed, *on, *_values(columns, row)])
     places = [f"on front of {reward}" for reward in comparison.rewards]
-    return ["group", "method", "seed", *places, *(column.name for column in columns)], rows
+    spread = [column.name for column in columns if column.spread]
+    paired = [f"{name}_diff{end}" for name in spread for end in ("", "_lo", "_hi")]
+    return ["group", "method", "seed", *places, *(column.name for column in columns), *paired], rows
 
 
 def _on_front(comparison: Comparison, reward: str) -> set[int]:
@@ -261,9 +242,14 @@ def _on_front(comparison: Comparison, reward: str) -> set[int]:
     return {id(group) for groups, mask in found for group, on in zip(groups, mask, strict=True) if on}
 
 
-def _means(columns: list[Column], row: TableRow) -> list[float | None]:
+def _values(columns: list[Column], row: TableRow) -> list[float | None]:
+    """Return the means of all columns, then the paired differences with their bounds; None stands for what is not."""
     scores = [column.value(row) for column in columns]
-    return [None if score is None else score.value.mean for score in scores]
+    diffs = [score and score.diff for column, score in zip(columns, scores, strict=True) if column.spread]
+    means = [None if score is None else score.value.mean for score in scores]
+    return means + [
+        bound for diff in diffs for bound in ((diff.mean, diff.lo, diff.hi) if diff else (None, None, None))
+    ]
 
 
 def code_span(text: object) -> str:
@@ -273,13 +259,21 @@ def code_span(text: object) -> str:
 
 
 def card_table(result: Result) -> str:
-    """Return the table of a model card in Markdown: a line per quantity, a column per point of the run."""
+    """Return the table of a model card in Markdown: a line per quantity, the base, and two columns per point."""
     (comparison,) = compare([Run(Path(), result)])
-    rows = run_rows(comparison)
-    lines = [["", *(code_span(row.points[0].label) for row in rows)], ["---"] * (1 + len(rows))]
+    base, *points = run_rows(comparison)
+    labels = ["tuned", *(row.points[0].label for row in points[1:])]
+    heads = [code_span("base"), *(head for name in labels for head in (code_span(name), "difference"))]
+    lines = [["", *heads], ["---"] * (1 + len(heads))]
     for column in columns_of(comparison, "model card"):
-        lines.append([code_span(column.name), *(_cell_card(column, row) for row in rows)])
+        cells = [cell for row in points for cell in (_cell_card(column, row), _change_card(column, row))]
+        lines.append([code_span(column.name), _cell_card(column, base), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _change_card(column: Column, row: TableRow) -> str:
+    score = column.value(row)
+    return "" if score is None or score.diff is None else difference(score.diff)
 
 
 def _cell_card(column: Column, row: TableRow) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel
 
-from rdt.rewards.base import Reward, crop, preprocess
-from rdt.rewards.heads import affine_head, recompute
-from rdt.weights import load_tensors, pinned, pretrained
+from rdt.rewards.base import Reward, crop
+from rdt.rewards.heads import affine_head
+from rdt.rewards.towers import ImageTower, image_tower
+from rdt.weights import load_tensors, pinned
 
 
 class AestheticReward(Reward):
@@ -19,19 +19,17 @@ class AestheticReward(Reward):
 
     reads_prompts = False
 
-    def __init__(self, *, clip: CLIPModel, head: nn.Sequential, interpolation: str) -> None:
+    def __init__(self, *, tower: ImageTower, head: nn.Sequential, interpolation: str) -> None:
         super().__init__()
-        if head[0].in_features != clip.config.projection_dim:
-            raise ValueError(f"the head reads {head[0].in_features} features, CLIP gives {clip.config.projection_dim}")
-        self.tower, self.projection = clip.vision_model, clip.visual_projection
-        self.head, self.interpolation = head, interpolation
+        if head[0].in_features != tower.width:
+            raise ValueError(f"the head reads {head[0].in_features} features, CLIP gives {tower.width}")
+        self.tower, self.head, self.interpolation = tower, head, interpolation
         self.float().eval().requires_grad_(False)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Return the scores, (B,), of images (B, 3, H, W) in [0, 1]; the prompts are not read."""
+        features = self.tower.features(images, crop, self.interpolation)
         with torch.autocast(images.device.type, enabled=False):
-            pixels = preprocess(images, self.tower.config.image_size, crop, self.interpolation)
-            features = self.projection(self.tower(pixel_values=pixels).pooler_output)
             return self.head(F.normalize(features, dim=-1)).squeeze(-1)
 
 
@@ -47,8 +45,6 @@ class HeadOnClip:
 def aesthetic(*, weights: Mapping[str, Any], interpolation: str, checkpointing: bool) -> AestheticReward:
     """Build the reward from its published files; `weights` has the fields of HeadOnClip."""
     files = HeadOnClip(**weights)
-    clip = pretrained(CLIPModel, files.backbone, None)
-    if checkpointing:
-        recompute(clip.vision_model.encoder.layers)
+    tower = image_tower(files.backbone, None, checkpointing)
     head = affine_head(load_tensors(pinned(files.checkpoint, files.sha256)))
-    return AestheticReward(clip=clip, head=head, interpolation=interpolation)
+    return AestheticReward(tower=tower, head=head, interpolation=interpolation)

@@ -23,6 +23,7 @@ class Reward(nn.Module):
     grouped: bool = False  # True: `relative` compares several images of one prompt
     missing: str = ""  # what NaN in place of a score means: "stop" or "skip" the image; "": a score is never missing
     key: str = ""  # of the config, such as reward=hps; messages name the reward by it
+    settings: str = ""  # the config's section, for a digest of what scores depend on
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Any:
         check_images(images)
@@ -92,7 +93,8 @@ class Affine(Reward):
             )
         self.reward, self.scale, self.offset = reward, scale, offset
         self.differentiable, self.reads_prompts = reward.differentiable, reward.reads_prompts
-        self.grouped, self.missing, self.key = reward.grouped, reward.missing, reward.key
+        self.grouped, self.missing = reward.grouped, reward.missing
+        self.key, self.settings = reward.key, reward.settings
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.scale * self.reward(images, prompts) + self.offset

@@ -22,7 +22,8 @@ import httpx
 
 from rdt.rewards.contract import RewardError
 from rdt.rewards.endpoint import TOKEN, is_loopback, token
-from rdt.rewards.wire import one_plain_line, parsed_object, replied, reply_limit
+from rdt.rewards.wire import parsed_object, replied, reply_limit
+from rdt.text import NAME, folded
 
 PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 LONGEST_PAUSE = 300.0  # seconds that a scorer may ask for
@@ -84,9 +85,9 @@ class Endpoint:
             except TimeoutError:
                 reason = f"no answer within reward.timeout={self.timeout:g} s"
             except ValueError as error:
-                raise RemoteFailed(f"reward.url={self.url}{self._way()}: {one_plain_line(str(error))}") from None
+                raise RemoteFailed(f"reward.url={self.url}{self._way()}: {folded(error, NAME)}") from None
             except (OSError, httpx.HTTPError) as error:
-                reason = one_plain_line(_cause(error))
+                reason = folded(_cause(error), NAME)
             if attempt < self.retries:
                 await asyncio.sleep(pause)
         raise RemoteFailed(f"reward.url={self.url}{self._way()} gave no scores in {1 + self.retries} tries: {reason}")
@@ -117,16 +118,16 @@ class Endpoint:
     async def _message(self, answer: httpx.Response) -> str:
         """Return what an answer without scores says: the new address, the scorer's own error, or HTTP's phrase."""
         if "location" in answer.headers:
-            return f"with the new address {one_plain_line(urljoin(self.url, answer.headers['location']))}"
+            return f"with the new address {folded(urljoin(self.url, answer.headers['location']), NAME)}"
         received = bytearray()
         try:
             async for chunk in answer.aiter_raw():
                 received += chunk
                 if len(received) > reply_limit(0):
                     break
-            return one_plain_line(str(parsed_object(bytes(received))["error"]))
+            return folded(parsed_object(bytes(received))["error"], NAME)
         except (ValueError, KeyError, OSError, httpx.HTTPError):
-            return one_plain_line(answer.reason_phrase)
+            return folded(answer.reason_phrase, NAME)
 
     def _way(self) -> str:
         """Return the proxy in the way, in words; without the password that its address may have."""

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from rdt.rewards.base import Reward, SquareFit, crop, pad, preprocess
+from rdt.rewards.base import Reward, SquareFit, crop, pad
 from rdt.rewards.heads import TwoTowers, load_tokenizer, recompute
 from rdt.rewards.open_clip import clip_model
-from rdt.weights import load_tensors, pinned, pretrained
+from rdt.rewards.towers import ImageTower, clip_with_tower
+from rdt.weights import load_tensors, pinned
 
 CACHE = 4096  # prompts whose text features are kept
 
@@ -26,6 +27,7 @@ class ClipReward(Reward):
         self,
         *,
         model: CLIPModel,
+        tower: ImageTower,
         tokenizer: CLIPTokenizer,
         fit: SquareFit,
         clean: Callable[[str], str],
@@ -34,6 +36,7 @@ class ClipReward(Reward):
     ) -> None:
         super().__init__()
         self.model = model.float().eval().requires_grad_(False)
+        self.tower = tower  # the image network of `model`
         self.tokenizer, self.fit, self.clean, self.scale = tokenizer, fit, clean, scale
         self.interpolation = interpolation
         self._cache: dict[str, Tensor] = {}
@@ -45,9 +48,7 @@ class ClipReward(Reward):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Return the unit features (B, D) of images in [0, 1], with gradient."""
-        with torch.autocast(images.device.type, enabled=False):
-            pixels = preprocess(images, self.model.config.vision_config.image_size, self.fit, self.interpolation)
-            return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+        return F.normalize(self.tower.features(images, self.fit, self.interpolation), dim=-1)
 
     def text_features(self, prompts: list[str]) -> Tensor:
         """Return the unit features (B, D) of the prompts; a prompt's features are kept for later calls."""
@@ -92,8 +93,9 @@ def hps(*, weights: Mapping[str, Any], interpolation: str = "bicubic", checkpoin
     if checkpointing:
         recompute(model.vision_model.encoder.layers)
     return ClipReward(
-        model=model, tokenizer=tokenizer, fit=pad, clean=open_clip_text, scale=1.0, interpolation=interpolation
-    )
+        model=model, tower=ImageTower(model), tokenizer=tokenizer, fit=pad, clean=open_clip_text, scale=1.0,
+        interpolation=interpolation,
+    )  # fmt: skip
 
 
 def clipscore(
@@ -104,12 +106,12 @@ def clipscore(
     `weights` has the fields of ClipFolder.
     """
     files = ClipFolder(**weights)
-    model = pretrained(CLIPModel, files.checkpoint, files.sha256)
-    if checkpointing:
-        recompute(model.vision_model.encoder.layers)
+    model, tower = clip_with_tower(files.checkpoint, files.sha256, checkpointing)
     scale = model.logit_scale.exp().item() if scaled else 1.0
     tokenizer = load_tokenizer(CLIPTokenizer, files.tokenizer)
-    return ClipReward(model=model, tokenizer=tokenizer, fit=crop, clean=str, scale=scale, interpolation=interpolation)
+    return ClipReward(
+        model=model, tower=tower, tokenizer=tokenizer, fit=crop, clean=str, scale=scale, interpolation=interpolation
+    )
 
 
 def open_clip_text(text: str) -> str:

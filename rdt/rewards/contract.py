@@ -67,7 +67,7 @@ def shown_prompts(prompts: Sequence[str]) -> str:
 DETACHED = (
     "scores without a gradient (detached)",
     "compute them from the images by operations of torch without detach() and no_grad(), or state differentiable ="
-    " False in its class and take a method that needs no gradient: ddpo, grpo, drift",
+    " False in its class and take a method that needs no gradient: tilt, ddpo, grpo, drift",
 )
 
 

@@ -1,21 +1,17 @@
-"""Credentials of the remote scorer: they come from the environment alone, so that no file and no screen shows them.
+"""The token and the address of a remote scorer, which both of its sides check.
 
-`RDT_TOKEN` is sent as `Authorization: Bearer`, and `rdt serve` compares it with its own. A URL that carries a secret is
-refused before anything is written, in words that do not repeat it.
+The token comes from the environment alone, so that no file and no screen shows it: `RDT_TOKEN` is sent as
+`Authorization: Bearer`, and `rdt serve` compares it with its own.
 """
 
 import os
 import re
-from collections.abc import Iterable
 from ipaddress import ip_address
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from rdt.errors import UsageError
 
 TOKEN = "RDT_TOKEN"
-SECRET = re.compile(r"key|token|secret|passw|pwd|auth|sig|cred|session", re.IGNORECASE)  # in the name of a parameter
-HEADER = re.compile(r"headers?|authorization|token|bearer|password|passwd|secret|api_?key", re.IGNORECASE)
-HINT = f"give the credential as {TOKEN} in the environment, which is sent as `Authorization: Bearer`"
 
 
 def token() -> str | None:
@@ -27,29 +23,14 @@ def token() -> str | None:
 
 
 def check_url(key: str, url: str) -> None:
-    """Raise UsageError, which does not show the URL, if it carries a user, a password or a parameter for a secret."""
+    """Raise UsageError unless a URL, which holds no credential, is one of HTTP with a host."""
     try:
         parts = urlsplit(url)
-        parameters = parse_qsl(f"{parts.query}&{parts.fragment}", keep_blank_values=True)
-    except ValueError as error:
-        raise UsageError(f"{key} is not a URL: {error}") from None
-    if "@" in parts.netloc:
-        raise UsageError(f"{key} has a user name or a password before its host; {HINT}")
-    if secret := next((name for name, _ in parameters if SECRET.search(name)), None):
-        raise UsageError(f"{key} has the parameter {secret!r:.40}, which looks like a secret; {HINT}")
-
-
-def check_arguments(arguments: Iterable[str]) -> None:
-    """Raise UsageError if a command line gives a secret, before anything of it is composed, shown or written."""
-    for argument in arguments:
-        key, equals, value = argument.lstrip("+~").partition("=")
-        last = key.rpartition(".")[2]
-        if equals and last == "url":
-            for url in value.strip("'\"").split(","):
-                check_url(key, url.strip("'\" "))
-        scorer = key.startswith(("reward.", "evaluation.judges."))
-        if scorer and any(HEADER.fullmatch(part) for part in key.split(".")[1:]):
-            raise UsageError(f"{key} would be written into config.yaml; {HINT}")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"{key}={url} is not of the form http://host:port/path")
 
 
 def is_loopback(host: str | None) -> bool:

@@ -1,11 +1,11 @@
 """A scorer behind HTTP, for judges that do not fit beside the policy; `rdt.rewards.wire` describes the format."""
 
 from functools import partial
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
+from rdt.credentials import check_recorded
 from rdt.errors import Diverged
 from rdt.rewards.base import Reward, blank
 from rdt.rewards.client import Endpoint
@@ -26,10 +26,9 @@ class RemoteReward(Reward):
         self, *, url: str, format: str, batch_size: int, parallel: int, timeout: float, retries: int, missing: str
     ) -> None:
         super().__init__()
+        check_recorded({"reward.url": url})
         check_url("reward.url", url)
         token()  # one that cannot be sent is reported here
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ValueError(f"reward.url={url} is not of the form http://host:port/path")
         for key, value, choices in (("format", format, FORMATS), ("missing", missing, MISSING)):
             if value not in choices:
                 raise ValueError(f"reward.{key}={value} is not one of {', '.join(choices)}")

@@ -29,7 +29,8 @@ from rdt.rewards.connections import Connection
 from rdt.rewards.contract import RewardError
 from rdt.rewards.endpoint import TOKEN, is_loopback
 from rdt.rewards.intake import AGAIN, Intake
-from rdt.rewards.wire import Limits, TooLarge, one_plain_line, reply, requested
+from rdt.rewards.wire import Limits, TooLarge, reply, requested
+from rdt.text import NAME, folded
 
 LINGER = 2.0  # seconds in which the rest of a refused request is read, so that its client reads the refusal
 
@@ -125,7 +126,7 @@ class Refusal(JSONResponse):
     """Says in one line what is wrong, and reads what the client still sends: otherwise it would not read the line."""
 
     def __init__(self, error: HTTPException, whole: bool) -> None:
-        super().__init__({"error": one_plain_line(error.detail)}, error.status_code, error.headers)
+        super().__init__({"error": folded(error.detail, NAME)}, error.status_code, error.headers)
         self.whole = whole  # whether the request was read to its end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

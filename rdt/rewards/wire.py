@@ -133,13 +133,6 @@ def parsed_object(body: str | bytes) -> dict[str, Any]:
     return content
 
 
-def one_plain_line(text: str, longest: int = 200) -> str:
-    """Return a stranger's text on one line: what a terminal would obey is replaced, and what is too long is cut."""
-    line = " ".join(text[: 4 * longest].split())
-    shown = "".join(letter if letter.isprintable() else "?" for letter in line)
-    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
-
-
 def _score(score: Any) -> float:
     """Return a score of a reply; ValueError if it is no number that a float holds."""
     if score is None:

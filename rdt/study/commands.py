@@ -21,7 +21,7 @@ TALLY = {"key": "", "out": ""}
 
 
 def entry(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after one line on stderr."""
+    """Run the command line and return its exit status: 0, or 1 after one line on stderr."""
     return command(USAGE, _run, argv)
 
 
@@ -33,6 +33,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
+    from rdt.files import check_writable
     from rdt.report.read import home, named_folders, split_names
     from rdt.study.design import Options
     from rdt.study.page import print_study, write_study
@@ -44,31 +45,43 @@ def _study(arguments: list[str]) -> None:
     options = Options(pairs, _number(given, "set", least=1), _number(given, "seed", least=0))
     folders, first = named_folders(given["runs"]), split_names(given["runs"])[0]
     out = Path(given["out"]).expanduser() if given["out"] else home(first) / "study"
+    check_writable("out", out)
     print_study(write_study(folders, out, options, given["settings"]))
 
 
+def _vote_files(patterns: list[str]) -> list[Path]:
+    """Return the files that the patterns name; ValueError if there are none."""
+    files = [Path(name) for pattern in patterns for name in _files(pattern)]
+    if not files:
+        raise ValueError("no votes are given; give the JSON files that raters saved")
+    return files
+
+
 def _tally(arguments: list[str]) -> None:
-    from rdt.files import write_text
+    from rdt.files import check_writable, write_text
+    from rdt.study.ranking import print_ranking, ranking, ranking_csv
     from rdt.study.tally import agreement, preferences, print_tally, tally_csv
     from rdt.study.votes import read_key, read_votes
     from rdt.text import printable
 
     patterns = [argument for argument in arguments if argument.partition("=")[0] not in TALLY]
     given = parsed_keys([argument for argument in arguments if argument not in patterns], TALLY)
-    files = [Path(name) for pattern in patterns for name in _files(pattern)]
-    if not files:
-        raise ValueError("no votes are given; give the JSON files that raters saved")
+    files = _vote_files(patterns)
     key_file = Path(given["key"]).expanduser() if given["key"] else _key_near(files[0])
     key = read_key(key_file)
     votes = read_votes((file for file in files if file.resolve() != key_file.resolve()), key)
-    rows, alphas = preferences(key, votes), agreement(key, votes)
+    rows, alphas, ranks = preferences(key, votes), agreement(key, votes), ranking(key, votes)
     if not rows:
         raise ValueError(f"{len(files)} files hold no vote")
-    table = (Path(given["out"]).expanduser() if given["out"] else key_file.parent) / "tally.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    write_text(table, tally_csv(rows, alphas))
+    folder = Path(given["out"]).expanduser() if given["out"] else key_file.parent
+    check_writable("out", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {folder / "tally.csv": tally_csv(rows, alphas), folder / "ranks.csv": ranking_csv(ranks)}
+    for table, text in tables.items():
+        write_text(table, text)
     print_tally(rows, alphas, votes)
-    print(f"table    {printable(table)}")
+    print_ranking(ranks)
+    print(f"tables   {', '.join(map(printable, tables))}")
 
 
 def _files(pattern: str) -> list[str]:

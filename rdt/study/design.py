@@ -110,7 +110,8 @@ def _count(settings: list[Setting], stocks: list[list], options: Options) -> int
         )
     if count < len(stocks):
         raise ValueError(
-            f"pairs={count} leaves some of the {len(stocks)} pairs of settings out; choose settings= of {names}"
+            f"pairs={count} leaves some of the {len(stocks)} pairs of settings out; choose settings= of {names},"
+            f" or take pairs={len(stocks)}"
         )
     return count
 

@@ -107,7 +107,7 @@ function save() {
 }
 
 function next() {
-  if (state.saved !== state.answers.length) return say("Save these answers first: press S.");
+  if (state.saved !== state.answers.length) return say("Save these answers first.");
   state = fresh();
   remember();
   welcome();
@@ -145,6 +145,9 @@ find("begin").addEventListener("submit", begin);
 find("save").addEventListener("click", save);
 for (const button of document.querySelectorAll("[data-answer]")) {
   button.addEventListener("click", () => { button.blur(); answer(button.dataset.answer); });
+}
+for (const button of document.querySelectorAll("[data-act]")) {
+  button.addEventListener("click", () => { button.blur(); ({ u: undo, s: save, n: next })[button.dataset.act](); });
 }
 document.addEventListener("keydown", pressed);
 welcome();

@@ -22,9 +22,14 @@ from rdt.text import NAME, folded, printable, read_json
 PAGE, KEY = "study.html", "key.json"
 VERSION = 1  # of the page, its key and its votes
 EXACT, LARGEST = 256, 768  # pixels across: up to EXACT an image stays PNG, above LARGEST it is shrunk to that
-ONE = {"quality": "Which fits the words better and looks better?", "overall": "Which would you rather have?"}
+ONE = {
+    "alignment": "Which fits the words better?",
+    "looks": "Which looks better?",
+    "overall": "Which would you rather have?",
+}
 SETS = {
-    "quality": "Which set fits the words better and looks better?",
+    "alignment": "Which set fits the words better?",
+    "looks": "Which set looks better?",
     "diversity": "Which set is more varied?",
     "overall": "Which set would you rather have?",
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from rdt.text import NAME, csv_cell, folded
 Votes = Mapping[str, Mapping[str, Vote]]  # by rater and pair
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+HASTY = 1.0  # seconds; nobody compares two images in less
 HEADER = ("question", "first", "second", "votes", "raters", "first_wins", "ties", "second_wins", "win_rate",
           "wilson_lo", "wilson_hi", "raters_lo", "raters_hi", "alpha", "alpha_question")  # fmt: skip
 
@@ -158,12 +160,30 @@ def tally_csv(rows: list[Preference], agreement: Mapping[str, float]) -> str:
 
 def print_tally(rows: list[Preference], agreement: Mapping[str, float], votes: Votes) -> None:
     """Print the rows as a table, then the number of votes and how far the raters agree."""
-    Console(highlight=False).print(_table(rows))
+    console, table = Console(highlight=False), _table(rows)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+    else:
+        print("\n".join(_stacked(rows)))
     seconds = [vote.seconds for of_rater in votes.values() for vote in of_rater.values()]
     raters = f"{len(votes)} rater{'s' * (len(votes) != 1)}"
     print(f"votes    {raters}, {len(seconds)} pairs answered, {median(seconds):.1f} s in the median")
+    hasty = sum(one < HASTY for one in seconds)
+    if hasty:
+        print(
+            f"hasty    {hasty} of {len(seconds)} pairs were answered in under {HASTY:g} s; look before you count them"
+        )
     alphas = ", ".join(f"{folded(question, NAME)} {_number(value)}" for question, value in agreement.items())
     print(f"alpha    {alphas} (Krippendorff's, over all pairs; 1 agreement, 0 chance)")
+
+
+def _stacked(rows: list[Preference]) -> Iterator[str]:
+    """Yield the table as two lines for each pair, for terminals that are too narrow for it."""
+    for row in rows:
+        question, first, second = (folded(name, NAME) for name in (row.question, row.first, row.second))
+        yield f"{question}: {first} against {second}"
+        over = f"{_range(row.over_raters)} over raters" if row.over_raters else f"{_range(row.rate)} if independent"
+        yield f"  {row.wins} wins, {row.ties} ties, {row.losses} losses: {row.rate.mean:.1%}, {over}"
 
 
 def _table(rows: list[Preference]) -> Table:

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: checkpoints that count iterations, evaluation during training, the progress bar."""
+"""Lightning callbacks of a run: checkpoints that count iterations, and evaluation during training."""
 
 import shutil
 import signal
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig
 
 from rdt import files
@@ -19,9 +18,8 @@ from rdt.policy import Denoiser
 from rdt.stream import Batch
 from rdt.training import digests, folder
 from rdt.training.abort import SIGNALS
+from rdt.training.average import evaluated
 from rdt.training.loggers import Metrics
-
-KEPT = 2  # checkpoints in a run's folder: the newest ones
 
 
 class Checkpoints(L.Callback):
@@ -35,6 +33,7 @@ class Checkpoints(L.Callback):
     def __init__(self, cfg: DictConfig, out: Path) -> None:
         self.cfg, self.out = cfg, out
         self.every, self.max_passes = cfg.trainer.checkpoint_every, cfg.max_passes
+        self.keep = cfg.trainer.keep  # newest checkpoints that stay; None: all
         self.partial: Path | None = None  # the checkpoint that waits for its metrics
         self.signal = ""  # the name of the signal that this rank received
         self.stopping = False  # some rank received a signal; the same on all ranks
@@ -103,7 +102,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self.seal(partial, int(final.name))
             files.replace(partial, final)
-            for old in folder.checkpoints(self.out)[:-KEPT]:
+            for old in folder.checkpoints(self.out)[: -self.keep] if self.keep else ():
                 files.remove(old)
         trainer.strategy.barrier()
         if self.stopping:
@@ -158,28 +157,15 @@ class SmallEvaluations(L.Callback):
         passes = method.policy.passes  # restored below, since evaluation is not training compute
         base = method.guided(method.policy.base)
         views = {"tuned": self.guided} | ({"base": base} if self.beside_base and not self.base else {})
-        done = self.evaluator.to(method.device).run(
-            method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
-        )
+        with method.policy.standing_in(evaluated(method.policy)):
+            done = self.evaluator.to(method.device).run(
+                method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size
+            )
         method.policy.passes = passes
         self.scores = done["tuned"].summary()
         self.latest = by_short_name(self.scores)
         if "base" in done:
             self.base = by_short_name(done["base"].summary())
-
-
-class Progress(RichProgressBar):
-    """Shows Rich's bar with the training metrics and the headline scores of the newest small evaluation."""
-
-    def __init__(self, evaluations: SmallEvaluations, reward: str) -> None:
-        super().__init__()
-        self.evaluations, self.reward = evaluations, reward
-
-    def get_metrics(self, trainer: L.Trainer, method: L.LightningModule) -> dict[str, Any]:
-        """Return the metrics by short name, to three significant digits."""
-        metrics = super().get_metrics(trainer, method) | headline(self.evaluations.scores, self.reward)
-        metrics.pop("v_num", None)
-        return {name: f"{float(value):.3g}" for name, value in by_short_name(metrics).items()}
 
 
 def headline(scores: Mapping[str, float], reward: str) -> dict[str, float]:

@@ -12,6 +12,9 @@ import lightning as L
 from torch import Tensor
 
 from rdt.methods.base import Method
+from rdt.policy import INIT, Policy
+from rdt.sentinels import SENTINELS
+from rdt.training.average import kept_adapter, restore
 from rdt.training.callbacks import SmallEvaluations
 from rdt.training.constraints import Constraint
 
@@ -46,8 +49,7 @@ class ConstraintWatch(L.Callback):
             if constraint.name in new and (constraint in violated or constraint.action == "adapt"):
                 self.act(constraint, method)
         if self.keeps_adapter and new and not violated and len(self.values) == len(self.constraints):
-            adapter = {name: weight.detach().clone() for name, weight in method.policy.lora().items()}
-            self.good = {"iteration": batch.iteration + 1, "adapter": adapter}
+            self.good = {"iteration": batch.iteration + 1, "adapter": kept_adapter(method.policy)}
 
     def new_values(self, metrics: Mapping[str, Tensor], iteration: int) -> dict[str, float]:
         """Return the constrained quantities that were measured in this iteration, by name."""
@@ -77,11 +79,10 @@ class ConstraintWatch(L.Callback):
         method.ended = str(constraint)
 
     def rollback(self, constraint: Constraint, method: Method) -> None:
-        """End training with the last adapter that met all constraints, or with the base if none did."""
+        """End training with the last adapter that met all constraints, or with the one it began from if none did."""
         iteration = self.good["iteration"] if self.good else 0
         self.warn(constraint, method, f"; training ends with the adapter of iteration {iteration}")
-        untrained = {name: weight * (".lora_A." in name) for name, weight in method.policy.lora().items()}
-        method.policy.load_lora(self.good["adapter"] if self.good else untrained)
+        restore(method.policy, self.good["adapter"] if self.good else starting_adapter(method.policy))
         method.ended = str(constraint)
 
     def adapt(self, constraint: Constraint, method: Method) -> None:
@@ -97,13 +98,20 @@ class ConstraintWatch(L.Callback):
         self.values, self.good, self.kl_coef = state_dict["values"], state_dict["good"], state_dict["kl_coef"]
 
 
+def starting_adapter(policy: Policy) -> dict[str, Tensor]:
+    """Return the adapter that training began from: the LoRA of init_lora, or one that leaves the base as it is."""
+    if INIT in policy.snapshots:
+        return {name: weight.clone() for name, weight in policy.lora(INIT).items()}
+    return {name: weight * (".lora_A." in name) for name, weight in policy.lora().items()}
+
+
 def quantities(tuned: Mapping[str, float], base: Mapping[str, float], reward: str, judge: str) -> dict[str, float]:
     """Return what constraints can bound after a small evaluation: its means, and how far they moved from the base's.
 
     "gap" is there only if the evaluation holds both the reward and the judge.
     """
     found = dict(tuned)
-    found["brightness"] = abs(tuned["brightness"] - base["brightness"])
+    found |= {name: abs(tuned[name] - base[name]) for name in SENTINELS if name in tuned}
     found["latent_norm"] = abs(tuned["latent_rms"] / base["latent_rms"] - 1)
     if reward in tuned and judge in tuned:
         found["gap"] = (tuned[reward] - base[reward]) - (tuned[judge] - base[judge])

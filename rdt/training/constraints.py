@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rdt.config.judges import compared_judge
 from rdt.errors import UsageError
 
 ACTIONS = ("warn", "stop", "rollback", "adapt")
@@ -76,9 +77,20 @@ def check_constraints(cfg: DictConfig) -> None:
             raise UsageError(
                 f"{constraint} is checked at small evaluations, and evaluation.every=0 runs none; set evaluation.every"
             )
-        if constraint.name == "gap" and cfg.constraint.judge not in cfg.evaluation.judges:
-            judges = ", ".join(cfg.evaluation.judges) or "none"
-            raise UsageError(f"constraint.judge={cfg.constraint.judge} is not one of evaluation.judges: {judges}")
+        if constraint.name == "gap":
+            _check_judge(constraint, cfg)
+
+
+def _check_judge(constraint: Constraint, cfg: DictConfig) -> None:
+    """Raise UsageError unless there is a judge whose gain is compared with the reward's."""
+    judges = ", ".join(cfg.evaluation.judges) or "none"
+    if cfg.constraint.judge is not None and cfg.constraint.judge not in cfg.evaluation.judges:
+        raise UsageError(f"constraint.judge={cfg.constraint.judge} is not one of evaluation.judges: {judges}")
+    if compared_judge(cfg) is None:
+        raise UsageError(
+            f"{constraint} needs a judge that is not trained on, and evaluation.judges has {judges}; add one, such as"
+            " judges=[imagereward]"
+        )
 
 
 def expand_shorthand(argument: str) -> list[str]:

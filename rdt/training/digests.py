@@ -20,6 +20,7 @@ IDENTITY = {  # what a checkpoint and the run that continues from it must share 
     "model": "model.name",
     "model.lora.rank": "model.lora.rank",
     "model.lora.alpha": "model.lora.alpha",
+    "trainer.ema.decay": "trainer.ema.decay",
 }
 
 

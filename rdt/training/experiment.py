@@ -1,5 +1,6 @@
 """Builds the objects of a run from its resolved config."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from rdt import guidance, targets
 from rdt.config.curve import points
+from rdt.config.judges import seen_judges
 from rdt.errors import FORESEEN, UsageError, flat
 from rdt.evaluation import Evaluator, Protocol
 from rdt.fidelity import Overall
 from rdt.methods.base import Method
 from rdt.policy import Adapter, Denoiser, Policy
-from rdt.prompts import check_disjoint
+from rdt.prompts import check_disjoint, notices
 from rdt.result import label
 from rdt.rewards.base import Affine, Reward
 from rdt.rollout import Sampling
@@ -73,7 +75,33 @@ class Experiment:
     def reward(self) -> Reward:
         reward = built(self.cfg.reward, "name", "scale", "offset")
         reward.key = f"reward={self.cfg.reward.name}"
+        keys = OmegaConf.to_container(self.cfg.reward, resolve=True).items()
+        reward.settings = json.dumps({k: v for k, v in keys if k not in ("scale", "offset")}, sort_keys=True)
         return reward
+
+    @cached_property
+    def scaled_reward(self) -> Affine:
+        """The reward as methods see it."""
+        return Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset)
+
+    @cached_property
+    def trained(self) -> dict[str, Reward]:
+        """The reward that the run trains on, and the rewards that it combines, by name."""
+        return {self.cfg.reward.name: self.reward} | self.reward.components
+
+    @cached_property
+    def rewards(self) -> dict[str, Reward]:
+        """All rewards that evaluations report, by name: those that are trained on, then the judges."""
+        judges = {name: judge for name, judge in self.cfg.evaluation.judges.items() if judge}
+        found = {name: built(judge, "name") for name, judge in judges.items() if name not in self.trained}
+        for name, judge in found.items():
+            judge.key = f"evaluation.judges.{name}"
+        return self.trained | found
+
+    @property
+    def trained_on(self) -> tuple[str, ...] | None:
+        """The names of the reported rewards that are no unseen judges; None if that is not known."""
+        return tuple(dict.fromkeys([*self.trained, *seen_judges(self.cfg)]))
 
     @cached_property
     def method(self) -> Method:
@@ -82,7 +110,7 @@ class Experiment:
             "name",
             "plan",
             policy=self.policy,
-            reward=Affine(self.reward, scale=self.cfg.reward.scale, offset=self.cfg.reward.offset),
+            reward=self.scaled_reward,
             sampling=self.sampling,
             batch_size=self.cfg.batch_size,
             micro_batch_size=self.cfg.micro_batch_size,
@@ -93,8 +121,8 @@ class Experiment:
     @cached_property
     def prompt_sets(self) -> dict[str, list[str]]:
         """The training and the held-out prompts; ValueError if they share one."""
-        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out")}
-        check_disjoint(**sets)
+        sets = {name: built(self.cfg.prompts[name]) for name in ("train", "held_out") if name in self.cfg.prompts}
+        check_disjoint(sets.get("train", ()), sets["held_out"])
         return sets
 
     @cached_property
@@ -103,15 +131,18 @@ class Experiment:
         sets = self.prompt_sets.items()
         return {name: {"prompts": len(found), "overlong": self.policy.overlong(found)} for name, found in sets}
 
+    def notices(self) -> list[str]:
+        """Return the lines that tell what of the prompts has no effect."""
+        return notices(self.prompt_counts)
+
     @cached_property
     def data(self) -> PromptData:
-        prompts = self.prompt_sets["train"]
+        prompts = self.method.training_prompts(self.prompt_sets["train"])
         return PromptData(PromptStream(prompts, self.method.prompts_per_iteration, self.cfg.iterations, self.cfg.seed))
 
     def prompts(self) -> list[str]:
         """Return every prompt that the run will condition on; the empty one is for classifier-free guidance."""
-        stream = self.data.stream
-        trained = (prompt for k in range(stream.iterations) for prompt in stream.batch(k).prompts)
+        trained = self.method.conditioned_on(self.data.stream)
         evaluated = (*self.evaluator.protocol.prompts, *self.small_evaluator.protocol.prompts)
         return list(dict.fromkeys(["", *evaluated, *trained]))
 
@@ -129,7 +160,11 @@ class Experiment:
     @cached_property
     def base(self) -> Denoiser:
         """Return the base under classifier-free guidance."""
-        return self.method.guided(self._base)
+        return self.under_cfg(self._base)
+
+    def under_cfg(self, view: Denoiser, scale: float | None = None) -> Denoiser:
+        """Return a view of the policy under classifier-free guidance, at the model's scale unless one is given."""
+        return self.method.guided(view, scale)
 
     def guided(self) -> Denoiser:
         """Return the policy under the run's guidance; of a curve, under its first point."""
@@ -137,7 +172,8 @@ class Experiment:
 
     def curve(self) -> dict[str, Guided]:
         """Return, by label, every point of the run's guidance: one, or one per value of its `curve`."""
-        context = guidance.Context(self.policy, self._base, self.method.guided, self.sampling.num_steps)
+        reward = self.scaled_reward if self.cfg.get("reward") else None  # an evaluation of any adapter has none
+        context = guidance.Context(self.policy, self._base, self.under_cfg, self.sampling.num_steps, reward)
         found = {}
         for arguments in points(OmegaConf.to_container(self.cfg.guidance, resolve=True)):
             point = built(arguments)
@@ -164,13 +200,9 @@ class Experiment:
             chosen, evaluation.images_per_prompt, kl_images, evaluation.batch_size, evaluation.seed,
             tuple(evaluation.grid),
         )  # fmt: skip
-        trained = {self.cfg.reward.name: self.reward} | self.reward.components
-        judges = {name: built(judge, "name") for name, judge in evaluation.judges.items() if judge}
-        for name, judge in judges.items():
-            judge.key = f"evaluation.judges.{name}"
         return Evaluator(
             protocol,
-            trained | {name: judge for name, judge in judges.items() if name not in trained},
+            self.rewards,
             [built(measure) for measure in diversity.measures.values() if measure],
             [built(measure) for measure in diversity.fidelity.values() if measure],
             overall,

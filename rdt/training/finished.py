@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rdt import result, targets
+from rdt import checkpoint, result, targets
 from rdt.config.curve import points
 from rdt.config.recorded import read_recorded
 from rdt.errors import UsageError, flat
@@ -23,7 +23,7 @@ from rdt.training import digests
 if TYPE_CHECKING:
     from rdt.training.experiment import Experiment
 
-LORA = "lora/pytorch_lora_weights.safetensors"
+LORA = f"lora/{checkpoint.LORA}"
 NEEDED = {  # the files of a finished run, and what it means if one is missing
     "config.yaml": "no run wrote here",
     "result.json": "the run did not finish",

@@ -8,23 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rdt import files
-from rdt.config.recorded import read_recorded
+from rdt.config.recorded import ERROR, read_recorded
 from rdt.errors import UsageError
 from rdt.training import digests, lock
 
 MAY_CHANGE = {"iterations", "max_passes", "micro_batch_size", "devices", "num_nodes", "resume", "output_dir", "logger",
               "trainer", "evaluation", "sweep", "dry_run", "tags", "overrides", "push_to_hub", "cache"}  # fmt: skip
 # top-level keys in which a run and its continuation may differ
-ERROR = "error.txt"  # why a job of a sweep failed
 ORACLE = "oracle"  # the folder of what black-box optimisation asked and was answered
-OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE)  # what a run can be continued from
+ROUNDS = "rounds"  # the folder of the images that the rounds of tilt sampled
+OWN = ("checkpoints", "metrics.csv", "result.json", "wandb_id", ORACLE, ROUNDS)  # what a run can be continued from
 TEMPORARY = re.compile(r"\..+\.(\d+)")  # as `files.replacing` names it, with the process that writes it
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -67,8 +64,8 @@ def check_output_dir(cfg: DictConfig) -> None:
 
 
 def check_folder(cfg: DictConfig, out: Path) -> None:
-    """Raise UsageError if the folder cannot be written, or what is continued is another run than the config's."""
-    check_writable("output_dir", out)
+    """Raise ValueError if the folder cannot be written, or what is continued is another run than the config's."""
+    files.check_writable("output_dir", out)
     if cfg.resume not in ("auto", "never"):
         _check_same(cfg, f"resume={cfg.resume}", _named_checkpoint(cfg))
     if cfg.resume == "never":
@@ -78,25 +75,6 @@ def check_folder(cfg: DictConfig, out: Path) -> None:
     newest = newest_checkpoint(out)
     if cfg.resume == "auto" and newest is not None and digests.is_sealed(newest):
         _check_same(cfg, f"output_dir={out}: {newest.relative_to(out)}", newest)
-
-
-def check_writable(key: str, folder: Path) -> None:
-    """Raise UsageError if a folder, which need not exist yet, cannot be written."""
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UsageError(f"{key}={folder} cannot be written: {nearest} is not a writable folder")
-
-
-def read_yaml(file: Path) -> DictConfig:
-    """Return the config in a file; UsageError, in one line, if it holds none."""
-    try:
-        cfg = OmegaConf.load(file)
-    except UNREADABLE as error:
-        words = " ".join(str(error).split())[:160]
-        raise UsageError(f"{file} is not a readable config: {words or type(error).__name__}") from None
-    if not isinstance(cfg, DictConfig):
-        raise UsageError(f"{file} is not the config of a run")
-    return cfg
 
 
 def is_finished(cfg: DictConfig, out: Path) -> bool:

@@ -16,21 +16,25 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from rdt import ranks, targets
+from rdt import checkpoint, ranks, targets, weights
+from rdt.config.judges import compared_judge
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Evaluator
 from rdt.methods.base import Method
-from rdt.prompts import notices
+from rdt.models.lora import read_lora
+from rdt.policy import INIT, Policy
 from rdt.stream import PromptData
 from rdt.training import folder, lock, processes, record
 from rdt.training.abort import explain_full_disk, explain_out_of_memory, stop_on_signals
-from rdt.training.callbacks import Checkpoints, Progress, SmallEvaluations
+from rdt.training.average import Averaging, settle
+from rdt.training.callbacks import Checkpoints, SmallEvaluations
 from rdt.training.checkpoint_reader import CheckpointReader
 from rdt.training.constraint_callback import ConstraintWatch
 from rdt.training.constraints import constraints_of
 from rdt.training.environment import LaunchedEnvironment
 from rdt.training.experiment import Experiment, Guided
 from rdt.training.loggers import kept_rows, loggers
+from rdt.training.progress import TrainingProgress, evaluating
 from rdt.training.silence import silence_libraries
 from rdt.training.wandb_summary import conclude
 
@@ -70,7 +74,7 @@ def work_from(cfg: DictConfig, start: Path | None) -> None:
         with lock.held("output_dir", out) if first and cfg.num_nodes > 1 else nullcontext():
             if first:
                 folder.begin(cfg, out)
-                for line in notices(parts.experiment.prompt_counts):
+                for line in parts.experiment.notices():
                     print(line, flush=True)
             train_and_record(parts, out, start)
 
@@ -80,6 +84,7 @@ def train_and_record(parts: "RunParts", out: Path, start: Path | None) -> None:
     cfg, trainer = parts.experiment.cfg, make_trainer(parts, out, start)
     parts.method.folder = out
     trainer.fit(parts.method, parts.data, ckpt_path=start, weights_only=True)
+    settle(parts.method.policy)
     cost = record.training_cost(parts.method, trainer.world_size)  # before evaluation adds to it
     evaluations = evaluate(parts, trainer)
     if trainer.is_global_zero:
@@ -104,11 +109,24 @@ def build(cfg: DictConfig) -> RunParts:
     """Return the parts of a run, so that what one of them refuses is refused before anything is written."""
     experiment = Experiment(cfg)
     check_rollouts(cfg, experiment.method)
+    start_from(cfg, experiment.policy)
     experiment.policy.prepare(experiment.prompts())  # before the network takes the GPU's memory
     return RunParts(
         experiment, experiment.method, experiment.data, experiment.evaluator, experiment.small_evaluator,
         experiment.curve(),
     )  # fmt: skip
+
+
+def start_from(cfg: DictConfig, policy: Policy) -> None:
+    """Load the LoRA that training starts from, if there is one, and keep a snapshot of it; UsageError if it misfits."""
+    if cfg.init_lora is None:
+        return
+    found = weights.locate(cfg.init_lora)
+    try:
+        policy.load_lora(read_lora(checkpoint.lora_file(found) if found.is_dir() else found, policy.adapter))
+    except ValueError as error:
+        raise UsageError(f"init_lora={cfg.init_lora}: {error}") from None
+    policy.keep(INIT)
 
 
 def check_rollouts(cfg: DictConfig, method: Method) -> None:
@@ -122,7 +140,7 @@ def check_rollouts(cfg: DictConfig, method: Method) -> None:
 
 
 def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
-    """Return Lightning's trainer with rdt's ranks, checkpoints, evaluations, loggers and progress bar."""
+    """Return Lightning's trainer with rdt's ranks, checkpoints, evaluations, loggers and progress."""
     cfg, distributed = parts.experiment.cfg, ranks.here().world > 1
     trained = {name: weight.shape for name, weight in parts.method.named_parameters() if weight.requires_grad}
     return L.Trainer(
@@ -137,18 +155,24 @@ def make_trainer(parts: RunParts, out: Path, start: Path | None) -> L.Trainer:
         log_every_n_steps=cfg.trainer.log_every,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         default_root_dir=out,
     )
 
 
 def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
-    """Return the callbacks in the order in which they run: constraints read evaluations, checkpoints come last."""
+    """Return the callbacks in the order in which they run: the average first, then evaluations, which constraints read.
+
+    Checkpoints come last.
+    """
     cfg, own = parts.experiment.cfg, next(iter(parts.curve.values()))
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
     evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
-    watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, cfg.constraint.judge)] if constraints else []
-    return [evaluations, *watch, Checkpoints(cfg, out), Progress(evaluations, cfg.reward.name)]
+    judge = compared_judge(cfg) or ""
+    watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, judge)] if constraints else []
+    average = [Averaging(**cfg.trainer.ema)] if cfg.trainer.ema.decay else []
+    return [*average, evaluations, *watch, Checkpoints(cfg, out), TrainingProgress(evaluations, cfg.reward.name)]
 
 
 def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
@@ -159,9 +183,9 @@ def evaluate(parts: RunParts, trainer: L.Trainer) -> dict[str, Evaluation]:
     method, experiment = parts.method, parts.experiment
     method.to(trainer.strategy.root_device)  # Lightning moves it to the host when training ends
     denoisers = {"base": experiment.base} | {label: point.denoiser for label, point in parts.curve.items()}
-    return parts.evaluator.to(method.device).run(
-        method.policy, denoisers, experiment.base, experiment.sampling, trainer.global_rank, trainer.world_size
-    )
+    evaluator, rank, world = parts.evaluator.to(method.device), trainer.global_rank, trainer.world_size
+    with evaluating(evaluator, len(denoisers), rank, world):
+        return evaluator.run(method.policy, denoisers, experiment.base, experiment.sampling, rank, world)
 
 
 def main() -> int:

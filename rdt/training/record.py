@@ -3,7 +3,6 @@
 import fcntl
 import os
 import resource
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,11 +17,13 @@ from rdt import files, result
 from rdt.errors import UsageError
 from rdt.evaluation import Evaluation, Protocol
 from rdt.methods.base import Method
+from rdt.policy import Policy
 from rdt.prompts import write_rows
 from rdt.result import BASE, Point, Result, measured, sample_names
 from rdt.training import card, digests
 from rdt.training.experiment import Experiment, Guided
 from rdt.training.finished import LORA
+from rdt.weights import crc32
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "lightning", "hydra-core", "wandb")
 
@@ -67,10 +68,67 @@ def result_of(experiment: Experiment, base: Point, points: tuple[Point, ...], co
         points=points,
         limit=experiment.limit(evaluator.protocol.images_per_prompt),
         weights=fingerprint(method.policy, evaluator.rewards),
+        trained_on=experiment.trained_on,
         prompts=experiment.prompt_counts,
         compute=cost,
         versions={name: version(name) for name in PACKAGES},
     )
+
+
+def write_standalone(
+    experiment: Experiment, curve: Mapping[str, Guided], evaluations: Mapping[str, Evaluation], name: str,
+    seconds: float, out: Path,
+) -> None:  # fmt: skip
+    """Write the samples and result.json of an evaluation that trained nothing, as a run of no iterations."""
+    cfg, protocol, policy = experiment.cfg, experiment.evaluator.protocol, experiment.policy
+    base = point(evaluations["base"], BASE, protocol, None)
+    points = tuple(point(evaluations[label], one.described, protocol, base) for label, one in curve.items())
+    save_samples(out, protocol.prompts, dict(zip(["base", *sample_names(points)], evaluations.values(), strict=True)))
+    trained = experiment.trained_on
+    found = Result(
+        method=name,
+        reward=next(iter(trained or experiment.rewards)),
+        model=cfg.model.name,
+        seed=cfg.seed,
+        iterations=0,
+        base=base,
+        points=points,
+        weights=fingerprint(policy, experiment.evaluator.rewards),
+        trained_on=trained,
+        prompts=experiment.prompt_counts,
+        compute={"seconds": seconds, "device": device_name(policy)},
+        versions={name: version(name) for name in PACKAGES},
+    )
+    result.write(found, out)
+
+
+def device_name(policy: Policy) -> str:
+    """Return the name of the GPU that a policy is on, or "cpu"."""
+    return torch.cuda.get_device_name() if policy.device.type == "cuda" else "cpu"
+
+
+class KeptChunks:
+    """Keeps what an evaluation measured of each chunk of prompts in a folder, so that it can be continued."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, chunk: range) -> dict[str, Any] | None:
+        """Return what was kept of a chunk; None if nothing was, or it cannot be read."""
+        file = self._file(chunk)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+        except Exception:  # an unpickler raises errors of any type on a broken file; the chunk is measured again
+            return None
+
+    def write(self, chunk: range, found: dict[str, Any]) -> None:
+        """Keep what was measured of a chunk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.replacing(self._file(chunk)) as unfinished:
+            torch.save(found, unfinished)
+
+    def _file(self, chunk: range) -> Path:
+        return self.folder / f"{chunk.start:06d}-{chunk.stop:06d}.pt"
 
 
 def add_points(folder: Path, new: Sequence[Point], lora: str) -> Result:
@@ -106,12 +164,15 @@ def fingerprint(*modules: nn.Module) -> str:
 
     A point is paired with a base only if both were evaluated on the same frozen weights.
     """
-    crc = 0
+    crc = f"{0:08x}"
     for module in modules:
+        kept = module.snapshots if isinstance(module, Policy) else []  # of the adapter, which is not frozen
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        for _, tensor in sorted((item for item in tensors if not item[1].requires_grad), key=lambda item: item[0]):
-            crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
+        frozen = [
+            item for item in tensors if not item[1].requires_grad and not any(f".{name}." in item[0] for name in kept)
+        ]
+        crc = crc32(frozen, int(crc, 16))
+    return crc
 
 
 def training_cost(method: Method, world: int) -> dict[str, Any]:
@@ -131,7 +192,7 @@ def training_cost(method: Method, world: int) -> dict[str, Any]:
         "tflop": (passes + backward) * policy.flops_per_pass / 1e12,
         "peak_memory_bytes": memory,
         "images_per_second": world * method.images / method.seconds,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": device_name(policy),
     }
 
 

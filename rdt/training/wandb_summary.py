@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
+from rdt.report.read import read_run
 from rdt.result import Point, Result, read
 from rdt.wandb import start_from_config
 
@@ -47,8 +48,10 @@ def evaluation_run(cfg: DictConfig, out: Path) -> Iterator[Any]:
 
 def show(run: Any, out: Path, point: Point) -> None:
     """Log the scalars of the point, and the pictures and fronts of the whole result."""
-    result = read(out)
-    run.summary.update(scalars(result, point))
+    result = read_run(out).result  # with the hacking gap
+    known = next((one for one in result.points if one.guidance == point.guidance), point)
+    run.summary.update(scalars(result, known))
+    run.summary.update({f"role/{name}": role for name, role in result.roles().items()})
     run.log(pictures(out) | fronts(result) | {"iteration": result.iterations})
 
 
@@ -68,7 +71,6 @@ def pictures(out: Path) -> dict[str, Any]:
     from rdt.report.compare import compare
     from rdt.report.figure import draw
     from rdt.report.grids import grids_of
-    from rdt.report.read import read_run
 
     comparisons = compare([read_run(out)])
     grids = grids_of(comparisons[0], most=MOST_GRIDS)
@@ -106,6 +108,7 @@ def artifact(cfg: DictConfig, result: Result, folder: Path) -> Any:
         "base_model": cfg.model.policy.source,
         "rank": cfg.model.lora.rank,
         "alpha": cfg.model.lora.alpha,
+        "rewards": result.roles(),
         "point": result.tuned.means() | {"guidance": result.tuned.label},
     }
     model = wandb.Artifact(name, type="model", metadata=metadata)

@@ -16,10 +16,13 @@ from worlds.smallest_run import minimal, rows
 CONF = Path(conf_dir())
 GROUPS = (
     "method", "reward", "world", "model", "guidance", "prompts", "diversity", "evaluation", "sweep", "logger",
-    "experiment", "without",
+    "experiment", "without", "judges",
 )  # fmt: skip
+LISTED = "judges"  # a group that is chosen as a list
 GIVEN = {
     "prompts=file": ["prompts.train_file=train.txt", "prompts.held_out_file=held_out.txt"],
+    "prompts=list": ["prompts.file=list.txt"],
+    "judges=[remote]": ["evaluation.judges.remote.url=http://127.0.0.1:8000"],
     "prompts=hub": ["prompts.data=dataset:owner/name:prompts.jsonl", "prompts.key=prompt"],
     **{f"without=drift/{part}": ["method=drift"] for part in ("concentration", "prompt_noise", "shaping")},
     "reward=remote": ["reward.url=http://127.0.0.1:8000"],
@@ -31,7 +34,12 @@ def choices(group):
     return sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in files)
 
 
-@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in choices(group)])
+def typed(group, name):
+    """Return a choice as it is typed."""
+    return f"{group}=[{name}]" if group == LISTED else f"{group}={name}"
+
+
+@pytest.mark.parametrize("choice", [typed(group, name) for group in GROUPS for name in choices(group)])
 def test_every_choice_composes(choice, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rdt", choice, *GIVEN.get(choice, []), "--cfg", "job", "--resolve"])
     run.entry()

@@ -83,3 +83,29 @@ def test_a_key_that_is_added_must_be_an_argument():
         "guidance.scael=1: rdt.guidance.ClassifierFree has no argument scael; did you mean guidance.scale?",
         "model.lora.x=2: rdt.policy.Adapter has no argument x",
     ]
+
+
+DECLARED = """
+from rdt.rewards.base import Reward as Base
+class Blind(Base):
+    differentiable = False
+class Child(Blind): pass
+class Seeing(Blind):
+    differentiable: bool = True
+class Computed(Blind):
+    def __init__(self): self.differentiable = True
+class Property(Blind):
+    @property
+    def differentiable(self): return True
+def made(): return Blind()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    {"Blind": False, "Child": False, "Seeing": True, "Base": True, "Computed": None, "Property": None, "made": None,
+     "nosuch": None}.items(),
+)  # fmt: skip
+def test_a_declared_attribute_is_read_without_an_import(name, value, folder):
+    (folder / "plug.py").write_text("raise SystemExit('imported')\n" + DECLARED)
+    assert imports.class_constant(f"plug.{name}", "differentiable") is value and "plug" not in sys.modules

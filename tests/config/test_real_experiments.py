@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from rdt import run, weights
 from rdt.config.compose import conf_dir
-from worlds import full_size_checkpoints
+from worlds import children, full_size_checkpoints
 from worlds.smallest_run import minimal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +21,7 @@ NAMES = [file.stem for file in sorted((Path(conf_dir()) / "experiment/real").glo
 
 
 @pytest.fixture
-def dry(monkeypatch, capsys, tmp_path):
+def dry(monkeypatch, answered, tmp_path):
     """Return a function that runs `rdt run ...` in an empty folder: (exit status, stdout, stderr, hub requests)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "cached", lambda place: False)
@@ -30,14 +29,9 @@ def dry(monkeypatch, capsys, tmp_path):
     def answer(*overrides, silence="no answer"):
         requests = []
         monkeypatch.setattr(weights, "refusal", lambda place: requests.append(place) or silence)
-        monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "logger=csv"])
-        status = 0
-        try:
-            run.entry()
-        except SystemExit as stop:
-            status = stop.code
+        said = answered(run.entry, *overrides, "logger=csv")
         assert not list(tmp_path.iterdir())
-        return status, *capsys.readouterr(), len(requests)
+        return *said, len(requests)
 
     return answer
 
@@ -50,7 +44,7 @@ def test_every_experiment_is_in_the_tables():
 @pytest.mark.slow
 def test_the_costs_are_what_the_script_counts():
     command = [sys.executable, str(REAL / "count.py")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = children.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=3600)
     assert done.stdout == (REAL / "cost.md").read_text("utf-8"), done.stderr
 
 
@@ -59,7 +53,9 @@ def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
     status, out, err, requests = dry(f"experiment=real/{name}", "dry_run=true")
     assert status == 0 and err == "" and requests == 1
     method, model, reward = name.split("_", 2)
-    assert out.startswith(f"method={method} reward={reward} model={model} ")
+    notes, _, plan = out.partition("method=")
+    assert all("judge " in line for line in notes.splitlines())  # that of a reward whose files are not here
+    assert plan.startswith(f"{method} reward={reward} model={model} ")
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
     assert len(needs) >= 5 and all(line.endswith("(not here: the first run fetches it)") for line in needs)
     assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
@@ -104,6 +100,6 @@ def test_the_benchmark_networks_have_the_published_parameter_counts(name):
 def test_the_benchmark_runs_and_prints_its_device():
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / "benchmarks/real.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = children.run(command, env=environment, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tiny random checkpoints" in done.stdout and done.stdout.count("attention flash_attention") == 4

@@ -1,7 +1,6 @@
 """Every reward can be planned; if the model has no checkpoint for it, one line names the models that do."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,20 +26,10 @@ def given(tmp_path_factory) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def dry(monkeypatch, capsys):
+def dry(monkeypatch, answered):
     """Return a function that runs `rdt run ... dry_run=true`: (exit status, stdout, stderr)."""
     monkeypatch.delenv("RDT_TRACEBACK", raising=False)
-
-    def answer(*overrides):
-        monkeypatch.setattr(sys, "argv", ["rdt", *overrides, "dry_run=true"])
-        status = 0
-        try:
-            run.entry()
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return answer
+    return lambda *overrides: answered(run.entry, *overrides, "dry_run=true")
 
 
 def composed(*overrides: str):
@@ -49,7 +38,7 @@ def composed(*overrides: str):
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_every_reward_is_planned(reward, given, dry):
-    status, out, err = dry(f"reward={reward}", *given.get(reward, []))
+    status, out, err = dry("method=grpo", f"reward={reward}", *given.get(reward, []))
     assert status == 0 and err == ""
     assert f"reward={reward} " in out
     for _, value in (item.split("=") for item in given.get(reward, []) if "checkpoint=" in item or "backbone=" in item):

@@ -36,6 +36,7 @@ CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(co
         ("a | b or null", ["a", None], ["c"]),
         ("a multiple of None", [1, 2], ["text"]),
         ("at least 1 (only with method.x=on|off)", [1], [0]),
+        ("at least 1 (not with method.x=null)", [1], [0]),
     ],
 )
 def test_a_rule_allows_and_refuses(rule, good, bad):
@@ -93,3 +94,15 @@ def test_every_rule_in_conf_allows_the_default(choice):
 
 def test_a_config_composed_for_a_script_has_no_rules():
     assert "rules" not in composed("config").method
+
+
+@pytest.mark.parametrize(
+    ("written", "met", "unmet"),
+    [
+        ("(only with a.kind=on|1)", ["on", 1, 1.0], ["off", 2, None, True]),
+        ("(not with a.kind=null|0|false)", ["on", 1, True], [None, 0, 0.0, False]),
+    ],
+)
+def test_a_condition_holds_for_the_values_that_it_names_or_for_all_others(written, met, unmet):
+    condition = parsed_rule(f"at least 1 {written}").condition
+    assert all(map(condition.is_met, met)) and not any(map(condition.is_met, unmet))

@@ -33,24 +33,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lpips_files(tmp_path_factory):
-    """Write files in the layouts of torchvision and LPIPS, with different widths and a classifier that is not read."""
-    folder, written = tmp_path_factory.mktemp("lpips"), {}
-    for network, widths in {"alex": (4, 6, 9, 5, 7), "vgg": (2, 3, 4, 5, 6, 7, 8, 3, 4, 5, 6, 7, 8)}.items():
-        noise, into = torch.Generator().manual_seed(0), 3
-        trunk, heads = {"classifier.6.weight": torch.zeros(3, 3)}, {}
-        layout = lpips.NETWORKS[network]
-        for place, width in zip(layout.convolutions, widths, strict=True):
-            side = {0: 11, 3: 5}.get(place, 3) if network == "alex" else 3
-            trunk[f"features.{place}.weight"] = torch.randn(width, into, side, side, generator=noise) / side
-            trunk[f"features.{place}.bias"] = torch.randn(width, generator=noise)
-            into = width
-            if place in layout.tapped:
-                heads[f"lin{len(heads)}.model.1.weight"] = torch.rand(1, width, 1, 1, generator=noise)
-        torch.save(trunk, folder / f"{network}.pth")
-        torch.save(heads, folder / f"{network}_heads.pth")
-        files = {"checkpoint": str(folder / f"{network}.pth"), "heads": str(folder / f"{network}_heads.pth")}
-        written[network] = files | {"sha256": None, "size": None}
-    return written
+    return feature_checkpoints.lpips_files(tmp_path_factory.mktemp("lpips"))
 
 
 def images(*shape, seed=0):

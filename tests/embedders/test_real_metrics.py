@@ -18,7 +18,7 @@ from rdt.rollout import Sampling
 from rdt.training import finished
 from rdt.training.experiment import Experiment
 from rdt.training.launch import work
-from worlds import feature_checkpoints, tiny_policy
+from worlds import children, feature_checkpoints, tiny_policy
 from worlds.smallest_run import minimal
 
 T, IMAGES = 3, 4
@@ -185,7 +185,7 @@ def test_totals_do_not_depend_on_the_number_of_ranks(folders, tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(children.PATIENCE)
     totals = dict(queue.get() for process in processes if process.exitcode == 0)
     alone = run(tiny_policy.policy(), folders)["tuned"].totals
     for rank in range(2):

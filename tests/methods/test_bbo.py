@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rdt.errors import Diverged
 from rdt.methods.bbo import BBO
 from rdt.methods.journal import Journal
 from rdt.rewards.base import Reward
@@ -17,9 +18,9 @@ from rdt.rewards.surrogate import BudgetedOracle, BudgetExceeded
 from rdt.rollout import Sampling
 from rdt.training import folder
 from rdt.training.launch import launch, work
-from rewards.test_surrogate import surrogate
 from worlds import tiny_policy
 from worlds.smallest_run import adapter, minimal, rows
+from worlds.surrogates import surrogate
 
 PROMPT = ["a circle"]
 
@@ -140,6 +141,24 @@ def test_a_run_that_was_killed_between_two_batches_has_the_answers_of_one_that_w
     for a, b in zip(whole.answers, method.answers, strict=True):
         assert a.phi.equal(b.phi) and a.scores.equal(b.scores)
     assert all(a.equal(b) for a, b in zip(whole.trained, method.trained, strict=True))
+
+
+class Undefined(Oracle):
+    """An oracle that has no score for the last image of a call, and records its prompt."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        self.last = prompts[-1]
+        return super().forward(images, prompts).index_fill(0, torch.tensor([len(images) - 1]), torch.nan)
+
+
+def test_a_missing_score_names_its_own_prompt_although_another_image_has_no_answer(tmp_path: Path) -> None:
+    Journal(tmp_path / "oracle").charge(0, [0])  # by a process that was killed before the answer
+    oracle = Undefined()
+    method = bbo(oracle, query_batch_size=4)
+    method.folder = tmp_path
+    with pytest.raises(Diverged) as caught:
+        tiny_policy.fit(method, 1, prompts=[f"a circle, number {k}" for k in range(100)])
+    assert len(oracle.images) == 3 and f"the prompt {oracle.last!r} as nan" in str(caught.value)
 
 
 @pytest.mark.parametrize("differentiable", [False, True])

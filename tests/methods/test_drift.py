@@ -1,6 +1,6 @@
 """Each part of DRIFT meets its definition, and with all parts off DRIFT is GRPO, on both processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ from rdt import guidance
 from rdt.methods.drift import DRIFT, distinctness, potential, sigma, trim, window
 from rdt.methods.grpo import GRPO
 from rdt.policy import Policy
+from rdt.randomness import Noise
 from rdt.rewards.base import Reward
 from rdt.rollout import Sampling, conditioned, replayed
 from worlds import tiny_policy
@@ -168,12 +169,41 @@ def test_the_ratio_is_1_before_the_first_update_under_prompt_noise(name: str) ->
 def test_each_candidate_has_its_own_prompt_noise_which_an_update_draws_again() -> None:
     policy = tiny_policy.flow_policy()
     three, last = (
-        conditioned(policy, ["a circle"] * len(indices), policy.noise(0, "train", indices)).noise
+        conditioned(policy, ["a circle"] * len(indices), policy.noise(0, "train", indices)).drawn
         for indices in ([4, 5, 6], [6])
     )
-    assert three is not None and last is not None
     assert three.embeds[2].equal(last.embeds[0]) and not three.embeds[0].equal(three.embeds[1])
     assert three.pooled is not None and last.pooled is not None and three.pooled[2].equal(last.pooled[0])
+
+
+def tensors(thing: Any) -> Iterator[Tensor]:
+    """Yield every tensor that an object holds, at any depth."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        yield from (found for part in thing for found in tensors(part))
+    elif hasattr(thing, "__dict__"):
+        yield from tensors(list(vars(thing).values()))
+
+
+def test_rollouts_keep_the_key_of_their_prompt_noise_and_nothing_of_a_conditions_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A condition can be larger than its sample; what is kept for all samples are their states."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(DRIFT, "returns", lambda self, rewards, kept, rollouts, images: (
+        seen.extend(tensors(rollouts)), rewards)[1])  # fmt: skip
+    method = still(tiny_policy.flow_policy(), prompt_noise=0.25).method
+    condition = method.policy.encode(["a circle"])
+    shapes = {x.shape[1:] for x in (condition.embeds, condition.pooled) if x is not None}
+    assert seen and not shapes & {x.shape[1:] for x in (*seen, *tensors(method.rollouts))}
+
+
+def test_without_prompt_noise_none_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(Noise, "like", lambda self, x, purpose: drawn.append(purpose))
+    still(tiny_policy.flow_policy())
+    assert drawn == []
 
 
 def test_the_policy_is_evaluated_under_clean_prompts() -> None:

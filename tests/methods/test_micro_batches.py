@@ -36,7 +36,8 @@ def updated(
 ) -> tuple[Experiment, dict[str, float], list[int], list[int]]:
     """Return an experiment after one update of a random adapter, its log, and the batch sizes of network and reward."""
     given = ["logger=csv"] if size is None else ["logger=csv", f"micro_batch_size={size}"]
-    given += [f"method.query_batch_size={size or SAMPLES}"] if method == "bbo" else []
+    own = {"bbo": ["method.query_batch_size"], "tilt": ["method.images=8", "method.sample_batch_size"]}
+    given += [word if "=" in word else f"{word}={size or SAMPLES}" for word in own.get(method, [])]
     experiment = Experiment(minimal(out, f"method={method}", f"model={model}", f"batch_size={SAMPLES}", *given))
     tiny_policy.disturb(experiment.policy)
     network, reward = Rows(experiment.policy.network), Rows(experiment.method.reward, experiment.reward)

@@ -7,26 +7,25 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from markdown_it import MarkdownIt
+from omegaconf import open_dict
 from torch import Tensor
 
+from rdt import result
 from rdt.guidance import cfg
-from rdt.models import flux, lora, sd3, sd15, sdxl
-from rdt.policy import Adapter, Policy, Setup
+from rdt.models import flux, lora
+from rdt.policy import Adapter, Policy
 from rdt.rollout import Sampling, sampled
-from worlds import model_checkpoints, tiny_policy
+from rdt.training.card import card
+from worlds import model_checkpoints, run_folders, tiny_policy
+from worlds.builders import built
+from worlds.smallest_run import minimal
 
 MODELS = tuple(model_checkpoints.MAKERS)
 PROMPTS = ["a circle", "two small rings"]
 STEPS = 4
 ADAPTER = Adapter(2, 3, ["to_q", "to_k", "to_v", "to_out.0"])  # alpha is not the rank
 COMPONENT = {"sd15": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
-OWN: dict[str, tuple[Any, dict[str, Any]]] = {
-    "sd15": (sd15.build, {"consistency": None}),
-    "sdxl": (sdxl.build, {"consistency": None}),
-    "sd3": (sd3.build, {"sampler": "sde", "grid": "published", "tokens": 24}),
-    "flux": (flux.build, {"sampler": "sde", "tokens": 24, "guidance": 3.5}),
-}
-SMALL = {"resolution": model_checkpoints.SIDE}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def build(name: str, folder: Path, setup: dict[str, Any] | None = None, **changes: Any) -> Policy:
-    builder, own = OWN[name]
-    return builder(
-        source=str(folder), adapter=ADAPTER, checkpointing=False, setup=Setup(**SMALL | (setup or {})), **own | changes
-    )
+    return built(name, folder, ADAPTER, setup, **changes)
 
 
 def stock(name: str, folder: Path) -> Any:
@@ -89,15 +85,20 @@ def test_without_t5_its_tokens_are_zeros_as_in_the_stock_pipeline(folders: dict[
     assert (found - whole).abs().max() > 1e-3
 
 
+def exported(name: str, folder: Path, out: Path, **file: str) -> tuple[Policy, Any]:
+    """Return our policy with a random adapter, and the stock pipeline with the file that we export of it."""
+    policy, pipe = build(name, folder), stock(name, folder)
+    tiny_policy.disturb(policy)
+    policy.save_lora(out)
+    pipe.load_lora_weights(out, **file)
+    return policy, pipe
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    policy = build(name, folders[name])
-    tiny_policy.disturb(policy)
-    policy.save_lora(tmp_path)
-    pipe = stock(name, folders[name])
-    pipe.load_lora_weights(tmp_path)
+    policy, pipe = exported(name, folders[name], tmp_path)
     theirs = getattr(pipe, COMPONENT[name]).eval()
     noise, tuned = ours(name, policy, policy.tuned)
     assert (tuned - ours(name, policy)[1]).abs().max() > 1e-3
@@ -105,15 +106,30 @@ def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
     torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=2e-5)
 
 
+def test_the_code_of_a_model_card_gives_the_stock_pipeline_our_images(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, _ = exported("sd15", folders["sd15"], tmp_path / "lora")
+    run_folders.write_run(tmp_path / "run", compute={"images": 960})
+    config = minimal(tmp_path / "never")
+    with open_dict(config):
+        config.model.policy.source = str(folders["sd15"])
+    tokens = MarkdownIt().parse(card(config, result.read(tmp_path / "run"), ["a circle"]))
+    code = next(token.content for token in tokens if token.type == "code_block")
+    scope: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path / "lora")
+    exec(code, scope)
+    pipe = scope["pipe"]
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    noise, tuned = ours("sd15", policy, policy.tuned)
+    torch.testing.assert_close(images("sd15", pipe, noise), tuned, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
 def test_kohyas_file_gives_the_same_images_through_diffusers_reader(
     name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    policy = build(name, folders[name])
-    tiny_policy.disturb(policy)
-    policy.save_lora(tmp_path)
-    pipe = stock(name, folders[name])
-    pipe.load_lora_weights(tmp_path, weight_name=lora.KOHYA)
+    policy, pipe = exported(name, folders[name], tmp_path, weight_name=lora.KOHYA)
     noise, tuned = ours(name, policy, policy.tuned)
     torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=5e-5)
 

@@ -1,6 +1,5 @@
 """Stable Diffusion 3's transformer and the embedded flow model keep the laws of views, replay and adapters."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,10 @@ from worlds import tiny_policy
 from worlds.smallest_run import minimal
 
 X, T = tiny_policy.normal(2, *tiny_policy.LATENT), torch.tensor([0.9, 0.3])
-Graph = Callable[[Policy], Tensor]  # -> loss ()
 
 
 def run(policy: Policy, view: str, x: Tensor = X) -> Tensor:
     return getattr(policy, view)(x, T, policy.encode(tiny_policy.PROMPTS[:2]))
-
-
-def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
-    policy.zero_grad()
-    graph(policy).backward()
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.requires_grad}
 
 
 def two_views(policy: Policy) -> Tensor:
@@ -53,14 +45,15 @@ def test_the_base_is_the_network_without_any_adapter() -> None:
 
 def test_only_the_adapter_gets_a_gradient_through_both_views() -> None:
     policy = tiny_policy.flow_policy()
-    assert all(f".{TUNED}." in name and gradient.norm() > 0 for name, gradient in gradients(policy, two_views).items())
+    found = tiny_policy.gradients(policy, two_views)
+    assert all(f".{TUNED}." in name and gradient.norm() > 0 for name, gradient in found.items())
 
 
 def test_checkpointed_blocks_give_the_same_gradients() -> None:
     policy = tiny_policy.flow_policy()
-    expected = gradients(policy, two_views)
+    expected = tiny_policy.gradients(policy, two_views)
     policy.checkpoint_blocks()
-    found = gradients(policy, two_views)
+    found = tiny_policy.gradients(policy, two_views)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6 * gradient.norm().item())
 

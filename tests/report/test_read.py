@@ -107,7 +107,7 @@ def test_links_are_followed_and_a_run_behind_one_counts_once(tmp_path):
     [
         ("a: [", "expected"),
         ("!!python/object/apply:os.system [x]", "could not determine a constructor"),
-        ("[" * 5000, "nested too deep"),
+        ("[" * 5000, "nested deeper than 40 levels"),
         ("a: &x [1]\nb: *x", "alias"),
         ("- 1", "holds list, expected a mapping"),
         ('a: "\\ud83d"', "half of a character"),

@@ -60,13 +60,24 @@ def test_the_latex_table_escapes_special_characters(tmp_path):
     assert not (tmp_path / "out" / "duels.csv").exists()  # of one method
 
 
+def test_the_latex_table_states_paired_differences_and_marks_the_best(sweep):
+    report([sweep], sweep / "out")
+    head, base, *groups = [line for line in (sweep / "out" / "front.tex").read_text().splitlines() if "&" in line]
+    assert head.startswith(r" & hps $\uparrow$ & gold $\uparrow$ & entropy $\uparrow$ & hacking gap $\downarrow$ & kl")
+    assert base.startswith("base & $0.2") and [line.split(" & ")[0] for line in groups] == ["draft", "sqdf"]
+    assert all("$+0.0" in line or r"\mathbf{+0.0" in line for line in groups)
+    assert r"$\mathbf{+0.0" in groups[0].split(" & ")[1] and r"\mathbf" not in groups[1].split(" & ")[1]
+    report([sweep], sweep / "out", absolute=True)
+    assert "$+0.0" not in (sweep / "out" / "front.tex").read_text()
+
+
 def test_names_begin_no_command_in_latex_and_no_markup_in_markdown(tmp_path):
     write_run(tmp_path / "0", "[x]", label="a | b\n\n# <img src=x> [l](javascript:x)", model="m\n\\input{x}")
     report([tmp_path], tmp_path / "out")
     table = (tmp_path / "out" / "front.tex").read_text()
     assert "{[}x{]}" in table and not [line for line in table.splitlines() if line.startswith(("[", "\\input"))]
     head, *_ = tables.card_table(read(tmp_path / "0")).splitlines()
-    assert head == r"|  | `base` | `a \u007c b\u000a\u000a# <img src=x> [l](javascript:x)` |"
+    assert head == "|  | `base` | `tuned` | difference |"
 
 
 @pytest.fixture
@@ -88,25 +99,28 @@ def test_a_new_column_appears_in_every_table(sweep, images_column, capsys):
     printed = capsys.readouterr().out
     assert "drawn_images" in printed and "960" in printed
     page = (sweep / "report.html").read_text()
-    assert "<th>drawn_images</th>" in page and "<b>960</b>" in page
-    assert "<dt>drawn_images</dt><dd>960</dd>" in page and "<option>drawn_images</option>" in page
+    assert 'data-name="drawn_images"' in page and "<b>960</b>" in page
+    assert "<dt>drawn_images </dt><dd>960</dd>" in page and "<option>drawn_images</option>" in page
     tex = (sweep / "front.tex").read_text()
     assert r"drawn\_images" in tex and "$960$" in tex
     rows = list(csv.DictReader((sweep / "front.csv").read_text().splitlines()))
     assert {row["compute/drawn_images"] for row in rows} == {"960.0"}
     names, values = tables.wandb_rows(comparison)
     assert [row[names.index("compute/drawn_images")] for row in values] == [1920, 960, 960]
-    assert "| `compute/drawn_images` | 960 | 960 |\n" in tables.card_table(read(sweep / "0"))
+    paired = [row[names.index("reward/hps_diff")] for row in values]
+    assert paired == [None, *(group.scores["reward/hps"].diff.mean for group in comparison.groups)]
+    assert all(len(row) == len(names) for row in values)
+    assert "| `compute/drawn_images` | 960 | 960 |  |\n" in tables.card_table(read(sweep / "0"))
 
 
 def test_a_table_shows_the_columns_that_name_it(sweep):
     """Only the cards state the share of diversity that is left, and only front.csv and the scatter state the time."""
     (comparison,) = compare(read_runs([sweep])[0])
     titles = {table: [column.title for column in columns.columns_of(comparison, table)] for table in columns.TABLES}
-    assert titles["terminal"] == ["hps", "gold", "entropy", "kl"]
-    assert titles["page cards"] == ["hps", "gold", "entropy", "kept", "kl"]
-    assert titles["page"] == titles["front.tex"] == titles["wandb"] == titles["model card"]
-    assert titles["page"] == ["hps", "gold", "entropy", "vendi", "residual", "kl"]
+    assert titles["terminal"] == titles["front.tex"] == ["hps", "gold", "entropy", "hacking gap", "kl"]
+    assert titles["page cards"] == ["hps", "gold", "entropy", "kept", "hacking gap", "kl"]
+    assert titles["page"] == titles["wandb"] == titles["model card"]
+    assert titles["page"] == ["hps", "gold", "entropy", "hacking gap", "vendi", "residual", "kl"]
     assert titles["front.csv"] == [*titles["page"], "seconds"]
     assert titles["page scatter"] == [*titles["page"], "passes", "TFLOP", "seconds"]
 

@@ -18,7 +18,7 @@ from worlds.scorers import answer, playing
 from worlds.smallest_run import adapter, minimal, rows
 from worlds.tiny_policy import Brightness
 
-SETTINGS = {"format": "png", "batch_size": 16, "parallel": 1, "timeout": 10.0, "retries": 0}
+SETTINGS = {"format": "png", "batch_size": 16, "parallel": 1, "timeout": 60.0, "retries": 0}
 PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GRPO = ("method=grpo", "method.group=2", "method.kl_coef=0")
 

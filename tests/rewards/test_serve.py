@@ -3,10 +3,8 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from rdt import serve
 from rdt.config.compose import composed, conf_dir
 from rdt.rewards.remote import RemoteReward
 from rdt.training.experiment import Experiment
-from worlds import reward_checkpoints
+from worlds import children, reward_checkpoints
 from worlds.scorers import serving
 from worlds.smallest_run import minimal
 from worlds.tiny_policy import Brightness
@@ -28,7 +26,7 @@ MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 REAL = [name for name in MODELS if "override /world: real" in (CONF / "model" / f"{name}.yaml").read_text()]
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["a red circle", "a small blue ring on white"]
-SETTINGS = {"format": "float32", "batch_size": 2, "parallel": 1, "timeout": 10.0, "retries": 0, "missing": "stop"}
+SETTINGS = {"format": "float32", "batch_size": 2, "parallel": 1, "timeout": 60.0, "retries": 0, "missing": "stop"}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +55,14 @@ def answers(monkeypatch, capsys, *overrides: str) -> torch.Tensor:
     found: list[torch.Tensor] = []
 
     def client(shown: str = "") -> None:
-        while "until Ctrl-C" not in shown:
-            time.sleep(0.01)
+        def served() -> bool:
+            nonlocal shown
             shown += capsys.readouterr().out
-        url = re.search(r"http://\S+", shown)[0]
+            return "until Ctrl-C" in shown
+
         try:
+            children.until(served)
+            url = re.search(r"http://\S+", shown)[0]
             found.append(RemoteReward(url=url, **SETTINGS)(PICTURES, PROMPTS))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
@@ -105,16 +106,12 @@ def test_the_served_reward_is_that_of_a_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", [["-m", "rdt.serve"], ["-m", "rdt.cli", "serve"]])
 def test_the_command_serves_from_any_folder(command, tmp_path):
     code = ["-c", "from rdt.cli import main; main()", "serve"] if "rdt.cli" in command else command
-    process = subprocess.Popen(
-        [sys.executable, *code, "reward=jpeg", "port=0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(CONF.parent)},
-    )  # fmt: skip
-    try:
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
+    with children.started([sys.executable, *code, "reward=jpeg", "port=0"], cwd=tmp_path, env=environment) as process:
         url = re.search(r"http://\S+", process.stdout.readline())[0]
         assert RemoteReward(url=url, **SETTINGS)(PICTURES, PROMPTS).isfinite().all()
-    finally:
         process.terminate()
-        process.communicate()
+        process.wait(children.PATIENCE)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from rdt.rewards import connections, intake, wire
 from rdt.rewards.base import Reward
 from rdt.rewards.remote import RemoteReward
-from rewards.test_wire import BODIES, png, pngs
+from worlds.requests import BODIES, png, pngs
 from worlds.scorers import LIMITS, serving
 from worlds.tiny_policy import Brightness
 
 PICTURES = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 BODY = wire.request(PICTURES, ["a", "b"], "float32")
 JSON = {"Content-Type": "application/json"}
-SETTINGS = {"format": "float32", "batch_size": 2, "parallel": 3, "timeout": 10.0, "retries": 0, "missing": "stop"}
+SETTINGS = {"format": "float32", "batch_size": 2, "parallel": 3, "timeout": 60.0, "retries": 0, "missing": "stop"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def url():
 
 def post(url: str, body: bytes, headers: dict[str, str] = JSON, method: str = "POST") -> tuple[int, dict]:
     """Return the status and the JSON of an answer."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
         connection.request(method, "/", body, headers)
         answer = connection.getresponse()
@@ -43,7 +43,7 @@ def post(url: str, body: bytes, headers: dict[str, str] = JSON, method: str = "P
 def raw(url: str, data: bytes = b"") -> socket.socket:
     """Return a connection on which some bytes were sent."""
     host, _, port = urlsplit(url).netloc.rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     connection.sendall(data)
     return connection
 
@@ -138,6 +138,7 @@ def test_a_head_that_does_not_end_is_given_up(monkeypatch):
         for data in (b"", b"POST / HTTP/1.1\r\nHost: localhost\r\n"):
             with raw(url, data) as connection:
                 assert closed(connection)
+        monkeypatch.undo()
         assert_serves(url)
 
 
@@ -178,7 +179,7 @@ class Held(Reward):
 
     def forward(self, images, prompts):
         self.begun.release()
-        self.released.wait(10)
+        self.released.wait(60)
         return images.mean((1, 2, 3))
 
 
@@ -188,8 +189,8 @@ def test_a_busy_server_says_when_to_come_again(limit, words):
     with serving(reward, **limit) as url:
         first = raw(url, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                          b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)  # fmt: skip
-        reward.begun.acquire()
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+        assert reward.begun.acquire(timeout=60)
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         connection.request("POST", "/", BODY, JSON)
         answer = connection.getresponse()
         assert (
@@ -209,7 +210,7 @@ def test_clients_that_hang_up_print_nothing_and_are_not_scored(capfd):
             raw(url, data).close()
         head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         clients = [raw(url, head % len(BODY) + BODY) for _ in range(5)]
-        reward.begun.acquire()
+        assert reward.begun.acquire(timeout=60)
         for connection in clients:
             connection.close()
         reward.released.set()
@@ -237,5 +238,5 @@ def test_a_client_of_the_standard_library_keeps_working(url):
     from urllib.request import ProxyHandler, Request, build_opener
 
     message = Request(url, BODY, JSON, method="POST")
-    with build_opener(ProxyHandler({})).open(message, timeout=10) as answer:
+    with build_opener(ProxyHandler({})).open(message, timeout=60) as answer:
         assert len(json.loads(answer.read())["scores"]) == 2

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -23,6 +22,7 @@ from rdt.study.page import cell_uri, write_study
 from rdt.study.sources import SampleGrid
 from rdt.study.tally import alpha, over_raters, wilson
 from rdt.training.record import grid_image, save_image
+from worlds import children
 from worlds.browser import Chromium, installed
 
 PROMPTS = ["a <b>circle</b> & </script>", "a square", "a ring"]
@@ -190,7 +190,7 @@ def test_equal_noise_is_paired_and_other_noise_is_marked(runs, tmp_path):
     ],
 )
 def test_an_impossible_study_is_one_line_and_writes_nothing(runs, tmp_path, capsys, arguments, words):
-    assert entry([f"runs={runs}", f"out={tmp_path / 'out'}", *arguments]) == 2
+    assert entry([f"runs={runs}", f"out={tmp_path / 'out'}", *arguments]) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -198,9 +198,9 @@ def test_an_impossible_study_is_one_line_and_writes_nothing(runs, tmp_path, caps
 def test_a_missing_or_broken_picture_is_named(runs, tmp_path, capsys):
     picture = runs / "sqdf1" / "samples" / "aig-power-exponent-2.png"
     picture.unlink()
-    assert entry([f"runs={runs}"]) == 2 and f"{picture} is missing" in capsys.readouterr().err
+    assert entry([f"runs={runs}"]) == 1 and f"{picture} is missing" in capsys.readouterr().err
     Image.new("RGB", (50, 50)).save(picture)
-    assert entry([f"runs={runs}"]) == 2 and "not 3 rows of 4 images" in capsys.readouterr().err
+    assert entry([f"runs={runs}"]) == 1 and "not 3 rows of 4 images" in capsys.readouterr().err
     assert entry([f"runs={runs}", "settings=*cfg"]) == 0
     assert (runs / "study" / "key.json").is_file()
 
@@ -208,7 +208,7 @@ def test_a_missing_or_broken_picture_is_named(runs, tmp_path, capsys):
 def test_the_key_of_another_study_is_not_overwritten(runs, tmp_path, capsys):
     arguments = [f"runs={runs}", f"out={tmp_path / 'out'}", "pairs=12", "settings=base,sqdf cfg"]
     assert entry(arguments) == 0 and entry(arguments) == 0
-    assert entry([*arguments, "seed=1"]) == 2 and "give another out=" in capsys.readouterr().err
+    assert entry([*arguments, "seed=1"]) == 1 and "give another out=" in capsys.readouterr().err
 
 
 def ballot(key, rater, outcomes, name="", at="2026-01-01T00:00:00Z", study_id=None):
@@ -247,7 +247,7 @@ def test_a_tally_counts_exactly(counted):
     a = ballot(key, "a", ["base", "base", "tie", "sqdf cfg", "base"])
     b = ballot(key, "b", ["base", "sqdf cfg", "tie"])
     rows = tally(a, b)
-    assert [row["question"] for row in rows] == ["quality", "overall"]
+    assert [row["question"] for row in rows] == ["alignment", "looks", "overall"]
     row = rows[0]
     assert [row[k] for k in ("first", "second", "votes", "raters")] == ["base", "sqdf cfg", "8", "2"]
     assert [row[k] for k in ("first_wins", "ties", "second_wins")] == ["4", "2", "2"]
@@ -258,7 +258,7 @@ def test_a_tally_counts_exactly(counted):
     assert float(row["wilson_lo"]) == pytest.approx(centre - half, abs=1e-12)
     assert float(row["wilson_hi"]) == pytest.approx(centre + half, abs=1e-12)
     assert float(row["raters_lo"]) <= 5 / 8 <= float(row["raters_hi"])
-    sides = [[vote["answers"]["quality"] for vote in one["votes"][:3]] for one in (a, b)]
+    sides = [[vote["answers"]["alignment"] for vote in one["votes"][:3]] for one in (a, b)]
     assert float(row["alpha"]) == pytest.approx(alpha(zip(*sides, strict=True)), abs=1e-12)
 
 
@@ -273,10 +273,10 @@ def test_a_rater_counts_once_and_with_the_latest_answers(counted):
     key, tally = counted
     early = ballot(key, "a", ["base", "base"])
     late = ballot(key, "a", ["sqdf cfg", "base", "base"], at="2026-01-02T00:00:00Z")
-    (row, _) = tally(late, early, early)
+    row, *_ = tally(late, early, early)
     assert (row["votes"], row["raters"], row["first_wins"], row["second_wins"]) == ("3", "1", "2", "1")
     at_home = ballot(key, "b", ["base"], name=" Anna  B", at="2026-01-03T00:00:00Z")
-    (row, _) = tally(early, at_home, late | {"name": "anna b"})  # the same name in two browsers
+    row, *_ = tally(early, at_home, late | {"name": "anna b"})  # the same name in two browsers
     assert (row["votes"], row["raters"], row["first_wins"]) == ("3", "1", "3")
 
 
@@ -287,8 +287,8 @@ def test_votes_of_another_study_are_refused(counted):
     vote = swapped["votes"][0]
     vote["left"], vote["right"] = vote["right"], vote["left"]
     assert "are not those of the key" in tally(swapped)
-    other["votes"][1]["answers"]["quality"] = "both"
-    assert "quality=both; expected one of left, tie, right for one of quality, overall" in tally(other)
+    other["votes"][1]["answers"]["alignment"] = "both"
+    assert "alignment=both; expected one of left, tie, right for one of alignment, looks, overall" in tally(other)
     for text in ("{", "[]", json.dumps({"kind": "rdt study votes", "version": 2})):
         error = tally(text)
         assert error.startswith("error: ") and error.count("\n") == 1
@@ -330,7 +330,7 @@ def test_the_interval_over_raters_covers_when_raters_differ():
 
 def test_the_command_answers_without_torch():
     code = "import sys; from rdt.study import entry; entry(['-h']); print({'torch', 'hydra'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", code], check=True)
     assert done.stdout.startswith("usage: python -m rdt.study") and done.stdout.splitlines()[-1] == "set()"
 
 
@@ -346,8 +346,11 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
     assert browser.complaints == [] and all(url.startswith(("file:", "data:", "blob:")) for url in browser.requests)
     (votes,) = (tmp_path / "saved").glob("*.json")
     given = [vote["answers"] for vote in json.loads(votes.read_text())["votes"]]
-    names = ("quality", "diversity", "overall")
-    wanted = [("left", "tie", "right"), ("right", "tie", "left"), ("left", "left", "left"), ("right", "right", "tie")]
+    names = ("alignment", "looks", "diversity", "overall")
+    wanted = [
+        ("left", "left", "tie", "right"), ("right", "right", "tie", "left"),
+        ("left", "left", "left", "left"), ("right", "right", "right", "tie"),
+    ]  # fmt: skip
     assert given == [dict(zip(names, answers, strict=True)) for answers in wanted]
     assert entry(["tally", str(votes), f"key={tmp_path / 'out' / 'key.json'}"]) == 0
     rows = {row["question"]: row for row in csv.DictReader((tmp_path / "out" / "tally.csv").read_text().splitlines())}
@@ -355,8 +358,32 @@ def test_a_study_is_answered_by_keyboard_alone(runs, tmp_path, capsys):
         pair[side]["setting"] == "base"
         for pair, side in zip(key["pairs"], ("left", "right", "left", "right"), strict=True)
     ]
-    assert int(rows["quality"]["first_wins"]) == sum(lefts) and rows["diversity"]["ties"] == "2"
+    assert int(rows["alignment"]["first_wins"]) == sum(lefts) and rows["diversity"]["ties"] == "2"
     assert "1 rater, 4 pairs answered" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(installed() is None, reason="no Chromium here")
+def test_a_study_is_answered_and_undone_by_touch_on_a_phone(runs, tmp_path):
+    written(runs, tmp_path / "out", 3, names="base,sqdf cfg")
+    browser = Chromium(tmp_path)
+    try:
+        browser.show_as(390, 844, phone=True)
+        browser.open(tmp_path / "out" / "study.html")
+        browser.tap("document.querySelector('#begin button')")
+        for answer in ("left", "tie", "right"):
+            browser.tap(f"document.querySelector('[data-answer={answer}]')")
+        browser.tap("document.querySelector('[data-of=vote] [data-act=u]')")
+        browser.until("state.answers.length === 2")
+        shown = "[...document.querySelectorAll('button')].filter(e => e.checkVisibility())"
+        inside = f"{shown}.map(e => e.getBoundingClientRect())"
+        assert browser.js(f"{inside}.every(b => b.left >= 0 && b.right <= 390 && b.bottom <= 844 && b.height >= 40)")
+        assert browser.js("document.documentElement.scrollWidth") == 390
+        for _ in range(7):
+            browser.tap("document.querySelector('[data-answer=right]')")
+        browser.until("view() === 'done'")
+    finally:
+        browser.close()
+    assert browser.complaints == []
 
 
 def _vote(browser, folder):
@@ -365,15 +392,15 @@ def _vote(browser, folder):
     browser.open(page)
     browser.press(*"Ann 1", "Enter")
     assert browser.js("state.name") == "Ann 1"
-    browser.press("1", "ArrowDown", "3", "ArrowRight", "3", "Backspace", "2", "1", "1")
+    browser.press("1", "1", "ArrowDown", "3", "ArrowRight", "3", "1", "Backspace", "2", "1", "1")
     browser.press("u", "ArrowLeft")
     browser.open(page)
     assert browser.js("find('go').textContent") == "Go on after 2 of 4"
     browser.js("document.activeElement.blur()")  # as a click beside the field does
     browser.press("Enter")
-    assert browser.js("find('bar').getAttribute('aria-valuenow')") == "7"
+    assert browser.js("find('bar').getAttribute('aria-valuenow')") == "9"
     assert browser.js("document.querySelectorAll('#left img').length") == 2
-    browser.press("1", "1", "3", "3", "2")
+    browser.press("1", "1", "1", "3", "3", "3", "2")
     assert browser.js("view()") == "done"
 
 
@@ -382,7 +409,7 @@ def _save(browser, folder):
     folder.mkdir()
     browser.downloads(folder)
     browser.press("Enter")
-    browser.until("state.saved === 12")
+    browser.until("state.saved === 16")
     for _ in range(200):
         if list(folder.glob("*.json")):
             break

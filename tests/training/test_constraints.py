@@ -3,7 +3,9 @@
 import pytest
 
 from rdt import result
+from rdt.config.compose import composed
 from rdt.errors import UsageError
+from rdt.sentinels import SENTINELS
 from rdt.training.constraint_callback import quantities
 from rdt.training.constraints import UNBOUNDED, Constraint, check_constraints, constraints_of, expand_shorthand
 from rdt.training.launch import work
@@ -61,6 +63,14 @@ def test_drift_is_measured_against_the_base():
     assert found["brightness"] == pytest.approx(0.1) and found["latent_norm"] == pytest.approx(0.5)
     assert found["gap"] == pytest.approx(0.3)
     assert "gap" not in quantities(tuned, base, "hps", "nobody")
+
+
+@pytest.mark.parametrize("name", SENTINELS)
+def test_every_sentinel_is_a_constraint_on_its_distance_from_the_base(name):
+    base, tuned = (dict.fromkeys(SENTINELS, value) | {"latent_rms": 1.0} for value in (0.5, 0.3))
+    assert quantities(tuned, base, "hps", "judge")[name] == pytest.approx(0.2)
+    bound = constraints_of({name: UNBOUNDED | {"max": 0.1}})
+    assert name in composed("config").constraint and bound[0].violation(0.2) == 1.0
 
 
 def config(out, *constraint, iterations=4):

@@ -8,6 +8,7 @@ import torch
 from rdt.errors import UsageError
 from rdt.training import digests, finished, folder
 from rdt.training.checkpoint_reader import CheckpointReader
+from worlds.run_checkpoints import checkpoint
 from worlds.smallest_run import minimal
 
 DAMAGES = {
@@ -17,17 +18,6 @@ DAMAGES = {
     "garbage": lambda whole: b"\x93garbage" * 9,
     "a bit": lambda whole: whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
 }
-
-
-def checkpoint(out, name, iteration=None, **identity):
-    """Write a checkpoint of one weight into a run's folder, and return it."""
-    made = out / "checkpoints" / name
-    made.mkdir(parents=True)
-    torch.save({"weight": torch.ones(3)}, made / digests.STATE)
-    (made / digests.METRICS).write_text("iteration\n0\n")
-    known = digests.identity(minimal(out)) | identity
-    digests.seal(made, int(name[:6]) if iteration is None else iteration, known)
-    return made
 
 
 def damage(file, kind):

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from rdt.errors import UsageError
 from rdt.training import folder, lock
-from training.test_digests import checkpoint
+from worlds.run_checkpoints import checkpoint
 from worlds.smallest_run import minimal
 
 
@@ -30,7 +30,7 @@ def test_a_run_continues_only_under_its_own_config(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"output_dir=\S+/file/out cannot be written: \S+/file is not a writable"):
+    with pytest.raises(ValueError, match=r"output_dir=\S+/file/out cannot be written: \S+/file is not a writable"):
         folder.check_folder(minimal(tmp_path), tmp_path / "file" / "out")
 
 

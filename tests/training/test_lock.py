@@ -3,14 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 
 import pytest
 
 from rdt.errors import UsageError
 from rdt.training import lock
-from worlds import failing_reward
+from worlds import children, failing_reward
 
 HOLD = """
 import sys
@@ -26,10 +25,9 @@ with lock.held("output_dir", Path(sys.argv[1])):
 def other(tmp_path):
     """Return another process that holds the lock of tmp_path/out."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, env=failing_reward.environment(), text=True) as process:
+    with children.started(command, env=failing_reward.environment()) as process:
         assert process.stdout.readline() == "held\n"
         yield process
-        process.stdin.close()
 
 
 def test_a_second_process_reads_who_holds_the_lock(other, tmp_path):
@@ -43,7 +41,7 @@ def test_a_second_process_reads_who_holds_the_lock(other, tmp_path):
 
 def test_the_lock_of_a_killed_process_is_taken_over(other, tmp_path):
     other.send_signal(signal.SIGKILL)
-    other.wait()
+    other.wait(children.PATIENCE)
     assert (tmp_path / "out" / lock.FILE).is_file() and lock.holder(tmp_path / "out") is None
     with lock.held("output_dir", tmp_path / "out"):
         assert f"process {os.getpid()} on " in (lock.holder(tmp_path / "out") or "")

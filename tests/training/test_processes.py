@@ -2,8 +2,9 @@
 
 import os
 import signal
-import subprocess
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
@@ -14,8 +15,8 @@ from rdt.errors import UsageError
 from rdt.training import processes
 from rdt.training.environment import LaunchedEnvironment
 from rdt.training.launch import work
-from worlds import failing_reward
-from worlds.smallest_run import minimal, rows
+from worlds import children, failing_reward
+from worlds.smallest_run import OVERRIDES, minimal, rows
 
 STRAY = {
     "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "1", "GROUP_RANK": "1", "SLURM_PROCID": "1",
@@ -65,7 +66,7 @@ def test_torchrun_is_refused_in_one_line(monkeypatch):
 
 def test_a_worker_ends_with_its_launcher(tmp_path):
     command = [sys.executable, "-c", PARENT, WORKER]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, env=failing_reward.environment(), text=True) as launcher:
+    with children.started(command, env=failing_reward.environment()) as launcher:
         assert launcher.stdout.readline() == "1 2\n"
         launcher.send_signal(signal.SIGKILL)
         assert launcher.stdout.read() == ""  # returns once the worker, which holds the pipe too, has ended
@@ -93,11 +94,26 @@ def test_a_killed_rank_is_one_line(tmp_path):
     conf = failing_reward.config_dir(tmp_path / "conf", "kill", iteration=1)
     arguments = ["-m", "rdt.run", "--config-dir", str(conf), "reward=fragile", "output_dir=out", "logger=csv"]
     small = ["batch_size=8", "model.sampling.num_steps=3", "method.replay_ratio=1", "trainer.checkpoint_every=1"]
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, *arguments, *small, "devices=2"],
-        cwd=tmp_path, env=failing_reward.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        cwd=tmp_path, env=failing_reward.environment() | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "was killed by SIGKILL, most often because" in done.stderr
     assert f"newest checkpoint: {tmp_path / 'out' / 'checkpoints' / '000001'};" in done.stderr
     assert not os.path.exists(tmp_path / "out" / ".lock")
+
+
+@pytest.mark.slow
+def test_of_two_nodes_the_first_reports_alone(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rdt.run", *OVERRIDES, "logger=csv", "num_nodes=2", "output_dir=out"]
+    with ThreadPoolExecutor() as pool:
+        ends = pool.map(lambda _: children.run(command, cwd=tmp_path, env=os.environ | meeting), range(2))
+        silent, talking = sorted(ends, key=lambda done: len(done.stdout))
+    assert (silent.returncode, talking.returncode) == (0, 0), silent.stderr + talking.stderr
+    assert "report" in talking.stdout and "Epoch" not in silent.stdout and "report" not in silent.stdout
+    assert (tmp_path / "out/result.json").is_file() and len(list(tmp_path.iterdir())) == 1

@@ -1,6 +1,5 @@
 """A run that was stopped, killed or finished continues bit for bit, or one line says why it cannot."""
 
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,7 @@ from rdt.errors import Terminated
 from rdt.rewards.contract import RewardError
 from rdt.training import digests, folder
 from rdt.training.launch import work
-from worlds import failing_reward
+from worlds import children, failing_reward
 from worlds.smallest_run import adapter, minimal, rows
 
 
@@ -116,7 +115,7 @@ def test_resume_never_starts_over(whole, tmp_path):
 def test_a_killed_run_continues_bit_for_bit(whole, tmp_path):
     out = tmp_path / "out"
     script = f"from training import test_resume; test_resume.work(test_resume.eventful({str(out)!r}, 'kill', 3))"
-    done = subprocess.run([sys.executable, "-c", script], env=failing_reward.environment(), capture_output=True)
+    done = children.run([sys.executable, "-c", script], env=failing_reward.environment(), text=False)
     assert done.returncode == -9 and names(out) == ["000002"] and len(rows(out)) >= 2
     work(config(out))
     assert_equal_runs(out, whole)

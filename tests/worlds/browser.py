@@ -19,7 +19,7 @@ FLAGS = [
     "--disable-background-networking",
     "--remote-debugging-pipe",
 ]
-CODES = {"Enter": 13, "Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+CODES = {"Enter": 13, "Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9}
 
 
 def installed() -> str | None:
@@ -79,7 +79,7 @@ class Chromium:
     def until(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
         last = time.monotonic() + seconds
-        while not self.js(expression):
+        while not self.js(f"!!({expression})"):  # an element itself arrives as an empty object
             assert time.monotonic() < last, expression
             time.sleep(0.02)
 
@@ -102,6 +102,20 @@ class Chromium:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at)
 
+    def tap(self, found: str) -> None:
+        """Touch the middle of the element that an expression finds."""
+        at = self._middle(found)
+        self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[at])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def show_as(self, width: int, height: int, dark: bool = False, phone: bool = False, media: str = "") -> None:
+        """Give the page a size, a colour scheme, touch if it is a phone's, and a medium such as "print"."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+        self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
+
     def downloads(self, folder: Path) -> None:
         """Let the page save files into a folder."""
         self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
@@ -113,7 +127,7 @@ class Chromium:
     def close(self) -> None:
         """Stop the browser."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         os.close(self.to)
         os.close(self.back)
 

@@ -1,10 +1,12 @@
-"""Makes tiny random CLIP and DINOv2 checkpoints in the layout of the published folders."""
+"""Makes tiny random CLIP, DINOv2 and LPIPS checkpoints in the layout of the published files."""
 
 import json
 from pathlib import Path
 
 import torch
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+
+from rdt.embedders import lpips
 
 CLIP_SIDE, DINO_SIDE, DINO_RESIZE, WIDTH = 20, 16, 18, 12
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -29,6 +31,27 @@ def dinov2_folder(folder: Path) -> Path:
     _save(Dinov2Model(config), folder)
     sizes = {"size": {"shortest_edge": DINO_RESIZE}, "crop_size": {"height": DINO_SIDE, "width": DINO_SIDE}}
     return _preprocessor(folder, sizes | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "resample": 3})
+
+
+def lpips_files(folder: Path) -> dict[str, dict[str, str | None]]:
+    """Write files in the layouts of torchvision and LPIPS, with different widths and a classifier that is not read."""
+    written = {}
+    for network, widths in {"alex": (4, 6, 9, 5, 7), "vgg": (2, 3, 4, 5, 6, 7, 8, 3, 4, 5, 6, 7, 8)}.items():
+        noise, into = torch.Generator().manual_seed(0), 3
+        trunk, heads = {"classifier.6.weight": torch.zeros(3, 3)}, {}
+        layout = lpips.NETWORKS[network]
+        for place, width in zip(layout.convolutions, widths, strict=True):
+            side = {0: 11, 3: 5}.get(place, 3) if network == "alex" else 3
+            trunk[f"features.{place}.weight"] = torch.randn(width, into, side, side, generator=noise) / side
+            trunk[f"features.{place}.bias"] = torch.randn(width, generator=noise)
+            into = width
+            if place in layout.tapped:
+                heads[f"lin{len(heads)}.model.1.weight"] = torch.rand(1, width, 1, 1, generator=noise)
+        torch.save(trunk, folder / f"{network}.pth")
+        torch.save(heads, folder / f"{network}_heads.pth")
+        files = {"checkpoint": str(folder / f"{network}.pth"), "heads": str(folder / f"{network}_heads.pth")}
+        written[network] = files | {"sha256": None, "size": None}
+    return written
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:

@@ -63,6 +63,10 @@ class Gaussian(nn.Module):
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.consistency(x, t, cond) + self.shift[self.index[t]].view(-1, 3, 1, 1)
 
+    def digest(self, name: str | None = None) -> str:
+        """Return what distinguishes a base from another."""
+        return str((self.mean, self.variances, self.axes, self.base_shift))
+
     def noise(self, seed: int, purpose: str, indices: Sequence[int]) -> Noise:
         return Noise(seed=seed, purpose=purpose, indices=indices, shape=self.latent_shape, device=self.device)
 
@@ -112,13 +116,13 @@ def optimum(policy: Gaussian, gamma: float = 1.0) -> Tensor:
 
 
 @torch.no_grad()
-def law(view: Denoiser, policy: Gaussian) -> tuple[Tensor, Tensor]:
+def law(view: Denoiser, policy: Gaussian, eta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return the exact mean (3,) and covariance (3, 3) of the samples of a view whose output is affine in x."""
     times = policy.process.times(len(policy.shift))
     mean, covariance = torch.zeros(3), torch.eye(3)
     points = torch.cat([torch.zeros(1, 3), torch.eye(3)]).view(4, 3, 1, 1)  # 0 and the axes determine an affine map
     for t, t_next in pairwise(times):
-        step = policy.process.transition(view(points, t, policy.encode([""] * 4)), points, t, t_next, 1.0)
+        step = policy.process.transition(view(points, t, policy.encode([""] * 4)), points, t, t_next, eta)
         offset = step.mean[0].flatten()
         slope = (step.mean[1:].flatten(1) - offset).T
         mean = slope @ mean + offset

@@ -59,7 +59,7 @@ def _accept(listening: socket.socket, act: Callable, ended: threading.Event, thr
 
 def _serve(connection: socket.socket, act: Callable[[socket.socket, bytes], None]) -> None:
     with connection:
-        connection.settimeout(5)
+        connection.settimeout(60)
         try:
             act(connection, _body(connection))
         except OSError:

@@ -13,13 +13,18 @@ OVERRIDES = (
     "evaluation.prompts=2", "evaluation.images_per_prompt=2", "evaluation.kl_images=1", "evaluation.every=0",
     "evaluation.small_prompts=1", "evaluation.limit=null",
 )  # fmt: skip
+OWN = {"method=tilt": ("method.prompts=3", "method.images=4", "method.sample_batch_size=3")}  # of some methods
 OFFLINE = ("logger=wandb", "logger.wandb.mode=offline")
 
 
 def minimal(out: Path, *overrides: str) -> DictConfig:
-    """Return its resolved config, which writes into `out`, with W&B offline unless `overrides` choose a logger."""
+    """Return its resolved config, which writes into `out`, with W&B offline unless `overrides` choose a logger.
+
+    What it keeps for later runs lies beside `out`.
+    """
+    own = [word for override in overrides for word in OWN.get(override, ())]
     logger = () if any(override.startswith("logger") for override in overrides) else OFFLINE
-    cfg = composed("config", *OVERRIDES, *logger, *overrides, f"output_dir={out}")
+    cfg = composed("config", *OVERRIDES, *own, f"cache={out}-cache", *logger, *overrides, f"output_dir={out}")
     OmegaConf.resolve(cfg)
     return cfg
 

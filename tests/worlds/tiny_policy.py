@@ -21,6 +21,7 @@ from rdt.stream import Batch, PromptData, PromptStream
 LATENT, TOKENS, WIDTH, WORDS = (4, 4, 4), 5, 16, 64
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 PROMPTS = ["a circle", "a small blue ring", "a shape on white"]
+Graph = Callable[[Policy], Tensor]  # -> loss ()
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.double) ** 2  # Stable Diffusion's
 
 
@@ -112,6 +113,13 @@ def disturb(policy: nn.Module, seed: int = 1) -> None:
     """Give the trained weights random values."""
     for weight in (p for p in policy.parameters() if p.requires_grad):
         weight.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(policy: Policy, graph: Graph) -> dict[str, Tensor]:
+    """Return the gradient of a loss for every trained tensor, by name."""
+    policy.zero_grad()
+    graph(policy).backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.requires_grad}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -15,7 +15,7 @@ def runs(out):
 def read(file):
     """Return the records of one file, by type."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.splitlines()
     found = defaultdict(list)
     for record in map(json.loads, lines):
         found[record["type"]].append(record.get(record["type"]))
