@@ -10,16 +10,21 @@ from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.render import SIZE, render
 from rdt.shapes.world import random_modes, random_scene
 
-PLAN = Plan("vae", steps=2200, lr=2e-3)
+PLAN = Plan("vae", steps=1200, lr=1e-3)
 DECODER_PLAN = Plan("decoder", steps=3000, lr=1e-3, ema=0.998)
-BATCH = 64
+BATCH = 48
 LATENT_NOISE = 0.05  # standard deviation of the error of sampled latents, whose variance is 1
 
 
-def train(work: Path, seed: int) -> AutoencoderKL:
-    """Return the trained autoencoder, its scaling factor set so that latents have unit variance."""
+def train(start: Path | None, work: Path, seed: int) -> AutoencoderKL:
+    """Return the trained autoencoder, its scaling factor set so that latents have unit variance.
+
+    Training starts from the weights in the folder `start`, or from random ones.
+    """
     torch.manual_seed(seed)
     vae = untrained_autoencoder()
+    if start:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32).state_dict())
 
     def loss(generator: torch.Generator) -> Tensor:
         images = 2 * random_images(BATCH, generator) - 1

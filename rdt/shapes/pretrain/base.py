@@ -2,8 +2,6 @@
 
 The noise schedule ends at a signal-to-noise ratio of zero, so that sampling starts where training did (Lin et al.
 2305.08891); with the schedule of Stable Diffusion 1.5, whose last step keeps some signal, backgrounds came out grey.
-
-The content is learned first, on images of one finish, and then the finish: together they take several times as long.
 """
 
 from dataclasses import dataclass, field
@@ -22,10 +20,8 @@ from rdt.shapes.pretrain.text import WIDTH, PromptTable
 from rdt.shapes.render import render
 from rdt.shapes.world import random_modes, random_scene
 
-CONTENT = Plan("content", steps=12000, lr=1.5e-3, ema=0.9995, warmup=300)
-PLAN = Plan("base", steps=24000, lr=1.5e-3, ema=0.9995, warmup=300)
-CONTENT_BATCH, BATCH = 32, 64
-PLAIN = (0.9, 0.8, 0.0)  # the finish of the images that content is learned on
+PLAN = Plan("base", steps=24000, lr=1.5e-3, ema=0.9995, warmup=100)
+BATCH = 128
 POOL = 98304  # latents that are encoded once and trained on
 PROMPT_DROPOUT = 0.1
 SAMPLED = 10  # steps of the embedded world's sampler, on whose times half of the training falls
@@ -62,14 +58,13 @@ class Denoising:
     embeds: Tensor  # (785, 12, 96), of every prompt
     prompts: PromptTable
     pool: Pool
-    batch: int
     alphas: Tensor = field(default_factory=lambda: ddim_scheduler().alphas_cumprod)  # (1000,)
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         """Return the loss, a scalar, of a batch that `generator` draws."""
-        rows = torch.randint(len(self.pool.latents), (self.batch,), generator=generator)
-        x0, noise = self.pool.latents[rows], torch.randn(self.batch, 8, 8, 8, generator=generator)
-        t = training_steps(self.batch, generator)
+        rows = torch.randint(len(self.pool.latents), (BATCH,), generator=generator)
+        x0, noise = self.pool.latents[rows], torch.randn(BATCH, 8, 8, 8, generator=generator)
+        t = training_steps(BATCH, generator)
         prompt = self.prompts.rows(self.pool.modes[rows], generator, PROMPT_DROPOUT)
         alpha, sigma = (root[:, None, None, None] for root in (self.alphas[t].sqrt(), (1 - self.alphas[t]).sqrt()))
         with torch.autocast("cpu", torch.bfloat16):  # 1.3 times faster where the processor has such instructions
@@ -79,17 +74,17 @@ class Denoising:
 
 
 def train(
-    encoder: CLIPTextModel, prompts: PromptTable, vae: AutoencoderKL, work: Path, seed: int
+    start: Path | None, encoder: CLIPTextModel, prompts: PromptTable, pool: Pool, work: Path, seed: int
 ) -> UNet2DConditionModel:
-    """Return the trained network."""
+    """Return the trained network; training starts from the weights in the folder `start`, or from random ones."""
     torch.manual_seed(seed)
     network = unet()
+    if start:
+        stored = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+        network.load_state_dict(stored.state_dict())  # the number of heads has no weights
     with torch.no_grad():
         embeds = encoder(prompts.ids).last_hidden_state
-    plain = encode_pool(vae, work, seed, torch.tensor(PLAIN))
-    fit(CONTENT, network, Denoising(network, embeds, prompts, plain, CONTENT_BATCH), work, seed)
-    network.requires_grad_(True)
-    fit(PLAN, network, Denoising(network, embeds, prompts, encode_pool(vae, work, seed), BATCH), work, seed)
+    fit(PLAN, network, Denoising(network, embeds, prompts, pool), work, seed)
     return network
 
 
@@ -129,18 +124,14 @@ def training_steps(count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def encode_pool(vae: AutoencoderKL, work: Path, seed: int, finish: Tensor | None = None) -> Pool:
-    """Return encoded and scaled renders of uniform modes, which a file in `work` keeps.
-
-    Their finish is uniform, unless one (3,) is given for all.
-    """
-    file = work / ("pool.safetensors" if finish is None else "plain.safetensors")
+def encode_pool(vae: AutoencoderKL, work: Path, seed: int) -> Pool:
+    """Return encoded and scaled renders of uniform modes and finish, which a file in `work` keeps."""
+    file = work / "pool.safetensors"
     if file.exists():
         return Pool(**load_file(file))
     generator = torch.Generator().manual_seed(seed)
     modes = random_modes(POOL, generator)
-    given = [None if finish is None else finish.expand(len(chunk), -1) for chunk in modes.split(256)]
-    scenes = (random_scene(chunk, generator, own) for chunk, own in zip(modes.split(256), given, strict=True))
+    scenes = (random_scene(chunk, generator) for chunk in modes.split(256))
     latents = torch.cat([vae.encode(2 * render(scene) - 1).latent_dist.mean for scene in scenes])
     with replacing(file) as unfinished:
         save_file({"latents": latents * vae.config.scaling_factor, "modes": modes}, unfinished)

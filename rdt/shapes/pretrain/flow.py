@@ -31,10 +31,18 @@ class Teacher:
     unet: UNet2DConditionModel
 
 
-def train(teacher: Teacher, prompts: PromptTable, pool: Pool, work: Path, seed: int) -> SD3Transformer2DModel:
-    """Return the trained velocity network; the text encoder is not trained further."""
+def train(
+    start: Path | None, teacher: Teacher, prompts: PromptTable, pool: Pool, work: Path, seed: int
+) -> SD3Transformer2DModel:
+    """Return the trained velocity network; training starts from the weights in the folder `start`, or from random ones.
+
+    The text encoder is not trained further.
+    """
     torch.manual_seed(seed)
     network = transformer()
+    if start:
+        stored = SD3Transformer2DModel.from_pretrained(start / "transformer", torch_dtype=torch.float32)
+        network.load_state_dict(stored.state_dict())
     with torch.no_grad():
         encoded = teacher.encoder(prompts.ids)
     embeds, pooled = encoded.last_hidden_state, encoded.pooler_output

@@ -58,8 +58,10 @@ class Reader(nn.Module):
         )
 
 
-def train(tokenizer: CLIPTokenizer, work: Path, seed: int) -> CLIPTextModel:
-    """Return the trained text encoder."""
+def train(start: Path | None, tokenizer: CLIPTokenizer, work: Path, seed: int) -> CLIPTextModel:
+    """Return the text encoder in the folder `start` as it is, or a trained one where there is none."""
+    if start:
+        return CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
     torch.manual_seed(seed)
     prompts = PromptTable(tokenizer)
     reader = Reader(tokenizer, prompts.sizes)
