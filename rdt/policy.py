@@ -89,7 +89,7 @@ class Policy(nn.Module):
         self.process, self.latent_shape = parts.process, parts.latent_shape
         self.overlong = parts.overlong
         self._parts = parts
-        self._views = Views(self.network)
+        self._views = Views(self.network, merge=not self._autocast)  # half precision would round small updates away
         self._views.cast_inputs(not self._autocast)
         self._conditions = Conditions(parts.encode, parts.prepare)
         self.passes = 0  # network passes so far, per sample: the unit compute is compared in
@@ -236,6 +236,10 @@ class Policy(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Return the images (B, 3, H, W) in [0, 1] of clean latents; differentiable."""
         return self._parts.decode(x0)
+
+    def never_merge(self) -> None:
+        """Run adapters beside the weights they adapt in every pass, as compiled blocks need it."""
+        self._views.merge = False
 
     def checkpoint_blocks(self) -> None:
         """Turn on gradient checkpointing that recomputes each block under the view of its forward pass."""

@@ -125,6 +125,7 @@ def test_plain_checkpointing_would_silently_mix_up_the_views(policy: Policy) -> 
     """Backward recomputes a block under the active adapter, with no error and an equal loss (huggingface/peft#2832)."""
     for weight in (p for name, p in policy.named_parameters() if f".{CONSISTENCY}." in name):
         weight.requires_grad_()  # with both adapters trained, torch cannot tell the two passes apart
+    policy.never_merge()  # a merged layer is recomputed as another operation, which torch notices
     graph = look_ahead("consistency")
     expected, loss = tiny_policy.gradients(policy, graph), graph(policy)
     policy.checkpoint_blocks()
@@ -145,6 +146,49 @@ def test_a_scale_multiplies_the_update_of_every_weight(policy: Policy) -> None:
     found = policy.scaled(0.5)(X, T, policy.encode(tiny_policy.PROMPTS[:2]))
     policy.load_lora(halved)
     torch.testing.assert_close(found, run(policy, "tuned"))
+
+
+def test_an_adapter_that_needs_no_gradient_is_merged_and_gives_the_same_output(policy: Policy) -> None:
+    beside = {view: run(policy, view).detach() for view in ("tuned", "consistency")}
+    with torch.no_grad():
+        merged = {view: run(policy, view) for view in beside}
+    for view, output in beside.items():
+        torch.testing.assert_close(merged[view], output)
+    policy.never_merge()
+    with torch.no_grad():
+        for view in beside:
+            torch.testing.assert_close(run(policy, view), merged[view])
+    assert not run(policy, "tuned").equal(merged["tuned"])  # rounding tells that the first was merged
+
+
+def test_merging_writes_to_no_weight_and_follows_the_adapter(policy: Policy) -> None:
+    before = {name: weight.clone() for name, weight in policy.network.state_dict().items()}
+    with torch.no_grad():
+        first = run(policy, "tuned")
+        assert policy.network.state_dict().keys() == before.keys()
+        assert all(weight.equal(before[name]) for name, weight in policy.network.state_dict().items())
+        for weight in (p for p in policy.parameters() if p.requires_grad):
+            weight.mul_(1.5)
+        second = run(policy, "tuned")
+    assert not second.equal(first)
+    torch.testing.assert_close(second, run(policy, "tuned").detach())
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_adapter_has_the_same_gradient_merged_and_beside_the_weights(policy: Policy, view: str) -> None:
+    merged = tiny_policy.gradients(policy, look_ahead(view))
+    policy.never_merge()
+    assert 0 < difference(tiny_policy.gradients(policy, look_ahead(view)), merged) < 1e-5
+
+
+def test_a_merged_view_passes_the_gradient_of_its_input_on(policy: Policy) -> None:
+    def slope() -> Tensor:
+        x = X.clone().requires_grad_()
+        return torch.autograd.grad(run(policy, "consistency", x).square().sum(), x)[0]
+
+    merged = slope()
+    policy.never_merge()
+    torch.testing.assert_close(merged, slope())
 
 
 def test_an_adapter_survives_saving_and_loading(policy: Policy) -> None:

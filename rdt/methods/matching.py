@@ -190,7 +190,8 @@ class Matching(Method):
         known, absent = stand_ins(scores.view(len(batch.prompts), -1, scores.shape[-1]))  # (P, G, R), (P, G)
         advantages = without_absent(self.advantages(self.reward.relative(known)), absent)
         every = torch.arange(known.shape[1]).expand(known.shape[:2])
-        return Rollouts.of(batch, self.reward.total(known), every, advantages, self.clean(rollouts))
+        held = torch.ones(known.shape[:2], dtype=torch.bool)
+        return Rollouts.of(batch, self.reward.total(known), every, advantages, held, self.clean(rollouts))
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """Return the advantages (P, G), in double precision, where equal rewards are exactly their mean."""

@@ -142,6 +142,7 @@ def assembled(parts: Parts, adapter: Adapter, checkpointing: bool, setup: Setup)
     if checkpointing:
         policy.checkpoint_blocks()
     if setup.compile:
+        policy.never_merge()
         compile_blocks(policy.network)
     return policy
 

@@ -1,4 +1,4 @@
-"""The six attributes of the embedded world's images, and those that a prompt may state; needs no torch."""
+"""The content and the finish of the embedded world's images, and what a prompt may state; needs no torch."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "diamond", "cross", "ring"),
@@ -12,3 +12,4 @@ NAMES = tuple(ATTRIBUTES)
 CARDINALITIES = tuple(len(values) for values in ATTRIBUTES.values())
 STATEABLE = ("shape", "colour", "size", "background")  # attributes that a prompt may state; position is always free
 FREE = -1  # marks an unstated attribute
+FINISH = ("vivid", "crisp", "gloss")  # continuous, in [0, 1] in natural images; no prompt states them

@@ -1,4 +1,4 @@
-"""Distributions over the world's 2,916 modes: their expected utility, their diversity, and samples drawn from them."""
+"""Distributions over the world's 2,916 modes and their finish: expected utility, diversity, and samples of them."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from rdt.randomness import generator
 from rdt.shapes.attributes import CARDINALITIES, FREE
 from rdt.shapes.grammar import stated
-from rdt.shapes.world import utility
+from rdt.shapes.world import QUALITY, content_utility
 
 
 def indicators(modes: Tensor) -> Tensor:
@@ -27,15 +27,20 @@ _COLUMNS = INDICATORS.nonzero()[:, 1].reshape(len(MODES), -1)  # (2916, 6)
 
 @dataclass(frozen=True)
 class Front:
-    """Holds K distributions over modes for each of P prompts; every number it returns is a mean over the prompts."""
+    """Holds K distributions over modes for each of P prompts; every number it returns is a mean over the prompts.
+
+    The finish is independent of the diversity; of its distribution the expected quality and the cost in KL are kept.
+    """
 
     prompts: list[str]
     q: Tensor  # (K, P, 2916), float64
+    quality: Tensor  # expected quality of the finish, broadcast to (K, P, 2916)
+    finish_nats: Tensor | float = torch.inf  # KL of the finish to the base's, broadcast to (K,)
 
     @property
     def gold(self) -> Tensor:
         """Return the expected utility, (K,)."""
-        return self.expected(gold_table(stated(self.prompts)))
+        return self.expected(content_table(stated(self.prompts)) + QUALITY * self.quality)
 
     @property
     def entropy(self) -> Tensor:
@@ -46,14 +51,14 @@ class Front:
     def kl_nats(self) -> Tensor:
         """Return the KL to the ideal base model in nats, (K,), infinite outside its support.
 
-        The ideal base draws every stated attribute as stated and every free one uniformly.
+        The ideal base draws every stated attribute as stated, every free one and the finish uniformly.
         """
         base = base_distribution(stated(self.prompts))
-        return (torch.xlogy(self.q, self.q) - torch.xlogy(self.q, base)).sum(2).mean(1)
+        return (torch.xlogy(self.q, self.q) - torch.xlogy(self.q, base)).sum(2).mean(1) + self.finish_nats
 
     def expected(self, score: Tensor) -> Tensor:
-        """Return the expectation, (K,), of a table of scores (P, 2916)."""
-        return torch.einsum("kpm,pm->k", self.q, score) / len(self.prompts)
+        """Return the expectation, (K,), of a table of scores, broadcast to (K, P, 2916)."""
+        return (self.q * score).sum(2).mean(1)
 
     def entropy_sampled(self, count: int, seed: int) -> Tensor:
         """Return the entropy, (K,), that a run estimates from `count` samples per prompt.
@@ -94,9 +99,9 @@ def product(marginals: Tensor) -> Tensor:
     return marginals[..., _COLUMNS].prod(-1)
 
 
-def gold_table(stated: Tensor) -> Tensor:
-    """Return the annotator's utility of every mode for every prompt, (P, 2916)."""
-    return torch.stack([utility(MODES, row.expand_as(MODES)) for row in stated]).double()
+def content_table(stated: Tensor) -> Tensor:
+    """Return the content's part of the annotator's utility of every mode for every prompt, (P, 2916)."""
+    return torch.stack([content_utility(MODES, row.expand_as(MODES)) for row in stated]).double()
 
 
 def base_distribution(stated: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
-"""The gold reward is the annotator's utility of the attributes that the oracle reads in an image; it is a black box."""
+"""The gold reward is the annotator's utility of what the oracle reads, less what is unnatural; it is a black box."""
 
 import torch
 from torch import Tensor
 
 from rdt.rewards.base import Reward, blank
-from rdt.shapes.distribution import INDICATORS, gold_table, indicators
+from rdt.shapes.distribution import INDICATORS, content_table, indicators
 from rdt.shapes.grammar import stated
-from rdt.shapes.oracle import shared_oracle
-from rdt.shapes.world import utility
+from rdt.shapes.oracle import Reading, shared_oracle
+from rdt.shapes.world import QUALITY, quality, utility
+
+RENDERED, SCALE = 0.02, 0.1  # residual up to which an image counts as rendered, and how fast the utility falls beyond
 
 
 class GoldReward(Reward):
-    """Scores images by their utility in [0, 1]; ValueError if a prompt is outside the grammar.
+    """Scores images by utility times naturalness, in [0, 1]; ValueError if a prompt is outside the grammar.
 
-    The utility is additive over attributes, so it is an inner product of an image's and a prompt's features as well.
+    The utility is additive over attributes and finish, so the score is an inner product of an image's and a prompt's
+    features as well.
     """
 
     differentiable = False
@@ -26,16 +29,26 @@ class GoldReward(Reward):
 
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Return the utilities, shape (B,), of images (B, 3, 32, 32) in [0, 1] for B prompts."""
-        return blank(utility(self._read(images), stated(prompts)).to(images.device), images)
+        """Return the scores, shape (B,), of images (B, 3, 32, 32) in [0, 1] for B prompts."""
+        read = self._read(images)
+        scores = naturalness(read.residual) * utility(read.modes, read.finish, stated(prompts))
+        return blank(scores.to(images.device), images)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Return the attributes that the oracle reads, one-hot, (B, 24)."""
-        return indicators(self._read(images))
+        """Return the attributes, one-hot, and the quality that the oracle reads, times naturalness, (B, 25)."""
+        read = self._read(images)
+        features = torch.cat([indicators(read.modes), quality(read.finish)[:, None].double()], dim=1)
+        return naturalness(read.residual)[:, None] * features
 
     def text_features(self, prompts: list[str]) -> Tensor:
-        """Return the contribution of each attribute value to the utility for each prompt, (P, 24)."""
-        return gold_table(stated(prompts)) @ torch.linalg.pinv(INDICATORS).T
+        """Return what each attribute value and the quality add to the utility for each prompt, (P, 25)."""
+        values = content_table(stated(prompts)) @ torch.linalg.pinv(INDICATORS).T
+        return torch.cat([values, torch.full((len(prompts), 1), QUALITY, dtype=torch.float64)], dim=1)
 
-    def _read(self, images: Tensor) -> Tensor:
-        return shared_oracle(self.source, images.device).read(images).cpu()
+    def _read(self, images: Tensor) -> Reading:
+        return shared_oracle(self.source, images.device).read(images)
+
+
+def naturalness(residual: Tensor) -> Tensor:
+    """Return the share of the utility that an image keeps at its residual, (N,): 1 for a render, falling beyond."""
+    return torch.exp(-(residual - RENDERED).clamp(min=0) / SCALE)

@@ -30,14 +30,25 @@ def all_prompts() -> list[str]:
 
 
 def split(name: str) -> list[str]:
-    """Return the prompts of the "train" or the "held_out" split, which are disjoint and together hold all prompts."""
+    """Return the prompts of a split.
+
+    "train" and "held_out" are disjoint and together hold all prompts; so are "fit" and "validation", which divide
+    "train" for the choice of settings, as held-out prompts may not be used for it.
+    """
     prompts = all_prompts()
     random.Random(SPLIT_SEED).shuffle(prompts)
-    held_out = round(HELD_OUT_SHARE * len(prompts))
-    splits = {"held_out": prompts[:held_out], "train": prompts[held_out:]}
+    held_out, train = _divided(prompts)
+    validation, fit = _divided(train)
+    splits = {"held_out": held_out, "train": train, "fit": fit, "validation": validation}
     if name not in splits:
         raise ValueError(f"split={name!r} is none of {', '.join(sorted(splits))}")
     return splits[name]
+
+
+def _divided(prompts: list[str]) -> tuple[list[str], list[str]]:
+    """Return the first prompts, a share of HELD_OUT_SHARE, and the rest."""
+    count = round(HELD_OUT_SHARE * len(prompts))
+    return prompts[:count], prompts[count:]
 
 
 def check(prompts: Iterable[str]) -> None:

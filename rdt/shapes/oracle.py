@@ -1,23 +1,46 @@
-"""The oracle network reads the attributes of an image, measures how natural it is, and embeds it for metrics."""
+"""The oracle network reads the content and the finish of an image, and embeds it for metrics."""
 
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt.shapes import world
-from rdt.shapes.attributes import CARDINALITIES
-from rdt.shapes.render import render
+from rdt.shapes.attributes import CARDINALITIES, FINISH
+from rdt.shapes.nearest import nearest_render
 from rdt.weights import load_tensors, locate
 
 WIDTH = 32
-PROBE, DAMPING = 0.05, 1e-2  # finite difference in the jitter, and ridge, of the fit behind the residual
+REMEMBERED = 8192  # images whose reading is kept, since several measures and judges read the same images
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Holds what the oracle reads in N images."""
+
+    modes: Tensor  # (N, 6), the index of each attribute's value
+    finish: Tensor  # (N, 3), in [0, 1] where the finish is natural
+    residual: Tensor  # (N,), RMS pixel distance to the nearest render of the mode; 0 is natural
+    embedding: Tensor  # (N, 64), in which diversity is measured
+
+    def rows(self) -> list["Reading"]:
+        """Return the reading of each image by itself."""
+        parts = (getattr(self, field.name).split(1) for field in fields(self))
+        return [Reading(*row) for row in zip(*parts, strict=True)]
+
+    @staticmethod
+    def cat(rows: Sequence["Reading"]) -> "Reading":
+        """Return the readings of several images as one."""
+        return Reading(*(torch.cat([getattr(row, field.name) for row in rows]) for field in fields(Reading)))
 
 
 class Oracle(nn.Module):
-    """A small CNN that classifies each attribute of images (N, 3, 32, 32) in [0, 1], with one head per attribute."""
+    """A small CNN with a head for each attribute and one for the finish of images (N, 3, 32, 32) in [0, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +52,8 @@ class Oracle(nn.Module):
         )
         self.embed = nn.Linear(2 * WIDTH * 16, 64)
         self.heads = nn.ModuleList(nn.Linear(64, k) for k in CARDINALITIES)
+        self.finish = nn.Linear(64, len(FINISH))
+        self.seen: OrderedDict[bytes, Reading] = OrderedDict()  # by the digest of an image
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Oracle":
@@ -45,19 +70,30 @@ class Oracle(nn.Module):
         hidden = self.body(torch.cat([2 * images - 1, planes], dim=1))
         return F.silu(self.embed(hidden.flatten(1)))
 
-    def logits(self, images: Tensor) -> list[Tensor]:
-        """Return the logits (N, cardinality) of each attribute."""
-        features = self(images)
+    def logits(self, features: Tensor) -> list[Tensor]:
+        """Return the logits (N, cardinality) of each attribute at embeddings (N, 64)."""
         return [head(features) for head in self.heads]
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> Tensor:
-        """Return the most likely value of each attribute, as indices (N, 6)."""
-        return torch.stack([logit.argmax(1) for logit in self.logits(images)], dim=1)
+    def read(self, images: Tensor) -> Reading:
+        """Return modes and embedding of images (N, 3, 32, 32), and finish and residual of the nearest render of each.
 
-    def residual(self, images: Tensor, steps: int = 4) -> Tensor:
-        """Return the RMS pixel distance to the nearest render of the mode that was read, (N,); 0 is natural."""
-        return _residual(images, self.read(images), steps)
+        The result is on the host; an image that was read before is not read again.
+        """
+        keys = [blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]
+        new = [k for k, key in enumerate(keys) if key not in self.seen]
+        if new:
+            self.seen.update(zip([keys[k] for k in new], self._read(images[new]).rows(), strict=True))
+        found = Reading.cat([self.seen[key] for key in keys])
+        while len(self.seen) > REMEMBERED:
+            self.seen.popitem(last=False)
+        return found
+
+    def _read(self, images: Tensor) -> Reading:
+        embedding = self(images)
+        modes = torch.stack([logit.argmax(1) for logit in self.logits(embedding)], dim=1)
+        nearest = nearest_render(images, modes, self.finish(embedding))
+        return Reading(modes.cpu(), nearest.finish.cpu(), nearest.residual.cpu(), embedding.cpu())
 
 
 def shared_oracle(source: str, device: torch.device | str = "cpu") -> Oracle:
@@ -79,27 +115,3 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         nn.GroupNorm(8, outputs),
         nn.SiLU(),
     )
-
-
-@torch.no_grad()
-def _residual(images: Tensor, modes: Tensor, steps: int) -> Tensor:
-    """Return the smallest distance, (N,), along `steps` Gauss-Newton steps in the five jitters, inside their range."""
-    target, modes = images.cpu(), modes.cpu()
-    jitter = torch.zeros(len(target), 5)
-    best = torch.full((len(target),), torch.inf)
-    for _ in range(steps):
-        error, jacobian = _linearised(target, modes, jitter)
-        best = torch.minimum(best, error.square().mean(1))
-        normal = jacobian @ jacobian.mT + DAMPING * torch.eye(5)
-        step = torch.linalg.solve(normal, (jacobian @ error[:, :, None]).squeeze(2))
-        jitter = (jitter - step).clamp(-1, 1)
-    error = (render(world.scene(modes, jitter), target.shape[-1]) - target).flatten(1)
-    return torch.minimum(best, error.square().mean(1)).sqrt().to(images.device)
-
-
-def _linearised(target: Tensor, modes: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the error of the render, (N, pixels), and its finite-difference Jacobian, (N, 5, pixels)."""
-    probes = torch.cat([jitter[:, None], jitter[:, None] + PROBE * torch.eye(5)], dim=1)
-    scenes = world.scene(modes.repeat_interleave(6, dim=0), probes.flatten(0, 1))
-    renders = render(scenes, target.shape[-1]).reshape(len(target), 6, -1)
-    return renders[:, 0] - target.flatten(1), (renders[:, 1:] - renders[:, :1]) / PROBE

@@ -6,26 +6,45 @@ from torch import Tensor
 from rdt.shapes.world import Scene
 
 SIZE = 32  # pixels
-SOFTNESS = 0.04  # width of an edge, in units of half the image
 
 
 def render(scene: Scene, size: int = SIZE) -> Tensor:
     """Return images (N, 3, size, size) in [0, 1], differentiable in every continuous parameter."""
-    cover = opacity(scene, size)[:, None]
-    return scene.background[:, :, None, None] * (1 - cover) + scene.foreground[:, :, None, None] * cover
+    return paint(scene, distances(scene, size))
 
 
-def opacity(scene: Scene, size: int = SIZE) -> Tensor:
+def paint(scene: Scene, distance: Tensor) -> Tensor:
+    """Return images (N, 3, size, size) of objects whose edges lie at `distance` (N, size, size), for any finish."""
+    cover = opacity(scene, distance)[:, None]
+    x, y = _coordinates(scene, distance.shape[-1])
+    light = scene.gloss[:, None, None, None] * (-(x + y) / 2).clamp(-1, 1)[:, None]
+    colour = scene.foreground[:, :, None, None]
+    lit = colour + light.clamp(min=0) * (1 - colour) + light.clamp(max=0) * colour
+    background = scene.background[:, :, None, None]
+    return (background + cover * (lit - background)).clamp(0, 1)
+
+
+def opacity(scene: Scene, distance: Tensor) -> Tensor:
     """Return the share of each pixel that the object covers, (N, size, size) in [0, 1]."""
+    return torch.sigmoid(-distance / scene.softness[:, None, None])
+
+
+def distances(scene: Scene, size: int = SIZE) -> Tensor:
+    """Return each pixel's distance to the object's edge, negative inside, (N, size, size), in half images."""
+    x, y = _coordinates(scene, size)
+    distance = scene.radius.new_zeros(len(scene.shape), size, size)
+    for index, signed_distance in enumerate(SIGNED_DISTANCES):
+        rows = (scene.shape == index).nonzero().squeeze(1)
+        distance = distance.index_copy(0, rows, signed_distance(x[rows], y[rows]).expand(-1, size, size))
+    return distance * scene.radius[:, None, None]
+
+
+def _coordinates(scene: Scene, size: int) -> tuple[Tensor, Tensor]:
+    """Return x (N, 1, size) and y (N, size, 1) of the pixels from the object's centre, in units of its radius."""
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     x = (axis[None, None, :] - scene.centre[:, 0, None, None]) / scene.radius[:, None, None]
     y = (axis[None, :, None] - scene.centre[:, 1, None, None]) / scene.radius[:, None, None]
-    x, y = torch.broadcast_tensors(x, y)
-    distance = torch.zeros_like(x)
-    for index, signed_distance in enumerate(SIGNED_DISTANCES):
-        rows = (scene.shape == index).nonzero().squeeze(1)
-        distance = distance.index_copy(0, rows, signed_distance(x[rows], y[rows]))
-    return torch.sigmoid(-distance * scene.radius[:, None, None] / SOFTNESS)
+    return x, y
 
 
 def _norm(x: Tensor, y: Tensor) -> Tensor:

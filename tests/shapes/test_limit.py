@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rdt.rewards.base import Reward
-from rdt.shapes import proxy
+from rdt.shapes import proxy, world
 from rdt.shapes.distribution import (
     INDICATORS,
     LOG_CARDINALITIES,
@@ -13,18 +13,19 @@ from rdt.shapes.distribution import (
     OWNER,
     Front,
     base_distribution,
+    content_table,
     drawn_modes,
     entropy_weights,
     free_entropy,
-    gold_table,
     product,
     sampled_entropy,
 )
 from rdt.shapes.grammar import split, stated
-from rdt.shapes.limit import _TASTE, Limit, gold_frontier, kl_frontier
-from rdt.shapes.proxy import GAP, optimality_gap, proxy_frontier, tabulate
+from rdt.shapes.limit import _TASTE, Limit, finish_frontier, gold_frontier, kl_frontier, tilted_finish
+from rdt.shapes.proxy import GAP, Table, optimality_gap, proxy_frontier, tabulate
 from rdt.shapes.tilt import levels, rates, tilted
 
+BEST = torch.tensor(1.0)  # the quality of the best finish
 PROMPTS = ["a circle", "a small blue ring", "a shape on white", "a shape", "a large red square on black"]
 
 
@@ -49,21 +50,21 @@ def random_joints(count: int, prompts: list[str]) -> torch.Tensor:
     """Return distributions with dependent attributes, (count, P, 2916)."""
     heat = torch.logspace(-1, 1.5, count, dtype=torch.float64)[:, None, None]
     noise = torch.randn(count, len(prompts), len(MODES), generator=stream(3), dtype=torch.float64)
-    return (heat * noise + 8 * heat * gold_table(stated(prompts))).softmax(-1)
+    return (heat * noise + 8 * heat * content_table(stated(prompts))).softmax(-1)
 
 
 def common_rate(prompts: list[str], count: int) -> Front:
     """Return tilts that share one rate over attributes, which are optimal for the plain sum of entropies."""
     slopes = _TASTE.expand(len(prompts), -1)
     rate = rates(slopes, stated(prompts), levels(count))
-    return Front(prompts, product(tilted(rate[:, None, None] * slopes, stated(prompts))))
+    return Front(prompts, product(tilted(rate[:, None, None] * slopes, stated(prompts))), BEST)
 
 
 def test_the_limit_runs_from_the_base_to_the_favourite_mode():
     front = gold_frontier(["a circle"], 9)
     assert front.entropy.tolist() == pytest.approx(levels(9).tolist(), abs=1e-9)
     assert front.entropy[[0, -1]].tolist() == pytest.approx([1, 0], abs=1e-9)
-    assert front.gold[0].item() == pytest.approx(0.6 + 0.4 * 8 / 15)  # .813
+    assert front.gold[0].item() == pytest.approx(0.5 + 0.25 * 8 / 15 + 0.25)  # .883
     assert front.gold[-1].item() == pytest.approx(1.0)
     assert (front.gold.diff() > 0).all()
 
@@ -83,17 +84,17 @@ def test_the_limit_keeps_stated_attributes():
 
 def test_the_limit_meets_its_optimality_condition():
     """No distribution over all 2,916 modes has a larger E[u] + mu D than a point of the limit, for that point's mu."""
-    table, weight = gold_table(stated(PROMPTS)), entropy_weights(stated(PROMPTS))
+    table, weight = content_table(stated(PROMPTS)), entropy_weights(stated(PROMPTS))
     front = gold_frontier(PROMPTS, 8)
     rate = rates(LOG_CARDINALITIES[OWNER] * _TASTE.expand(5, -1), stated(PROMPTS), front.entropy)
     for q, r in list(zip(front.q, rate, strict=True))[1:-1]:
-        assert optimality_gap(table * r / 0.4, weight, q).max() < 1e-5  # utilities are float32
+        assert optimality_gap(table * r / 0.25, weight, q).max() < 1e-5  # utilities are float32
 
 
 def test_the_limit_dominates_random_distributions():
     front = gold_frontier(PROMPTS, 200)
     for q in (product(random_marginals(100, PROMPTS)), random_joints(60, PROMPTS)):
-        made = Front(PROMPTS, q)
+        made = Front(PROMPTS, q, BEST)
         assert (made.gold <= height(1 - front.entropy, front.gold, 1 - made.entropy) + 1e-4).all()
         assert made.entropy.max() > 0.9 and made.entropy.min() < 0.3
 
@@ -109,34 +110,76 @@ def test_one_cardinality_makes_both_tilts_equal():
     assert torch.allclose(gold_frontier(prompts, 6).gold, common_rate(prompts, 6).gold)
 
 
+def random_finishes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return quality (K, 1, 1) and KL in nats (K,) of three factors with random densities on a grid of [0, 1]."""
+    grid = (torch.arange(500, dtype=torch.float64) + 0.5) / 500
+    value = torch.minimum(grid / 0.7, torch.ones(500))
+    heat = 3 * torch.rand(count, 3, 1, generator=stream(5), dtype=torch.float64)
+    noise = torch.randn(count, 3, 500, generator=stream(4), dtype=torch.float64)
+    density = (heat * (3 * value + 0.3 * noise)).softmax(2)
+    nats = torch.xlogy(density, density * 500).sum((1, 2))
+    return (density @ value).mean(1)[:, None, None], nats
+
+
 def test_the_kl_limit_dominates_random_distributions():
     front = kl_frontier(PROMPTS, 300)
-    made = Front(PROMPTS, product(random_marginals(100, PROMPTS)))
-    assert made.kl_nats.isfinite().all()
-    assert (made.gold <= height(front.kl_nats, front.gold, made.kl_nats) + 1e-4).all()
+    for quality, nats in (random_finishes(100), (0.65 * torch.ones(1), torch.zeros(1))):
+        made = Front(PROMPTS, product(random_marginals(100, PROMPTS)), quality, nats)
+        assert made.kl_nats.isfinite().all()
+        assert (made.gold <= height(front.kl_nats, front.gold, made.kl_nats) + 1e-4).all()
 
 
 def test_the_kl_limit_dominates_dependent_attributes():
     q = random_joints(60, PROMPTS) * base_distribution(stated(PROMPTS))
-    made, front = Front(PROMPTS, q / q.sum(-1, keepdim=True)), kl_frontier(PROMPTS, 300)
+    made = Front(PROMPTS, q / q.sum(-1, keepdim=True), *random_finishes(60))
+    front = kl_frontier(PROMPTS, 300)
     assert (made.gold <= height(front.kl_nats, front.gold, made.kl_nats) + 1e-4).all()
 
 
 def test_the_kl_limit_is_the_tilted_base():
     front = kl_frontier(["a small blue ring"], 7)
-    base, table = base_distribution(stated(["a small blue ring"])), gold_table(stated(["a small blue ring"]))
+    base, table = base_distribution(stated(["a small blue ring"])), content_table(stated(["a small blue ring"]))
     support = base[0] > 0
     for q in front.q[1:-1]:
         slope = q[0, support].log() - base[0, support].log()
         assert torch.corrcoef(torch.stack([slope, table[0, support]]))[0, 1].item() == pytest.approx(1.0)
     assert front.kl_nats[0].item() == pytest.approx(0.0, abs=1e-12)
-    assert front.kl_nats[-1].item() == pytest.approx(np.log(3**3))
+    assert front.kl_nats[-1].item() == pytest.approx(np.log(3**3) + 3 * np.log(1 / 0.3), abs=0.02)
+    assert front.quality.flatten()[[0, -1]].tolist() == pytest.approx([0.65, 1.0])
     assert (front.gold <= gold_frontier(["a small blue ring"], 7).gold + 1e-12).all()
+
+
+def test_the_tilted_finish_in_closed_form():
+    """The partition function of exp(r quality) over [0, 1] is Z = 0.7 (e^r - 1) / r + 0.3 e^r."""
+    for rate in (0.01, 1.0, 8.0):
+        r = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
+        log_z = (0.7 * torch.expm1(r) / r + 0.3 * r.exp()).log()
+        (mean,) = torch.autograd.grad(log_z, r)
+        value, nats = tilted_finish(r.detach()[None])
+        assert value.item() == pytest.approx(mean.item(), abs=1e-6)
+        assert nats.item() == pytest.approx((r * mean - log_z).item(), abs=1e-6)
+
+
+def test_the_tilted_finish_agrees_with_samples():
+    """Draw uniform finishes and weigh them: the mean quality is the tilt's within four standard errors."""
+    value = world.quality(torch.rand(200_000, 1, generator=stream(8), dtype=torch.float64))
+    weight = (4 * value).exp()
+    mean = (weight * value).sum() / weight.sum()
+    error = (weight * (value - mean)).square().sum().sqrt() / weight.sum()
+    assert (tilted_finish(torch.tensor([4.0], dtype=torch.float64))[0] - mean).abs() < 4 * error
+
+
+def test_the_finish_alone_leaves_the_content_alone():
+    finish, kl = finish_frontier(PROMPTS, 9), kl_frontier(PROMPTS, 9)
+    assert finish.entropy.tolist() == pytest.approx([1.0] * 9)
+    assert (finish.gold - finish.gold[0])[-1].item() == pytest.approx(0.25 * 0.35, abs=1e-6)
+    assert (finish.gold <= height(kl.kl_nats, kl.gold, finish.kl_nats) + 1e-3).all()
+    assert finish.kl_nats[-1].item() == pytest.approx(3 * np.log(1 / 0.3), abs=0.02)
 
 
 def test_leaving_the_base_costs_infinite_kl():
     anything = torch.full((1, 1, len(MODES)), 1 / len(MODES), dtype=torch.float64)
-    assert Front(["a circle"], anything).kl_nats.item() == float("inf")
+    assert Front(["a circle"], anything, BEST, 0.0).kl_nats.item() == float("inf")
 
 
 def test_diversity_by_hand():
@@ -175,24 +218,24 @@ def test_finite_samples_underestimate_entropy_and_converge():
 
 
 def test_the_proxy_limit_of_the_gold_score_is_the_gold_limit():
-    table = gold_table(stated(PROMPTS))
-    front, limit = proxy_frontier(PROMPTS, table, 10), gold_frontier(PROMPTS, 400)
+    table = content_table(stated(PROMPTS))
+    front, limit = proxy_frontier(PROMPTS, Table(table, torch.ones_like(table)), 10), gold_frontier(PROMPTS, 400)
     assert (front.gold - height(1 - limit.entropy, limit.gold, 1 - front.entropy)).abs().max() < 1e-3
-    assert torch.allclose(front.expected(table), front.gold)
+    assert torch.allclose(front.expected(table) + 0.25, front.gold)
     assert front.entropy[0] > 0.95 and front.entropy[-1] == 0
 
 
 def learned_score(prompts: list[str]) -> torch.Tensor:
     """Return scores (P, 2916) as a learned reward gives them: a weak trend of utility and noise."""
     noise = torch.randn(len(prompts), len(MODES), generator=stream(7), dtype=torch.float64)
-    return 0.2 + 0.05 * gold_table(stated(prompts)) + 0.004 * noise
+    return 0.2 + 0.05 * content_table(stated(prompts)) + 0.004 * noise
 
 
 def test_the_proxy_limit_dominates_random_distributions():
     score = learned_score(PROMPTS)
-    front = proxy_frontier(PROMPTS, score, 14)
+    front = proxy_frontier(PROMPTS, Table(score, torch.ones_like(score)), 14)
     assert (front.expected(score).diff() > -1e-6).all() and (front.entropy.diff() < 0).all()
-    made = [Front(PROMPTS, q) for q in (product(random_marginals(60, PROMPTS)), random_joints(40, PROMPTS))]
+    made = [Front(PROMPTS, q, BEST) for q in (product(random_marginals(60, PROMPTS)), random_joints(40, PROMPTS))]
     best = front.expected(score)
     for q in (*made, gold_frontier(PROMPTS, 20)):
         bound = height(1 - front.entropy, best, 1 - q.entropy)
@@ -219,9 +262,10 @@ def value(score: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 def test_the_proxy_limit_breaks_the_prompt_if_that_scores_higher():
     bonus = torch.where(MODES[:, 0] == 4, 1.0, 0.0).double()[None]  # for a cross, whatever the prompt states
-    front = proxy_frontier(["a circle"], gold_table(stated(["a circle"])) + bonus, 6)
+    score = content_table(stated(["a circle"])) + bonus
+    front = proxy_frontier(["a circle"], Table(score, torch.ones_like(score)), 6)
     assert (front.q @ INDICATORS)[-1, 0, 4] == 1
-    assert front.gold[-1] < 0.6
+    assert front.gold[-1] <= 0.5 + 1e-9  # nothing stated is right
 
 
 class Redness(Reward):
@@ -247,15 +291,30 @@ class SeparableRedness(Redness):
 def test_a_table_by_features_equals_one_by_scores():
     prompts = ["a circle", "a small blue ring"]
     table = tabulate(Redness(), prompts, seed=3)
-    assert table.shape == (2, len(MODES)) and table.dtype == torch.float64
-    assert torch.allclose(table, tabulate(SeparableRedness(), prompts, seed=3), atol=1e-6)
-    assert table[:, MODES[:, 1] == 0].mean() > table[:, MODES[:, 1] == 4].mean()
+    assert table.score.shape == table.quality.shape == (2, len(MODES)) and table.score.dtype == torch.float64
+    same = tabulate(SeparableRedness(), prompts, seed=3)
+    assert torch.allclose(table.score, same.score, atol=1e-6) and table.quality.equal(same.quality)
+    assert table.score[:, MODES[:, 1] == 0].mean() > table.score[:, MODES[:, 1] == 4].mean()
 
 
 def test_a_table_averages_over_renders_of_a_mode():
-    one, three = (tabulate(SeparableRedness(), ["a circle"], n, seed=n) for n in (1, 3))
+    one, three = (tabulate(SeparableRedness(), ["a circle"], n, seed=n).score for n in (1, 3))
     assert one.shape == three.shape and not one.equal(three)
     assert torch.corrcoef(torch.cat([one, three]))[0, 1] > 0.99
+
+
+class Saturation(SeparableRedness):
+    """Scores how far the channels of an image are apart, which a vivid finish raises in every mode."""
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.amax(1) - images.amin(1)).mean((1, 2))[:, None]
+
+
+def test_a_table_holds_each_mode_at_the_finish_that_scores_best():
+    table = tabulate(Saturation(), ["a circle"], pairs=2)
+    middle = proxy._mean_scores(Saturation(), ["a circle"], MODES, torch.tensor([0.5, 1.0, 0.0]), 1, stream())
+    assert (table.score > middle).all()
+    assert (table.quality[0] >= 1 / 3).all()  # the best cells are fully vivid
 
 
 def test_the_limit_of_a_run():
@@ -263,7 +322,8 @@ def test_the_limit_of_a_run():
     limit = Limit(points=5, seed=0)(prompts, 6, SeparableRedness(), "redness")
     assert limit["reward"] == "gold" and limit["diversity"] == "entropy"
     keys = {"gold", "entropy", "entropy_sampled"}
-    extra = {"frontier": set(), "kl_frontier": {"kl_nats"}, "proxy_frontier": {"redness"}}
+    nats = {"kl_nats"}
+    extra = {"frontier": set(), "kl_frontier": nats, "finish_frontier": nats, "proxy_frontier": {"redness"}}
     for name, more in extra.items():
         assert len(limit[name]) == 5
         assert all(set(point) == keys | more for point in limit[name])

@@ -1,14 +1,16 @@
 """Measures and the gold reward agree with an oracle of random weights that is read from a file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rdt.shapes import world
 from rdt.shapes.distribution import sampled_entropy
-from rdt.shapes.gold import GoldReward
+from rdt.shapes.gold import GoldReward, naturalness
 from rdt.shapes.grammar import stated
-from rdt.shapes.measures import FreeEntropy, Naturalness, OracleEmbedder
+from rdt.shapes.measures import Fidelity, FreeEntropy, OracleEmbedder
 from rdt.shapes.oracle import Oracle, shared_oracle
 from rdt.shapes.proxy import Separable
 from rdt.shapes.render import render
@@ -41,8 +43,18 @@ def test_the_oracle_is_loaded_once_and_frozen(source):
     assert all(p.dtype == torch.float32 for p in oracle.parameters())
 
 
+def test_an_image_is_read_once(source, images, monkeypatch):
+    oracle = Oracle.load(Path(source))
+    first, rows = oracle.read(images), []
+    monkeypatch.setattr(oracle, "_read", lambda new: rows.append(len(new)) or Oracle._read(oracle, new))
+    again = oracle.read(images.flip(0))
+    assert not rows and again.finish.equal(first.finish.flip(0)) and again.modes.equal(first.modes.flip(0))
+    brighter = torch.cat([images[:3], (images[3:5] + 0.1).clamp(0, 1)])
+    assert oracle.read(brighter).residual[:3].equal(first.residual[:3]) and rows == [2]
+
+
 def test_free_entropy_is_the_entropy_of_the_modes_read(source, images):
-    read = shared_oracle(source).read(images)
+    read = shared_oracle(source).read(images).modes
     measured = FreeEntropy(oracle=source)(images, "a red circle")
     assert measured == {"entropy": pytest.approx(sampled_entropy(read[None], stated(["a red circle"])).item())}
     assert 0 < measured["entropy"] <= 1
@@ -57,12 +69,14 @@ def test_entropy_does_not_depend_on_order(source, images):
     assert measure(images, "a circle") == pytest.approx(measure(images.flip(0), "a circle"))
 
 
-def test_naturalness_is_the_mean_residual(source, images):
-    expected = shared_oracle(source).residual(images).mean().item()
-    measured = Naturalness(oracle=source)(images, "any prompt")
-    assert measured == {"residual": pytest.approx(expected)}
+def test_fidelity_is_what_the_oracle_reads(source, images):
+    read = shared_oracle(source).read(images)
+    measured = Fidelity(oracle=source)(images, "a red circle")
+    right = (read.modes[:, :2] == 0).float().mean().item()
+    expected = {"residual": read.residual.mean().item(), "quality": world.quality(read.finish).mean().item()}
+    assert measured == pytest.approx(expected | {"match": right})
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
-    assert Naturalness(oracle=source)(noise, "a circle")["residual"] > 0.2
+    assert Fidelity(oracle=source)(noise, "a circle")["residual"] > 0.2
 
 
 def test_the_embedder_gives_one_feature_vector_per_image(source, images):
@@ -77,11 +91,17 @@ def test_measures_leave_no_gradient(source, images):
     assert not GoldReward(oracle=source)(inputs, ["a circle"] * 12).requires_grad
 
 
-def test_gold_is_the_utility_of_the_modes_read(source, images):
+def test_gold_is_the_utility_of_what_is_read_less_what_is_unnatural(source, images):
     reward, prompts = GoldReward(oracle=source), ["a circle", "a small blue ring", "a shape on white"] * 4
     read = shared_oracle(source).read(images)
-    assert torch.allclose(reward(images, prompts), world.utility(read, stated(prompts)))
+    expected = naturalness(read.residual) * world.utility(read.modes, read.finish, stated(prompts))
+    assert torch.allclose(reward(images, prompts), expected)
     assert not reward.differentiable and reward(images, prompts).shape == (12,)
+
+
+def test_a_render_keeps_its_utility_and_what_no_render_explains_costs_some():
+    kept = naturalness(torch.tensor([0.0, 0.01, 0.02, 0.05, 0.2]))
+    assert (kept[:3] == 1).all() and (kept[2:].diff() < 0).all() and kept[-1] < 0.2
 
 
 def test_gold_is_an_inner_product_of_its_features(source, images):
@@ -96,9 +116,11 @@ def test_gold_refuses_prompts_outside_the_grammar(source, images):
         GoldReward(oracle=source)(images[:1], ["a red horse"])
     with pytest.raises(ValueError, match="'horse'"):
         FreeEntropy(oracle=source)(images, "a horse")
+    with pytest.raises(ValueError, match="'horse'"):
+        Fidelity(oracle=source)(images, "a horse")
 
 
-@pytest.mark.parametrize("kind", [FreeEntropy, Naturalness, OracleEmbedder, GoldReward])
+@pytest.mark.parametrize("kind", [FreeEntropy, Fidelity, OracleEmbedder, GoldReward])
 def test_a_missing_oracle_is_reported_at_once(kind, tmp_path):
     with pytest.raises(MissingCheckpoint, match=r"oracle\.safetensors"):
         kind(oracle=str(tmp_path / "oracle.safetensors"))

@@ -9,7 +9,7 @@ from rdt.shapes import grammar, tokenizer
 from rdt.shapes.attributes import CARDINALITIES, FREE
 from rdt.shapes.pretrain.oracle import degrade
 from rdt.shapes.render import render
-from rdt.shapes.world import random_modes, random_scene, utility
+from rdt.shapes.world import random_finish, random_modes, random_scene, utility
 
 HOLDS = 0.8  # probability that a stated attribute holds in a compared image
 PROMPTS = 24  # prompts of one training step that have two images each
@@ -38,8 +38,11 @@ def comparisons(prompts: TokenisedPrompts, others: int, generator: torch.Generat
     rows = torch.randint(len(prompts.stated), (PROMPTS + others,), generator=generator)
     stated = prompts.stated[rows]
     modes = _modes(stated[:PROMPTS].repeat(2, 1), generator)
-    images = degrade(render(random_scene(modes, generator)), generator)
-    utilities = utility(modes.repeat(len(rows), 1), stated.repeat_interleave(len(modes), 0))
+    finish = random_finish(len(modes), generator)
+    images = degrade(render(random_scene(modes, generator, finish)), generator)
+    utilities = utility(
+        modes.repeat(len(rows), 1), finish.repeat(len(rows), 1), stated.repeat_interleave(len(modes), 0)
+    )
     return Comparisons(prompts.ids[rows], images, utilities.view(len(rows), -1))
 
 

@@ -1,4 +1,4 @@
-"""The consistency stage distils the guided base into an LCM LoRA (Luo et al., arXiv 2310.04378)."""
+"""The consistency stage distils the base into an LCM LoRA (Luo et al., arXiv 2310.04378)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,24 +7,23 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from rdt.guidance import cfg
 from rdt.models import sd15
 from rdt.policy import Adapter, Cond, Policy
-from rdt.shapes.pretrain.base import Pool, PromptTable
+from rdt.shapes.pretrain.base import Pool
 from rdt.shapes.pretrain.loop import Plan, fit
+from rdt.shapes.pretrain.text import PromptTable
 
-PLAN = Plan("consistency", steps=800, lr=1e-3, ema=0.995)
+PLAN = Plan("consistency", steps=1500, lr=1e-3, ema=0.995)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 CONVOLUTION = ("conv1", "conv2", "conv_shortcut", "time_emb_proj")
 ADAPTER = Adapter(rank=16, alpha=16, targets=(*ATTENTION, *CONVOLUTION))
-BATCH = 24
+BATCH = 128
 STRIDE = 20  # a teacher step spans a fiftieth of the schedule
-GUIDANCE = 3.0
 HUBER = 0.001
 
 
 def train(base_folder: Path, pool: Pool, work: Path, seed: int) -> Policy:
-    """Return a policy whose trained adapter maps any noisy latent to the end of the guided sampling path."""
+    """Return a policy whose trained adapter maps any noisy latent to the end of the base's sampling path."""
     torch.manual_seed(seed)
     policy = Policy(sd15.parts(base_folder), ADAPTER)
     tokenizer = CLIPTokenizer.from_pretrained(base_folder / "tokenizer", local_files_only=True)
@@ -34,14 +33,11 @@ def train(base_folder: Path, pool: Pool, work: Path, seed: int) -> Policy:
 
 @dataclass
 class Distillation:
-    """Computes the loss between jumps to the clean latent from two neighbouring points of a guided sampling path."""
+    """Computes the loss between jumps to the clean latent from two neighbouring points of a sampling path."""
 
     policy: Policy
     prompts: PromptTable
     pool: Pool
-
-    def __post_init__(self) -> None:
-        self.teacher = cfg(self.policy.base, self.embed(self.prompts.empty), GUIDANCE)
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         """Return the pseudo-Huber loss, a scalar, of a batch that `generator` draws."""
@@ -51,8 +47,8 @@ class Distillation:
         noise = torch.randn(BATCH, *self.policy.latent_shape, generator=generator)
         x = process.perturb(self.pool.latents[rows], noise, t)
         with torch.no_grad():
-            cond = self.embed(self.prompts.draw(self.pool.modes[rows], generator, 0.0))
-            nearer = process.transition(self.teacher(x, t, cond), x, t, t - STRIDE, 0.0).mean
+            cond = self.embed(self.prompts.ids[self.prompts.rows(self.pool.modes[rows], generator, 0.0)])
+            nearer = process.transition(self.policy.base(x, t, cond), x, t, t - STRIDE, 0.0).mean
             reached = (t < STRIDE)[:, None, None, None]
             target = torch.where(reached, nearer, self.jump(nearer, t - STRIDE, cond))
         error = self.jump(x, t, cond) - target

@@ -29,9 +29,7 @@ def fit(plan: Plan, model: nn.Module, loss: Callable[[torch.Generator], Tensor],
     """Train `model` in place, resuming from `work`, and return it frozen; a step's randomness is keyed by its index."""
     file = work / f"{plan.name}.ckpt"
     average = _Average(model, plan.ema)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=plan.lr, weight_decay=plan.weight_decay
-    )
+    optimizer = torch.optim.AdamW(_trainable(model), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     step = _restore(file, model, average, optimizer)
     progress, saved = _Progress(plan, step), time.time()
     while step < plan.steps:

@@ -39,8 +39,8 @@ def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
 
 
 STAGES = {
-    "hps": PreferenceStage(Plan("hps", 900, 2e-3, ema=0.99), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
-    "judge": PreferenceStage(Plan("judge", 700, 2e-3, ema=0.99), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
+    "hps": PreferenceStage(Plan("hps", 2500, 2e-3, ema=0.995), 0.09, _tower(96, 3, 6), _tower(96, 2, 4), 64, 0),
+    "judge": PreferenceStage(Plan("judge", 2000, 2e-3, ema=0.995), 0.12, _tower(64, 4, 4), _tower(64, 2, 4), 48, 1),
 }
 
 
@@ -109,7 +109,7 @@ def untrained(stage: PreferenceStage) -> CLIPModel:
     words = tokenizer.build()
     special = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
     text = dict(vocab_size=len(words), max_position_embeddings=tokenizer.LENGTH, hidden_act="gelu", **special)
-    vision = dict(image_size=SIZE, patch_size=4, hidden_act="gelu")
+    vision = dict(image_size=SIZE, patch_size=8, hidden_act="gelu")
     config = CLIPConfig(
         text_config=text | stage.text, vision_config=vision | stage.vision, projection_dim=stage.projection
     )
