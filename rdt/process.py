@@ -216,18 +216,19 @@ class Diffusion(Process):
     def times(self, num_steps: int) -> Tensor:
         """Return training steps in diffusers' spacing, then the clean end, -1; ValueError if there are no such steps.
 
-        "leading" counts strides from the first training step and adds the offset, "trailing" from the last one down. A
-        stride of 1 ends on step 0 if the offset is 1, as in diffusers.
+        "leading" counts strides from the first training step and adds the offset, "trailing" from the last one down,
+        rounded. If a stride would not be whole, diffusers' trailing steps end up to one training step beside the next
+        time; here they end on it. A stride of 1 ends on step 0 if the offset is 1, as in diffusers.
         """
-        stride = max(self.num_train_steps // max(num_steps, 1), 1)
-        offset = self.steps_offset if self.spacing == "leading" else stride - 1
-        if num_steps < 1 or stride * (num_steps - 1) + offset >= self.num_train_steps:
-            raise ValueError(f"num_steps={num_steps} must be from 1 to {self.num_train_steps - offset}")
-        if self.spacing == "trailing" and self.num_train_steps % num_steps:
-            raise ValueError(
-                f"num_steps={num_steps} must divide {self.num_train_steps}: the model's times are trailing"
-            )
-        times = torch.arange(num_steps).flip(0) * stride + offset
+        train = self.num_train_steps
+        stride = max(train // max(num_steps, 1), 1)
+        offset = self.steps_offset if self.spacing == "leading" else 0
+        if num_steps < 1 or stride * (num_steps - 1) + offset >= train:
+            raise ValueError(f"num_steps={num_steps} must be from 1 to {train - offset}")
+        if self.spacing == "trailing":
+            times = (torch.arange(num_steps, 0, -1, dtype=torch.float64) * train / num_steps).round().long() - 1
+        else:
+            times = torch.arange(num_steps).flip(0) * stride + offset
         if self.prediction == "epsilon" and self._tables[torch.device("cpu")][times[0]] == 0:
             raise ValueError("prediction=epsilon has no clean estimate at a zero signal-to-noise ratio")
         return torch.cat([times, torch.tensor([offset - 1 if stride == 1 else -1])])

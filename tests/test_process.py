@@ -64,10 +64,18 @@ def test_trailing_steps_equal_diffusers_from_the_last_training_step_on(settings:
             torch.testing.assert_close(transition.sample(noise), step.prev_sample, atol=2e-6, rtol=2e-5)
 
 
-def test_times_that_trailing_steps_would_not_meet_and_signals_of_zero_are_refused() -> None:
+@pytest.mark.parametrize("num_steps", [3, 15, 28, 300])
+def test_trailing_times_are_those_of_diffusers_where_the_stride_is_not_whole(num_steps: int) -> None:
+    theirs = DDIMScheduler(**STABLE_DIFFUSION, timestep_spacing="trailing")
+    theirs.set_timesteps(num_steps)
+    ours = Diffusion(alphas_cumprod=theirs.alphas_cumprod, prediction="epsilon", spacing="trailing")
+    assert ours.times(num_steps).tolist() == [*theirs.timesteps.tolist(), -1]
+
+
+def test_times_that_there_are_not_and_signals_of_zero_are_refused() -> None:
     alphas = DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True).alphas_cumprod
     trailing = Diffusion(alphas_cumprod=alphas, prediction="v_prediction", spacing="trailing")
-    for num_steps in (3, 28, 0, 1001):
+    for num_steps in (0, 1001):
         with pytest.raises(ValueError, match=f"num_steps={num_steps} must "):
             trailing.times(num_steps)
     with pytest.raises(ValueError, match="prediction=epsilon has no clean estimate"):
