@@ -105,6 +105,16 @@ function labels(points, view, sx, sy) {
   return out.join("");
 }
 
+// Draws the paths of the trainings from the base on, as differences.
+function trails(data, { x, y, absolute, clip }, off, sx, sy) {
+  const shown = absolute ? [] : data.trails.filter((t) => t.gains[x] && t.gains[y] && !off.has(t.method));
+  return shown.map((t) => {
+    const spots = t.gains[x].map((u, k) => [sx.at(u), sy.at(t.gains[y][k])]);
+    const dots = spots.slice(1).map(([u, v]) => `<circle cx="${u}" cy="${v}" r="1.8"/>`).join("");
+    return `<g class="trail" clip-path="url(#${clip})" fill="${t.colour}" opacity=".5"><polyline points="${spots.join(" ")}" fill="none" stroke="${t.colour}"/>${dots}</g>`;
+  }).join("");
+}
+
 // Returns the SVG of a view and how many of its points have both scores.
 function picture(data, view, off) {
   const { x, y, W, H, absolute } = view;
@@ -119,5 +129,5 @@ function picture(data, view, off) {
   const order = { seed: 0, mean: 1, base: 2 }, drawn = [...points].sort((p, q) => order[p.kind] - order[q.kind]);
   const marks = drawn.map((p) => mark(p, data.points.indexOf(p), hollow, view, sx, sy)).join("");
   const name = `${view.title(y)} against ${view.title(x)}, ${points.length} points`;
-  return `<svg width="${W}" height="${H}" viewBox="0 0 ${W} ${H}" role="group" aria-label="${safe(name)}">${clip}${axes(view, sx, sy)}${quadrants(view, sx, sy)}${limits(data, view, sx, sy)}${lines}${marks}${labels(drawn, view, sx, sy)}</svg>`;
+  return `<svg width="${W}" height="${H}" viewBox="0 0 ${W} ${H}" role="group" aria-label="${safe(name)}">${clip}${axes(view, sx, sy)}${quadrants(view, sx, sy)}${limits(data, view, sx, sy)}${trails(data, view, off, sx, sy)}${lines}${marks}${labels(drawn, view, sx, sy)}</svg>`;
 }

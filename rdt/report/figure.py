@@ -13,6 +13,7 @@ from typing import Any
 from rdt.report.compare import Comparison
 from rdt.report.grids import Grid
 from rdt.report.panel import LONGEST, draw_plane
+from rdt.report.path import TRAINING, paths_of
 from rdt.report.planes import planes_of
 from rdt.report.style import BEYOND, INK, MARKERS, QUIET, mark_of
 from rdt.report.text import half
@@ -95,7 +96,7 @@ def _head(figure: Any, comparisons: list[Comparison], absolute: bool) -> None:
     corner = ((MARGIN - 0.06) / WIDTH, 1 - 0.72 / height)
     spacing = {"handlelength": 1.7, "columnspacing": 1.5, "handletextpad": 0.6, "borderpad": 0.1}
     placed = {"loc": "upper left", "bbox_to_anchor": corner, "ncols": 9, "frameon": False, "fontsize": 9}
-    figure.legend(*_legend(comparisons), **placed, **spacing)
+    figure.legend(*_legend(comparisons, absolute), **placed, **spacing)
 
 
 def _subject(absolute: bool) -> str:
@@ -109,7 +110,7 @@ def _bars(comparisons: list[Comparison], absolute: bool) -> str:
     return f"Bars: {paired}; one seed: over prompts only." if single else f"Bars: {paired}."
 
 
-def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
+def _legend(comparisons: list[Comparison], absolute: bool) -> tuple[list[Any], list[str]]:
     """Return handles and labels: the base, the methods, then the limits that any panel shows."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -121,6 +122,8 @@ def _legend(comparisons: list[Comparison]) -> tuple[list[Any], list[str]]:
             mark = mark_of(comparison, method)
             line = Line2D([], [], marker=MARKERS[mark.shape], color=mark.colour, linestyle="-", **dot)
             entries[folded(method, LONGEST)] = line
+        if paths_of(comparison) and not absolute:
+            entries[TRAINING] = Line2D([], [], color=QUIET, linewidth=0.8, marker="o", markersize=2.4)
         if any(comparison.curve(reward) is not None for reward in comparison.rewards):
             entries["limit, measured alike"] = Line2D([], [], color=QUIET, linewidth=1.5)
             entries["limit, exact"] = Line2D([], [], color=QUIET, linewidth=1.1, dashes=(4, 2.5))

@@ -6,6 +6,7 @@ import numpy as np
 
 from rdt.pareto import Interval, front
 from rdt.report.compare import Comparison, Group
+from rdt.report.path import paths_of
 from rdt.report.planes import Plane, spot
 from rdt.report.style import BEYOND, FAINT, INK, MARKERS, QUIET, Mark, mark_of
 from rdt.report.text import short, unit
@@ -24,6 +25,7 @@ def draw_plane(axes: Any, comparison: Comparison, plane: Plane, absolute: bool) 
     _limit(axes, comparison, plane, absolute)
     if not absolute:
         _quadrants(axes, plane)
+        _paths(axes, comparison, plane)
     for method in comparison.methods:
         _method(axes, comparison, plane, method, absolute)
     start = _both(comparison, comparison.base, plane, absolute)
@@ -72,6 +74,9 @@ def _frame(axes: Any, comparison: Comparison, plane: Plane, absolute: bool) -> N
     places = [at for _, at in _placed(comparison, plane, absolute)]
     start = _both(comparison, comparison.base, plane, absolute)
     places += [start] if start is not None else []
+    if not absolute:
+        steps = [step for path in paths_of(comparison) for step in path.along(plane.across, plane.up)]
+        places += [(Interval(x, x, x), Interval(y, y, y)) for x, y in steps]
     for side, fit in enumerate((axes.set_xlim, axes.set_ylim)):
         bounds = [bound for at in places for bound in (at[side].lo, at[side].hi)] or [0.0, 1.0]
         pad = max(0.14 * (max(bounds) - min(bounds)), 1e-6)
@@ -92,6 +97,16 @@ def _quadrants(axes: Any, plane: Plane) -> None:
         sides = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
         style = {"fontsize": 7, "color": QUIET, "style": "italic", "zorder": 1.5, "linespacing": 1.1}
         axes.text(x, y, folded(words, 26), transform=axes.transAxes, **sides, **style)
+
+
+def _paths(axes: Any, comparison: Comparison, plane: Plane) -> None:
+    """Draw the paths of the trainings, thin and with small dots, so far as they lie inside the frame."""
+    for path in paths_of(comparison):
+        steps = path.along(plane.across, plane.up)
+        colour = mark_of(comparison, path.run.result.method).colour
+        if steps:
+            style = {"color": colour, "alpha": 0.45, "zorder": 1.8}
+            axes.plot(*zip(*steps, strict=True), "-o", linewidth=0.8, markersize=2.4, markeredgewidth=0, **style)
 
 
 def _limit(axes: Any, comparison: Comparison, plane: Plane, absolute: bool) -> None:

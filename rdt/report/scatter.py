@@ -14,6 +14,7 @@ from rdt.pareto import Interval
 from rdt.report.columns import Column, TableRow, columns_of, summary_rows
 from rdt.report.compare import Comparison, Group
 from rdt.report.knobs import knobs_of
+from rdt.report.path import TRAINING, Trail, paths_of
 from rdt.report.planes import Plane, planes_of, spot
 from rdt.report.read import Run
 from rdt.report.style import mark_html, mark_of
@@ -82,9 +83,17 @@ def _record(comparison: Comparison, name: str, points: list[dict[str, Any]], col
         "id": name, "points": points, "curves": _curves(comparison), "planes": planes, "units": units,
         "rewards": [short(reward) for reward in comparison.rewards],
         "knobs": [{"title": k.title, "values": k.values, "groups": k.groups} for k in knobs_of(comparison)],
+        "trails": [_trail(comparison, path) for path in paths_of(comparison)],
         "better": {column.title: column.better for column in columns if column.better},
         "plain": [column.title for column in columns if not column.spread],  # of which the base has 0
     }  # fmt: skip
+
+
+def _trail(comparison: Comparison, path: Trail) -> dict[str, Any]:
+    """Return the path of a training by score, from the base on."""
+    method = path.run.result.method
+    gains = {name: [0.0, *values] for name, values in path.gains.items()}
+    return {"method": method, "colour": mark_of(comparison, method).colour, "gains": gains}
 
 
 def _keys(comparison: Comparison) -> str:
@@ -96,6 +105,7 @@ def _keys(comparison: Comparison) -> str:
     )
     limit = any(comparison.curve(reward) is not None for reward in comparison.rewards)
     lines = '<span class="quiet">grey: the limit, dashed exact</span>' if limit else ""
+    lines += f'<span class="quiet">thin: {TRAINING}</span>' if paths_of(comparison) else ""
     return f'<div class="keys">{mark_html(comparison, None)}base {keys}{lines}</div>'
 
 

@@ -132,11 +132,11 @@ class Checkpoints(L.Callback):
 class SmallEvaluations(L.Callback):
     """Runs a small evaluation every `every` iterations, 0 for never, and logs its means as `eval/*`.
 
-    With `beside_base`, the base is evaluated once too, for constraints that compare with it.
+    The base is evaluated once, at the same noise; `eval/gain/*` is how far rewards and diversity are from its own.
     """
 
-    def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int, beside_base: bool) -> None:
-        self.evaluator, self.guided, self.every, self.beside_base = evaluator, guided, every, beside_base
+    def __init__(self, evaluator: Evaluator, guided: Denoiser, every: int) -> None:
+        self.evaluator, self.guided, self.every = evaluator, guided, every
         self.scores: dict[str, float] = {}  # means of the tuned policy by full name, such as "diversity/vendi"
         self.latest: dict[str, float] = {}  # the same by short name, such as "vendi"
         self.base: dict[str, float] = {}  # means of the base, by short name
@@ -150,13 +150,18 @@ class SmallEvaluations(L.Callback):
             self.evaluate(trainer, method)
             self.at = batch.iteration
             for logger in trainer.loggers:
-                logger.log_metrics({f"eval/{name}": value for name, value in self.latest.items()}, step=self.at)
+                logger.log_metrics({f"eval/{name}": value for name, value in self.logged().items()}, step=self.at)
+
+    def logged(self) -> dict[str, float]:
+        """Return the newest means and, of rewards and diversity, their differences to the base's."""
+        names = [name.rpartition("/")[2] for name in self.scores if name.startswith(("reward/", "diversity/"))]
+        return self.latest | {f"gain/{name}": self.latest[name] - self.base[name] for name in names}
 
     def evaluate(self, trainer: L.Trainer, method: Method) -> None:
-        """Evaluate the tuned policy, and the base if it is needed and was not evaluated yet."""
+        """Evaluate the tuned policy, and the base if it was not evaluated yet."""
         passes = method.policy.passes  # restored below, since evaluation is not training compute
         base = method.guided(method.policy.base)
-        views = {"tuned": self.guided} | ({"base": base} if self.beside_base and not self.base else {})
+        views = {"tuned": self.guided} | ({} if self.base else {"base": base})
         with method.policy.standing_in(evaluated(method.policy)):
             done = self.evaluator.to(method.device).run(
                 method.policy, views, base, method.sampling, trainer.global_rank, trainer.world_size

@@ -169,7 +169,7 @@ def make_callbacks(parts: RunParts, out: Path) -> list[L.Callback]:
     """
     cfg, own = parts.experiment.cfg, next(iter(parts.curve.values()))
     constraints = constraints_of(OmegaConf.to_container(cfg.constraint))
-    evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every, bool(constraints))
+    evaluations = SmallEvaluations(parts.small_evaluator, own.denoiser, cfg.evaluation.every)
     judge = compared_judge(cfg) or ""
     watch = [ConstraintWatch(constraints, evaluations, cfg.reward.name, judge)] if constraints else []
     average = [Averaging(**cfg.trainer.ema)] if cfg.trainer.ema.decay else []

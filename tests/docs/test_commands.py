@@ -25,11 +25,11 @@ PLUG_IN = "python -m rdt.run --config-dir conf method=draft1 reward=redness"
 NOT_RUN = {  # a command that no test here can run, and who runs it
     PLUG_IN: "tests/test_extension.py runs it beside its files",
     "python -m rdt.study tally votes/*.json": "tests/study tallies votes, which people give",
-    "python -m rdt.shapes.pretrain --start <weights>": "rebuilds every weight for an hour; its module is looked up below",
+    "python -m rdt.shapes.pretrain --start <weights>": "trains for hours; its module is looked up below",
     "python -m rdt.<name>": "stands for every command",
     "rdt <name>": "stands for every command",
     "rdt view <dir>": "serves until Ctrl-C; tests/view asks it for its pages",
-    "python -m rdt.evaluate run=<dir> checkpoints=all": "needs early checkpoints; tests/training/test_early.py has some",
+    "python -m rdt.evaluate run=<dir> checkpoints=all": "needs early checkpoints, as tests/test_evaluate.py has",
     "rdt run -m": "names the kind of run; the page's other lines are typed",
 }
 COMPOSED = (  # printed runs that are composed and not planned
