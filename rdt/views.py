@@ -91,10 +91,12 @@ class Views:
         ]
 
     def _unscaled(self) -> bool:
-        return all(layer.scaling == usual for layer, usual in zip(self.layers, self._usual, strict=True))
+        """Return whether no context has changed a scaling; an adapter that was added later has its usual one."""
+        pairs = zip(self.layers, self._usual, strict=True)
+        return all(usual.items() <= layer.scaling.items() for layer, usual in pairs)
 
     def _sums(self, view: str) -> list[Tensor | None]:
-        """Return each layer's weight with the adapter merged, None where it has none or runs beside the weight."""
+        """Return each layer's weight with the adapter merged; None if it has none or runs beside the weight."""
         owners = [layer for layer in self.layers if view in layer.lora_A]
         if torch.is_grad_enabled() and any(layer.lora_A[view].weight.requires_grad for layer in owners):
             return [_sum(layer, view) if layer in owners and _is_small(layer, view) else None for layer in self.layers]
@@ -134,7 +136,7 @@ class _Flags:
 
 @dataclass(frozen=True)
 class _Merged:
-    """Holds the weights of every layer with one adapter merged, None where a layer lacks it."""
+    """Holds the weights of every layer with one adapter merged; None for a layer without it."""
 
     state: list[tuple[int, int]]  # of the tensors that they were computed from
     sums: list[Tensor | None]

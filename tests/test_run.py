@@ -292,7 +292,7 @@ def test_only_a_scale_with_a_fallback_may_be_null(command):
 
 def test_an_optional_value_can_be_set_and_reset(command):
     status, plan, err = command("method=grpo", "micro_batch_size=4", "method.num_steps=null", "dry_run=true")
-    assert (status, err) == (0, "") and " samples on 1 device(s), 4 at a time, 15 sampling steps" in plan
+    assert (status, err) == (0, "") and " samples on 1 device(s), 4 at a time, 10 sampling steps" in plan
 
 
 def test_a_sweep_does_not_push_all_its_jobs_to_one_repository(command):

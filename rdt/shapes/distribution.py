@@ -1,4 +1,4 @@
-"""Distributions over the world's 2,916 modes and their finish: expected utility, diversity, and samples of them."""
+"""This module holds distributions over the world's modes and their finish, with utility, diversity and samples."""
 
 from dataclasses import dataclass
 

@@ -40,7 +40,7 @@ class Reading:
 
 
 class Oracle(nn.Module):
-    """A small CNN with a head for each attribute and one for the finish of images (N, 3, 32, 32) in [0, 1]."""
+    """Reads images (N, 3, 32, 32) in [0, 1] by a small CNN with a head for each attribute and one for the finish."""
 
     def __init__(self) -> None:
         super().__init__()

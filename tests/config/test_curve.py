@@ -66,7 +66,7 @@ def test_a_wrong_curve_is_refused_in_one_line(overrides, words):
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("sweep", "scale"), [("lora_scale", 1), ("guidance", 3)])
+@pytest.mark.parametrize(("sweep", "scale"), [("lora_scale", 1), ("guidance", 1)])
 def test_a_curve_begins_with_the_point_that_stands_for_the_run(sweep, scale, tmp_path):
     """Its first point is the whole adapter, under the guidance of training."""
     guidance = OmegaConf.to_container(minimal(tmp_path, "logger=csv", f"sweep={sweep}").guidance)

@@ -58,7 +58,7 @@ def test_an_experiment_is_planned_offline_at_the_cost_in_the_table(name, dry):
     assert judges and "judge " not in out.partition("method=")[0]  # every judge is named, none is left out
     needs = [line for line in out.splitlines() if line.startswith("needs ")]
     assert len(needs) >= 5 and all("(not here: the first run fetches it" in line for line in needs)
-    assert re.findall(r"([\d,]+) network passes", out) == COSTS[name]
+    assert re.findall(r"(?:sample for that|evaluate): (?:.*, )?([\d,]+) network passes", out) == COSTS[name]
 
 
 @pytest.mark.parametrize("method", ["grpo", "drift", "gardo", "diverse_grpo"])

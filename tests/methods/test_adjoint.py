@@ -285,7 +285,7 @@ def test_an_update_costs_the_passes_of_sampling_of_targets_and_of_the_regression
 @pytest.mark.parametrize("scale", ["null", "1"])
 def test_a_dry_run_foresees_the_passes_of_sampling(scale: str, tmp_path: Path) -> None:
     steps = ("method.early=null", "method.late=null", f"method.guidance_scale={scale}", "method.num_steps=2")
-    cfg = minimal(tmp_path, "method=adjoint", "logger=csv", *steps)
+    cfg = minimal(tmp_path, "method=adjoint", "logger=csv", "model.sampling.guidance_scale=3", *steps)
     experiment = Experiment(cfg)
     tiny_policy.fit(experiment.method, cfg.iterations)
     foreseen = int(re.findall(r"sample for that: ([\d,]+) network passes", plan(cfg))[0].replace(",", ""))

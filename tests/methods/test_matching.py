@@ -439,7 +439,8 @@ def test_two_ranks_train_what_one_does(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_evaluates_the_base_under_both_scales_of_guidance(tmp_path: Path) -> None:
-    experiment = Experiment(minimal(tmp_path / "out", "method=nft", "logger=csv"))
+    guided = "model.sampling.guidance_scale=3"
+    experiment = Experiment(minimal(tmp_path / "out", "method=nft", "logger=csv", guided))
     x, cond = tiny_policy.normal(1, *experiment.policy.latent_shape), experiment.policy.encode(["a circle"])
     t = experiment.method.times[1]
     passes = {}

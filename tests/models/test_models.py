@@ -100,7 +100,10 @@ def test_an_exported_adapter_gives_stock_diffusers_our_images_bit_for_bit(
 ) -> None:
     policy, pipe = exported(name, folders[name], tmp_path)
     theirs = getattr(pipe, COMPONENT[name]).eval()
+    merged = ours(name, policy, policy.tuned)[1]
+    policy.never_merge()
     noise, tuned = ours(name, policy, policy.tuned)
+    torch.testing.assert_close(merged, tuned, rtol=0, atol=2e-5)
     assert (tuned - ours(name, policy)[1]).abs().max() > 1e-3
     assert ours(name, policy, partial(policy._parts.predict, theirs))[1].equal(tuned)
     torch.testing.assert_close(images(name, pipe, noise), tuned, rtol=0, atol=2e-5)

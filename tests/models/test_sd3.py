@@ -96,6 +96,9 @@ def test_a_saved_adapter_is_the_same_for_stock_diffusers_and_our_reader(tmp_path
     state, metadata = StableDiffusion3Pipeline.lora_state_dict(tmp_path, return_lora_metadata=True)
     StableDiffusion3Pipeline.load_lora_into_transformer(state, network, metadata=metadata)
     theirs = sd3.predict(network, X, T, policy.encode(tiny_policy.PROMPTS[:2]))
+    torch.testing.assert_close(run(policy, "tuned"), theirs, rtol=0, atol=1e-5)
+    policy.never_merge()
+    ours.never_merge()
     assert run(ours, "tuned").equal(run(policy, "tuned"))
     assert theirs.equal(run(policy, "tuned")) and not theirs.equal(run(policy, "base"))
 
@@ -110,12 +113,12 @@ def test_a_saved_transformer_is_read_back(tmp_path: Path) -> None:
     assert parts.predict(parts.network, x, T, cond).equal(
         network.float().eval()(x, cond.embeds, cond.pooled, 1000 * T)[0]
     )
-    assert isinstance(parts.process, Flow) and parts.process.shift == 1
+    assert isinstance(parts.process, Flow) and parts.process.shift == flow.SHIFT
 
 
-def test_pretraining_starts_from_velocity_zero_and_times_inside_0_and_1() -> None:
+def test_pretraining_starts_from_velocity_zero_and_times_above_0() -> None:
     times = flow.training_times(4096, torch.Generator().manual_seed(0))
-    assert times.min() > 0 and times.max() < 1 and 0.5 < times.mean() < 0.6
+    assert times.min() > 0 and times.max() <= 1 and 0.6 < times.mean() < 0.75
     velocity = flow.transformer()(
         tiny_policy.normal(2, 8, 8, 8), torch.ones(2, 12, 96), torch.ones(2, 96), 1000 * times[:2]
     )[0]
@@ -125,7 +128,7 @@ def test_pretraining_starts_from_velocity_zero_and_times_inside_0_and_1() -> Non
 def test_the_bundled_flow_model_samples_images(tmp_path: Path) -> None:
     cfg = minimal(tmp_path / "out", "model=shapes_flow")
     policy = instantiate(cfg.model.policy, _partial_=True)(adapter=Adapter(**cfg.model.lora))
-    noise, sampling = policy.noise(0, "test", range(2)), Sampling(3, cfg.model.sampling.eta, 1.0)
+    noise, sampling = policy.noise(0, "test", range(2)), Sampling(10, cfg.model.sampling.eta, 1.0)
     images = policy.decode(sampled(policy, policy.base, ["a circle", "a small blue ring"], noise, sampling).clean)
     assert images.shape == (2, 3, 32, 32) and images.std() > 0.05
 

@@ -168,8 +168,8 @@ def test_the_table_of_a_mixture_combines_those_of_its_parts():
     table = tabulate(Mixture(terms, "zscore"), PROMPTS, seed=3)
     jpeg = tabulate(compressible, PROMPTS, seed=3)
     length = torch.tensor([[len(prompt)] for prompt in PROMPTS])
-    torch.testing.assert_close(table, 2 * (jpeg + 0.9) / 0.1 + (length - 9) / 3)
-    assert jpeg[0].equal(jpeg[1]) and jpeg.std() > 0.05
+    torch.testing.assert_close(table.score, 2 * (jpeg.score + 0.9) / 0.1 + (length - 9) / 3)
+    assert jpeg.score[0].equal(jpeg.score[1]) and jpeg.score.std() > 0.05
 
 
 @pytest.mark.parametrize("normalise", ["raw", "zscore", "group"])

@@ -217,7 +217,7 @@ def test_an_exported_preference_model_is_read_by_the_production_path(name, token
     assert torch.allclose(built(batch.images[: len(prompts)], prompts), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize(("name", "attainable"), [("hps", 0.80), ("judge", 0.76)])
+@pytest.mark.parametrize(("name", "attainable"), [("hps", 0.78), ("judge", 0.74)])
 def test_the_annotator_is_as_noisy_as_designed(name, attainable):
     words, generator = annotator.TokenisedPrompts(), torch.Generator().manual_seed(0)
     batches = [annotator.comparisons(words, 0, generator) for _ in range(20)]

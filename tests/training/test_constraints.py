@@ -83,7 +83,7 @@ def config(out, *constraint, iterations=4):
 
 def ups(out):
     """Return the halves of the adapter that start at 0."""
-    return {name: weight for name, weight in adapter(out).items() if "lora.up" in name}
+    return {name: weight for name, weight in adapter(out).items() if "lora_B" in name}
 
 
 def test_stop_ends_a_run_early_and_records_it(tmp_path, capsys):

@@ -56,8 +56,8 @@ def test_the_same_global_batch_gives_the_same_adapter(one, two):
     first, second = adapter(one), adapter(two)
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
-    moved = max(tensor.abs().max() for name, tensor in first.items() if "lora.up" in name)  # from 0
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=3e-5)
+    moved = max(tensor.abs().max() for name, tensor in first.items() if "lora_B" in name)  # from 0
     assert moved > 5e-4
 
 

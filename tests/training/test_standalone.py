@@ -92,7 +92,8 @@ def test_an_interrupted_evaluation_continues_with_what_it_measured(run_folder, c
     calls, plain = [], evaluate.standalone.begin_evaluation
     monkeypatch.setattr(standalone, "begin_evaluation", lambda *given: (calls.append(1), plain(*given)))
     assert command(*words)[0] == 0 and measured == [0, 1]
-    assert read(out).tuned.per_prompt["reward/hps"] == read(run_folder).tuned.per_prompt["reward/hps"]
+    found, expected = (read(one).tuned.per_prompt["reward/hps"] for one in (out, run_folder))
+    assert found == pytest.approx(expected, abs=1e-6)  # other batches differ in last bits
     assert command(*words)[1].startswith("finished") and len(calls) == 1
     refused(command(*words, "seed=3"), f"output_dir={out} holds another evaluation", "differs")
     assert command(*words, "seed=3", "resume=never")[0] == 0
@@ -142,7 +143,7 @@ def test_a_list_of_prompts_is_recognised_by_count_and_digest(run_folder, command
 
 def test_a_plan_loads_and_writes_nothing(run_folder, command, tmp_path):
     status, out, _ = command(*SAME, f"lora={run_folder}", "dry_run=true")
-    assert status == 0 and "evaluate: 8 images of 2 held-out prompts, 72 network passes" in out
+    assert status == 0 and "evaluate: 8 images of 2 held-out prompts, 36 network passes" in out
     assert "nothing was loaded or written" in out and not list((tmp_path / "here").iterdir())
 
 

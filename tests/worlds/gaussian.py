@@ -65,8 +65,7 @@ class Gaussian(nn.Module):
         return self.consistency(x, t, cond) + self.base_shift.view(1, 3, 1, 1)
 
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        row = (self.grid == t.view(-1, 1)).long().argmax(1)
-        return self.consistency(x, t, cond) + self.shift[row].view(-1, 3, 1, 1)
+        return self.consistency(x, t, cond) + self.shift[self._row(t)].view(-1, 3, 1, 1)
 
     def keep(self, name: str) -> None:
         """Copy the trained shift into the snapshot `name`."""
@@ -74,7 +73,11 @@ class Gaussian(nn.Module):
 
     def view(self, name: str) -> Denoiser:
         """Return the view of a snapshot."""
-        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self.index[t]].view(-1, 3, 1, 1)
+        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self._row(t)].view(-1, 3, 1, 1)
+
+    def _row(self, t: Tensor) -> Tensor:
+        """Return the sampling step of each time, (B,)."""
+        return (self.grid == t.view(-1, 1)).long().argmax(1)
 
     def digest(self, name: str | None = None) -> str:
         """Return what distinguishes a base from another."""

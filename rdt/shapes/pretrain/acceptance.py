@@ -64,7 +64,7 @@ def table(folder: Path, prompts: int = PROMPTS, images: int = IMAGES) -> Iterato
     chosen = subset(prompts=split("held_out"), count=prompts, seed=0)
     yield from errors(oracle)
     for model in models(folder):
-        yield from quality(model, oracle, chosen, images)
+        yield from criteria(model, oracle, chosen, images)
     share = reconstruction(next(models(folder)).policy, oracle)
     yield Criterion("reconstructions read right, all attributes", share, 0.99)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
@@ -79,7 +79,7 @@ def models(folder: Path) -> Iterator[Model]:
         yield Model("flow", Policy(sd3.parts(folder / "flow", text, "sde"), UNUSED), 0.7)
 
 
-def quality(model: Model, oracle: Oracle, prompts: list[str], images: int) -> Iterator[Criterion]:
+def criteria(model: Model, oracle: Oracle, prompts: list[str], images: int) -> Iterator[Criterion]:
     """Yield how often stated attributes are right, and how uniform the free ones and the finish are."""
     read = [oracle.read(base_images(model, prompt, images, k)) for k, prompt in enumerate(prompts)]
     modes = torch.stack([part.modes for part in read])

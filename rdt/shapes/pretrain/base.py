@@ -78,7 +78,7 @@ def train(
 ) -> UNet2DConditionModel:
     """Return the trained network; training starts from the weights in the folder `start`, or from random ones."""
     torch.manual_seed(seed)
-    network = unet()
+    network = untrained_unet()
     if start:
         stored = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
         network.load_state_dict(stored.state_dict())  # the number of heads has no weights
@@ -88,7 +88,7 @@ def train(
     return network
 
 
-def unet() -> UNet2DConditionModel:
+def untrained_unet() -> UNet2DConditionModel:
     """Return the untrained network."""
     network = UNet2DConditionModel(
         sample_size=8,

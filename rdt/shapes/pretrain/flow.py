@@ -4,7 +4,7 @@ Flow and diffusion see the same noisy sample up to its scale, x_flow = x / (alph
 sigma), so the base tells the mean velocity at every state, a target without the noise of single samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from rdt.shapes.pretrain.base import PROMPT_DROPOUT, SAMPLED, Pool, ddim_schedul
 from rdt.shapes.pretrain.loop import Plan, fit
 from rdt.shapes.pretrain.text import WIDTH, PromptTable
 
-PLAN = Plan("flow", steps=9000, lr=1.5e-3, ema=0.9995, warmup=300)
-BATCH = 256
+PLAN = Plan("flow", steps=5500, lr=1e-3, ema=0.999, warmup=200)
+BATCH = 128
 HEADS, LAYERS = 4, 5
 SHIFT = 3.0  # of Stable Diffusion 3: its times spread the decisions about the layout over several of few steps
 
@@ -29,6 +29,35 @@ class Teacher:
 
     encoder: CLIPTextModel
     unet: UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Velocities:
+    """Computes the error of the network's velocities against those that the teacher tells."""
+
+    network: SD3Transformer2DModel
+    unet: UNet2DConditionModel
+    embeds: Tensor  # (785, 12, 96), of every prompt
+    pooled: Tensor  # (785, 96)
+    prompts: PromptTable
+    pool: Pool
+    alphas: Tensor = field(default_factory=lambda: ddim_scheduler().alphas_cumprod)  # (1000,)
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        """Return the mean square, a scalar, of a batch that `generator` draws."""
+        rows = torch.randint(len(self.pool.latents), (BATCH,), generator=generator)
+        step = matched_steps(training_times(BATCH, generator), self.alphas)
+        alpha, sigma = (root[:, None, None, None] for root in roots(self.alphas[step]))
+        x = alpha * self.pool.latents[rows] + sigma * torch.randn(BATCH, 8, 8, 8, generator=generator)
+        prompt = self.prompts.rows(self.pool.modes[rows], generator, PROMPT_DROPOUT)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            output = self.unet(x, step, self.embeds[prompt]).sample.float()
+        x0, noise = SPLITS["v_prediction"](output, x, Scales(alpha, sigma))
+        t = (sigma / (alpha + sigma)).flatten()
+        with torch.autocast("cpu", torch.bfloat16):
+            text = (self.embeds[prompt], self.pooled[prompt])
+            velocity = self.network(x / (alpha + sigma), *text, 1000 * t, return_dict=False)[0]
+        return (velocity - (noise - x0)).square().mean()
 
 
 def train(
@@ -45,22 +74,7 @@ def train(
         network.load_state_dict(stored.state_dict())
     with torch.no_grad():
         encoded = teacher.encoder(prompts.ids)
-    embeds, pooled = encoded.last_hidden_state, encoded.pooler_output
-    noise_levels = ddim_scheduler().alphas_cumprod
-
-    def loss(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pool.latents), (BATCH,), generator=generator)
-        step = matched_steps(training_times(BATCH, generator), noise_levels)
-        alpha, sigma = (root[:, None, None, None] for root in roots(noise_levels[step]))
-        x = alpha * pool.latents[rows] + sigma * torch.randn(BATCH, 8, 8, 8, generator=generator)
-        prompt = prompts.rows(pool.modes[rows], generator, PROMPT_DROPOUT)
-        with torch.no_grad():
-            output = teacher.unet(x, step, embeds[prompt]).sample
-        x0, noise = SPLITS["v_prediction"](output, x, Scales(alpha, sigma))
-        t = (sigma / (alpha + sigma)).flatten()
-        velocity = network(x / (alpha + sigma), embeds[prompt], pooled[prompt], 1000 * t, return_dict=False)[0]
-        return (velocity - (noise - x0)).square().mean()
-
+    loss = Velocities(network, teacher.unet, encoded.last_hidden_state, encoded.pooler_output, prompts, pool)
     fit(PLAN, network, loss, work, seed)
     return network
 

@@ -59,7 +59,7 @@ class Reader(nn.Module):
 
 
 def train(start: Path | None, tokenizer: CLIPTokenizer, work: Path, seed: int) -> CLIPTextModel:
-    """Return the text encoder in the folder `start` as it is, or a trained one where there is none."""
+    """Return the text encoder in the folder `start` as it is, or a trained one if no folder is given."""
     if start:
         return CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
     torch.manual_seed(seed)
