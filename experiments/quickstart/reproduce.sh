@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run SQDF at its defaults and without its safeguards on the embedded world, five seeds each, and write the tables.
-# Run it from the repository root; it takes about 30 minutes on two CPU cores. Start it again after an interruption:
+# Run it from the repository root; it takes less than ten minutes on two CPU cores. Start it again after an interruption:
 # finished runs are kept.
 set -euo pipefail
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE  # two runs at a time, one core each

@@ -15,7 +15,7 @@ from rdt.report.text import short
 
 GAIN = "eval/gain/"  # of the columns of metrics.csv that hold a difference to the base
 TRAINING = "the path of training, on a few training prompts"  # in legends
-MOST = 12  # runs whose paths are drawn; more would hide the points
+MOST = 4  # runs whose paths are drawn; more would hide the points
 
 
 @dataclass(frozen=True)
