@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 BESIDE = 8  # multiplications of a merged layer that cost as much as one of its adapter; measured on CPUs
 TUNED, CONSISTENCY = "tuned", "consistency"  # the names of the trained and the frozen consistency adapter
+OWN = (TUNED, CONSISTENCY)  # a snapshot is merged as in training: it gives the bits of a trained adapter that equals it
 
 
 class Views:
@@ -103,8 +104,9 @@ class Views:
         state = [(part.data_ptr(), part._version) for layer in owners for part in _parts(layer, view)]
         known = self._merged.get(view)
         if known is None or known.state != state:
+            merged = [layer in owners and (view in OWN or _is_small(layer, view)) for layer in self.layers]
             with torch.no_grad():
-                sums = [_sum(layer, view) if view in layer.lora_A else None for layer in self.layers]
+                sums = [_sum(layer, view) if one else None for layer, one in zip(self.layers, merged, strict=True)]
             known = self._merged[view] = _Merged(state, sums)
         return known.sums
 
