@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rdt.methods.forward_process import Noised, mean_square
 from rdt.methods.matching import Decay, Errors, Matching, time_weights
-from rdt.methods.policy_gradient import Rollouts
+from rdt.methods.rollouts import Rollouts
 from rdt.policy import Denoiser
 from rdt.stream import Batch
 

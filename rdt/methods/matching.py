@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from rdt import guidance
-from rdt.methods.base import Loss, Method, named
+from rdt.methods.base import Loss, named
 from rdt.methods.forward_process import TIME_WEIGHTS, Noised, mean_square
 from rdt.methods.grpo import DIVISORS
-from rdt.methods.policy_gradient import Rollouts
+from rdt.methods.rollouts import RolloutMethod, Rollouts
 from rdt.policy import Denoiser
 from rdt.process import SPACES
 from rdt.randomness import generator
@@ -107,7 +107,7 @@ SIGNALS = {  # what the advantages (P, G) become
 }
 
 
-class Matching(Method):
+class Matching(RolloutMethod):
     """Train by regression on noised images of the policy, weighted by their advantages.
 
     Every `updates_per_rollout` = k updates roll out `batch_size` images; the j-th one learns from images j, j + k, ...
@@ -116,26 +116,21 @@ class Matching(Method):
     """
 
     SNAPSHOT: str  # the name of the snapshot that follows the trained adapter
-    rollouts: Rollouts
 
     def __init__(
         self, *, group: int, std: str, signal: str, guidance_scale: float, num_steps: int | None,
         updates_per_rollout: int, times: Times, space: str, kl_coef: float, kl_space: str, decay: Decay, **shared: Any,
     ) -> None:  # fmt: skip
-        super().__init__(images_per_prompt=group, **shared)
+        super().__init__(images_per_prompt=group, updates_per_rollout=updates_per_rollout, **shared)
         if group < 2:
             raise ValueError(f"method.group={group} must be at least 2: a group is its own baseline")
-        for key, divisor in {"updates_per_rollout": updates_per_rollout, "group": group}.items():
-            if divisor < 1 or self.batch_size % divisor:
-                raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
         self.divisor, self.signal = named("method.std", std, DIVISORS), named("method.signal", signal, SIGNALS)
-        self.updates_per_rollout, self.decay, self.kl_coef = updates_per_rollout, decay, kl_coef
+        self.decay, self.kl_coef = decay, kl_coef
         self.space = named("method.space", space, {name: name for name in SPACES})
         self.kl_space = named("method.kl_space", kl_space, {"own": None, "velocity": "velocity"})
         self.ode = Sampling(num_steps or self.sampling.num_steps, 0.0, guidance_scale)
         self.grid, self.drawn_times = self.policy.process.times(self.ode.num_steps), times
         times.range(self.ode.num_steps)
-        self.restored: dict[str, Any] | None = None
 
     @abstractmethod
     def objective(self, errors: Errors) -> Tensor:
@@ -144,11 +139,6 @@ class Matching(Method):
     @abstractmethod
     def time_weight(self, sigma: Tensor) -> Tensor:
         """Return the weight of each time, (B,), that distances in the space of the loss have too."""
-
-    @property
-    def prompts_per_iteration(self) -> int:
-        """Return how many prompts a rollout takes; `batch_size` counts its images, over all ranks."""
-        return self.batch_size // self.images_per_prompt
 
     @property
     def guidance_scale(self) -> float:
@@ -184,10 +174,8 @@ class Matching(Method):
             for part in self.micro_batches(batch)
         ]
         with torch.no_grad():
-            parts = [self.reward.parts(self.policy.decode(each.clean), each.prompts) for each in rollouts]
-        scores = self.all_gather(torch.cat(parts)).flatten(0, -2).cpu()
-        self.check_scores("reward", self.reward, scores, batch.prompts)
-        known, absent = stand_ins(scores.view(len(batch.prompts), -1, scores.shape[-1]))  # (P, G, R), (P, G)
+            images = [self.policy.decode(rollout.clean) for rollout in rollouts]
+        known, absent = stand_ins(self.scores(images, batch))  # (P, G, R), (P, G)
         advantages = without_absent(self.advantages(self.reward.relative(known)), absent)
         every = torch.arange(known.shape[1]).expand(known.shape[:2])
         held = torch.ones(known.shape[:2], dtype=torch.bool)
@@ -267,18 +255,7 @@ class Matching(Method):
     def on_fit_start(self) -> None:
         if self.SNAPSHOT not in self.policy.snapshots:
             self.policy.keep(self.SNAPSHOT)
-        if self.restored is not None:
-            share = self.share.rows(len(self.restored["kept"]))
-            self.rollouts = Rollouts.restored(self.restored, share, self.device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.iteration % self.updates_per_rollout:  # otherwise the next update starts with new rollouts
-            checkpoint["rollouts"] = self.rollouts.state_dict(self.global_rank, self.trainer.world_size)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.restored = checkpoint.get("rollouts")
+        super().on_fit_start()
 
 
 def time_weights(key: str, weight: str, others: dict[str, str]) -> Any:

@@ -23,16 +23,16 @@ unless for their KL.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rdt import guidance
-from rdt.buffer import gathered
-from rdt.methods.base import Method, named
+from rdt.methods.base import named
 from rdt.methods.clipped_objective import RATIOS, ClippedObjective, MicroBatch, Penalty
+from rdt.methods.rollouts import RolloutMethod, Rollouts
 from rdt.methods.step_choice import Noisy, StepChoice, stochastic_steps
 from rdt.policy import Denoiser
 from rdt.rewards.missing import stand_ins, without_absent
@@ -40,72 +40,12 @@ from rdt.rollout import Rollout, Trajectory, conditioned
 from rdt.stream import Batch
 
 
-@dataclass(frozen=True)
-class Rollouts:
-    """Hold all R = P G samples of a rollout, kept for several updates.
-
-    Every rank holds the numbers of all samples on the host, and its own share of the trajectories.
-    """
-
-    batch: Batch  # its iteration and its P prompts
-    rewards: Tensor  # (R,)
-    kept: Tensor  # (R,) bool
-    advantages: Tensor  # (R, T), 0 if a sample was not kept
-    held: Tensor  # (R,) bool, whether a kept sample is held to the reference by the KL
-    trajectory: Trajectory  # of R / world samples
-
-    @staticmethod
-    def of(
-        batch: Batch, rewards: Tensor, kept: Tensor, advantages: Tensor, held: Tensor, trajectory: Trajectory
-    ) -> "Rollouts":
-        """Build from rewards (P, G), kept candidates (P, K), their advantages (P, K) or (P, K, T) and held (P, K)."""
-        rows = (kept + torch.arange(len(kept))[:, None] * rewards.shape[1]).flatten()
-        mask, num_steps = torch.zeros(2, rewards.numel(), dtype=torch.bool), trajectory.log_probs.shape[1]
-        mask[0, rows], mask[1, rows] = True, held.flatten()
-        per_step = torch.zeros(rewards.numel(), num_steps)
-        per_step[rows] = advantages.reshape(len(rows), -1).expand(-1, num_steps).float()
-        return Rollouts(batch, rewards.flatten(), mask[0], per_step, mask[1], trajectory)
-
-    @property
-    def zero_advantage(self) -> Tensor:
-        """Return which samples have advantage 0 at every step, (R,) bool."""
-        return (self.advantages == 0).all(1)
-
-    def metrics(self) -> dict[str, float]:
-        """Return what is logged: the rewards, and the share of the kept samples without a training signal."""
-        share = self.zero_advantage[self.kept].float().mean().item()
-        return {"reward": self.rewards.mean().item(), "reward_std": self.rewards.std().item(), "zero_advantage": share}
-
-    def of_update(self, phase: int, updates: int) -> Tensor:
-        """Return the kept samples that belong to update `phase` of `updates`, (R,) bool."""
-        return self.kept & (torch.arange(len(self.kept)) % updates == phase)
-
-    def state_dict(self, rank: int, world: int) -> dict[str, Any]:
-        """Return the contents, loadable at any world size. A collective call: only rank 0 gets the trajectories."""
-        latents, log_probs = self.trajectory.latents, self.trajectory.log_probs
-        return {
-            "iteration": self.batch.iteration, "prompts": self.batch.prompts, "rewards": self.rewards,
-            "kept": self.kept, "advantages": self.advantages, "held": self.held, "times": self.trajectory.times,
-            "latents": gathered(latents, rank, world), "log_probs": gathered(log_probs, rank, world),
-        }  # fmt: skip
-
-    @staticmethod
-    def restored(state: dict[str, Any], share: range, device: torch.device) -> "Rollouts":
-        """Return the saved rollouts with the trajectories of this rank's `share` of the rows."""
-        latents, log_probs = (state[key][share.start : share.stop].to(device) for key in ("latents", "log_probs"))
-        trajectory = Trajectory(latents, log_probs, state["times"])
-        batch = Batch(state["iteration"], state["prompts"])
-        return Rollouts(batch, state["rewards"], state["kept"], state["advantages"], state["held"], trajectory)
-
-
-class PolicyGradient(Method):
+class PolicyGradient(RolloutMethod):
     """Train by policy gradients: every k = `updates_per_rollout` updates it rolls out `batch_size` images.
 
     The j-th update learns from samples j, j + k, ... A subclass writes `advantages`, and may replace further hooks:
     `select`, `condition`, `returns`, `credited`, `held` and `updated`.
     """
-
-    rollouts: Rollouts
 
     def __init__(
         self, *, clip: float, kl_coef: float, min_std: float, uncond_grad: bool, updates_per_rollout: int,
@@ -114,11 +54,9 @@ class PolicyGradient(Method):
         step_weight: str = "none", ratio: str = "plain", kl_within: float = 1.0, kl_divide: str = "variance",
         **shared: Any,
     ) -> None:  # fmt: skip
-        super().__init__(**shared)
+        super().__init__(updates_per_rollout=updates_per_rollout, **shared)
         self.clip, self.kl_coef, self.uncond_grad = clip, kl_coef, uncond_grad
         self.score = named("method.ratio", ratio, RATIOS)
-        self.check_batch(updates_per_rollout)
-        self.updates_per_rollout = updates_per_rollout
         sampling = replace(self.sampling, num_steps=num_steps or self.sampling.num_steps)
         self.num_steps, self.times = sampling.num_steps, self.policy.process.times(sampling.num_steps)
         noisy = Noisy.of(self.policy, sampling)
@@ -128,18 +66,6 @@ class PolicyGradient(Method):
             window_moves=window_moves, window_iterations=window_iterations, fraction=step_fraction, weight=step_weight,
         )  # fmt: skip
         self.penalty = Penalty(kl_coef, first_steps(self.num_steps, kl_within), divided(kl_divide))
-        self.restored: dict[str, Any] | None = None
-
-    def check_batch(self, updates_per_rollout: int) -> None:
-        """Raise ValueError unless `batch_size` holds whole groups and divides over the updates of a rollout."""
-        for key, divisor in {"updates_per_rollout": updates_per_rollout, "group": self.images_per_prompt}.items():
-            if divisor < 1 or self.batch_size % divisor:
-                raise ValueError(f"batch_size={self.batch_size} must be a multiple of method.{key}={divisor}")
-
-    @property
-    def prompts_per_iteration(self) -> int:
-        """Return how many prompts a rollout takes; `batch_size` counts its images, over all ranks."""
-        return self.batch_size // self.images_per_prompt
 
     def select(self, rewards: Tensor) -> Tensor:
         """Return the candidates to learn from, (P, G) -> (P, K)."""
@@ -198,7 +124,7 @@ class PolicyGradient(Method):
         ]
         with torch.no_grad():
             images = [self.policy.decode(rollout.clean) for rollout in rollouts]
-        parts, absent = stand_ins(self.scores(rollouts, images, batch))  # (P, G, R), (P, G)
+        parts, absent = stand_ins(self.scores(images, batch))  # (P, G, R), (P, G)
         rewards = self.reward.total(parts)
         kept = self.select(rewards)
         parts = parts[torch.arange(len(kept))[:, None], kept]
@@ -207,14 +133,6 @@ class PolicyGradient(Method):
         advantages = without_absent(advantages, absent.gather(1, kept))
         trajectory = Trajectory.cat([rollout.trajectory for rollout in rollouts])
         return Rollouts.of(batch, rewards, kept, advantages, self.held(parts), trajectory)
-
-    @torch.no_grad()
-    def scores(self, rollouts: list[Rollout], images: list[Tensor], batch: Batch) -> Tensor:
-        """Return the scores of all ranks' images by the reward's parts, (P, G, R), NaN if one may be missing."""
-        scored = torch.cat([self.reward.parts(x, r.prompts) for x, r in zip(images, rollouts, strict=True)])
-        scores = self.all_gather(scored).flatten(0, -2).cpu()
-        self.check_scores("reward", self.reward, scores, batch.prompts)
-        return scores.view(len(batch.prompts), -1, scores.shape[-1])
 
     def objective(self, iteration: int, samples: Tensor, on_policy: bool) -> ClippedObjective:
         """Return the objective of this iteration's update on `samples`, a mask (R,)."""
@@ -237,20 +155,6 @@ class PolicyGradient(Method):
             advantages=self.rollouts.advantages[own + rows.start].to(self.device),
             held=self.rollouts.held[own + rows.start].to(self.device),
         )
-
-    def on_fit_start(self) -> None:
-        if self.restored is not None:
-            share = self.share.rows(len(self.restored["kept"]))
-            self.rollouts = Rollouts.restored(self.restored, share, self.device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.iteration % self.updates_per_rollout:  # otherwise the next update starts with new rollouts
-            checkpoint["rollouts"] = self.rollouts.state_dict(self.global_rank, self.trainer.world_size)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.restored = checkpoint.get("rollouts")
 
 
 def first_steps(num_steps: int, share: float) -> frozenset[int]:

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from rdt.methods.policy_gradient import PolicyGradient, Rollouts
+from rdt.methods.policy_gradient import PolicyGradient
+from rdt.methods.rollouts import Rollouts
 from rdt.rollout import Trajectory
 from rdt.stream import Batch
 from rdt.training.launch import launch, work
