@@ -31,26 +31,50 @@ SIGMA = ROOT @ ROOT.T
 TILT = SIGMA @ B / ALPHA
 
 
-class Gaussian(nn.Module):
+class Shifted(nn.Module):
+    """Stand in for a policy on latents (3, 1, 1) whose adapter is a shift per sampling step, with its snapshots."""
+
+    latent_shape = (3, 1, 1)
+    width = 60.0  # decode maps latents in +-30 to [0, 1], so that a reward linear in the image is linear in the latent
+    device = torch.device("cpu")
+
+    def __init__(self, process: Process, num_steps: int) -> None:
+        super().__init__()
+        self.process, self.passes, self.backward_passes = process, 0, 0
+        self.grid = process.times(num_steps)[:-1]
+        self.shift = nn.Parameter(torch.zeros(num_steps, 3))
+        self.kept: dict[str, Tensor] = {}  # snapshots of the shift
+
+    def keep(self, name: str) -> None:
+        """Copy the trained shift into the snapshot `name`."""
+        self.kept[name] = self.shift.detach().clone()
+
+    def noise(self, seed: int, purpose: str, indices: Sequence[int]) -> Noise:
+        return Noise(seed=seed, purpose=purpose, indices=indices, shape=self.latent_shape, device=self.device)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        return Cond(torch.zeros(len(prompts), 1, 1))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return 0.5 + x0 / self.width
+
+    def row(self, t: Tensor) -> Tensor:
+        """Return the sampling step of each time, (B,)."""
+        return (self.grid == t.view(-1, 1)).long().argmax(1)
+
+
+class Gaussian(Shifted):
     """Stand in for a policy whose data are N(mean, covariance) in (3, 1, 1), with exact base and consistency views.
 
     e_hat(x, t) = s (a^2 Sigma + s^2)^-1 (x - a mean) and x0_hat = mean + a Sigma (a^2 Sigma + s^2)^-1 (x - a mean) make
     the output of the process, such as an epsilon or a velocity; tuned adds a trained shift per sampling step to it.
     """
 
-    latent_shape = (3, 1, 1)
-    width = 60.0  # decode maps latents in +-30 to [0, 1], so that a reward linear in the image is linear in the latent
-    device = torch.device("cpu")
-
     def __init__(self, *, mean: Tensor, covariance: Tensor, num_steps: int, process: Process) -> None:
-        super().__init__()
-        self.process, self.passes, self.backward_passes = process, 0, 0
+        super().__init__(process, num_steps)
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(covariance)
-        self.shift = nn.Parameter(torch.zeros(num_steps, 3))
-        self.kept: dict[str, Tensor] = {}  # snapshots of the shift
         self.base_shift = torch.zeros(3)  # an error of the base that a test may set
-        self.grid = process.times(num_steps)[:-1]
 
     def consistency(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Return the exact output, (B, 3, 1, 1)."""
@@ -65,32 +89,15 @@ class Gaussian(nn.Module):
         return self.consistency(x, t, cond) + self.base_shift.view(1, 3, 1, 1)
 
     def tuned(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.consistency(x, t, cond) + self.shift[self._row(t)].view(-1, 3, 1, 1)
-
-    def keep(self, name: str) -> None:
-        """Copy the trained shift into the snapshot `name`."""
-        self.kept[name] = self.shift.detach().clone()
+        return self.consistency(x, t, cond) + self.shift[self.row(t)].view(-1, 3, 1, 1)
 
     def view(self, name: str) -> Denoiser:
         """Return the view of a snapshot."""
-        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self._row(t)].view(-1, 3, 1, 1)
-
-    def _row(self, t: Tensor) -> Tensor:
-        """Return the sampling step of each time, (B,)."""
-        return (self.grid == t.view(-1, 1)).long().argmax(1)
+        return lambda x, t, cond: self.consistency(x, t, cond) + self.kept[name][self.row(t)].view(-1, 3, 1, 1)
 
     def digest(self, name: str | None = None) -> str:
         """Return what distinguishes a base from another."""
         return str((self.mean, self.variances, self.axes, self.base_shift))
-
-    def noise(self, seed: int, purpose: str, indices: Sequence[int]) -> Noise:
-        return Noise(seed=seed, purpose=purpose, indices=indices, shape=self.latent_shape, device=self.device)
-
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        return Cond(torch.zeros(len(prompts), 1, 1))
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return 0.5 + x0 / self.width
 
 
 class Linear(Reward):

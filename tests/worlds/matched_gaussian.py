@@ -4,28 +4,15 @@ The data are N(MU, SIGMA) and every view's clean estimate is exact but for a shi
 is the shift C_t b / alpha, C_t = Cov(x_0 | x_t), is the exact denoiser of the data tilted by exp(b . x / alpha).
 """
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdt.policy import Cond, Denoiser
-from rdt.process import Process
-from rdt.randomness import Noise
-from worlds.gaussian import MU, ROOT, SIGMA, B, Gaussian, scales
+from worlds.gaussian import MU, ROOT, SIGMA, B, Shifted, scales
 
 
-class Matched(nn.Module):
+class Matched(Shifted):
     """Stand in for a policy whose adapter is a shift (T, 3) of the clean estimate."""
-
-    latent_shape, width, device = Gaussian.latent_shape, Gaussian.width, torch.device("cpu")
-
-    def __init__(self, process: Process, num_steps: int) -> None:
-        super().__init__()
-        self.process, self.passes, self.backward_passes = process, 0, 0
-        self.grid = process.times(num_steps)[:-1]
-        self.shift = nn.Parameter(torch.zeros(num_steps, 3))
-        self.kept: dict[str, Tensor] = {}
 
     @property
     def snapshots(self) -> list[str]:
@@ -40,31 +27,18 @@ class Matched(nn.Module):
     def view(self, name: str) -> Denoiser:
         return lambda x, t, cond: self._output(x, t, self.kept[name])
 
-    def keep(self, name: str) -> None:
-        self.kept[name] = self.shift.detach().clone()
-
     def blend(self, name: str, decay: float) -> None:
         self.kept[name] = decay * self.kept[name] + (1 - decay) * self.shift.detach()
 
     def lora(self, name: str) -> dict[str, Tensor]:
         return {"shift": self.kept[name]}
 
-    def noise(self, seed: int, purpose: str, indices: Sequence[int]) -> Noise:
-        return Noise(seed=seed, purpose=purpose, indices=indices, shape=self.latent_shape, device=self.device)
-
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        return Cond(torch.zeros(len(prompts), 1, 1))
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return 0.5 + x0 / self.width
-
     def _output(self, x: Tensor, t: Tensor, shift: Tensor) -> Tensor:
         self.passes += len(x)
         a, s = scales(self.process, t)
         variances, axes = torch.linalg.eigh(SIGMA)
         along = (x.flatten(1) - a * MU) @ axes * (a * variances / (a**2 * variances + s**2))
-        rows = (t.view(-1, 1) == self.grid).long().argmax(1)
-        x0 = (MU + along @ axes.T + shift[rows]).view_as(x)
+        x0 = (MU + along @ axes.T + shift[self.row(t)]).view_as(x)
         column = x.new_ones(len(x), 1, 1, 1)
         return self.process.target(x0, (x - a.view(-1, 1, 1, 1) * x0) / (s.view(-1, 1, 1, 1) * column), t)
 
