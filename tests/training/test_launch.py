@@ -22,6 +22,7 @@ DEVICES = 2
 def config(out, *overrides):
     """Return a config that evaluates one prompt at a time, so that batches do not depend on the number of processes."""
     training = ("logger=csv", "iterations=5", "method.replay_ratio=2")
+    training += ("model.adam_eps=1e-5",)  # at 1e-8 Adam turns rounding of the smallest gradients into whole steps
     evaluation = ("evaluation.small_prompts=2", "evaluation.every=4", "evaluation.batch_size=2")
     return minimal(out, *training, *evaluation, *overrides)
 
@@ -56,7 +57,7 @@ def test_the_same_global_batch_gives_the_same_adapter(one, two):
     first, second = adapter(one), adapter(two)
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=3e-5)
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
     moved = max(tensor.abs().max() for name, tensor in first.items() if "lora_B" in name)  # from 0
     assert moved > 5e-4
 
