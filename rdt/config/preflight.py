@@ -158,7 +158,8 @@ def _gradient(cfg: DictConfig) -> Iterator[str]:
         if target and imports.class_constant(str(target), "differentiable") is False:
             yield (
                 f"method={cfg.method.name} climbs the reward's gradient, and {key} has none; take a differentiable"
-                " reward such as hps, or a method that needs none: tilt, nft, awm, ddpo, grpo, drift, bbo"
+                " reward such as hps, or a method that needs none: tilt, nft, awm, ddpo, grpo, gardo, diverse_grpo,"
+                " drift, bbo"
             )
 
 
